@@ -1,0 +1,128 @@
+"""Locality-constrained attention: a query meets the keys of a square around its own place (FPT paper, LGT).
+
+Shape legend: B batch, N parts of the mixture, C channels, D = C / N, V value channels, H x W fine map (queries),
+h x w coarse map (keys), r ratio of the two, S side of the square, t side of a tile of coarse positions, Z tiles of a strip.
+"""
+
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+# Side of a tile of coarse positions. Larger tiles copy less of k and v at their borders and compute more scores that
+# the window then masks; 4 to 8 measured alike for windows of 3 to 9.
+TILE = 6
+
+
+def ratio_of(fine: Tensor, coarse: Tensor) -> Tuple[int, int]:
+    """Fine positions per coarse position along H and W, for any two sizes (7 x 7 over 4 x 4 is 2, 2)."""
+    ratios = (max(1, round(fine.shape[i] / coarse.shape[i])) for i in (-2, -1))
+    return next(ratios), next(ratios)
+
+
+def local_mixture_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    *,
+    square_size: int,
+    similarity: str = "euclidean",
+    key_mask: Optional[Tensor] = None,
+) -> Tensor:
+    """Mixture-of-softmaxes attention within a square window.
+
+    The query at (i, j) meets the S x S coarse positions around (i // r, j // r). Positions outside the map, or in the
+    padding, have k = v = 0 and keep their share of the softmax, as in the paper. Keys are read tile by tile, with one
+    tile's border of S // 2 around it: no unfolded copy of k or v exists beyond one strip of tiles.
+
+    Args:
+        q: (B, C, H, W). k: (B, C, h, w). v: (B, V, h, w).
+        gate: (B, N).
+        square_size: S, odd.
+        similarity: "embedded" or "euclidean", as in :func:`.attention.mixture_attention`.
+        key_mask: (B, h, w) bool, False where a key is padding, or None.
+
+    Returns:
+        (B, V, H, W) in the dtype of ``v``.
+
+    Raises:
+        ValueError: even or non-positive ``square_size``.
+    """
+    if square_size < 1 or square_size % 2 == 0:
+        raise ValueError(f"square_size is {square_size}; it must be odd and positive")
+    if key_mask is not None:
+        k, v = (t * key_mask.unsqueeze(1).to(t.dtype) for t in (k, v))
+    height, width = q.shape[-2:]
+    rh, rw = ratio_of(q, k)
+    side, border = min(TILE, -(-height // rh), -(-width // rw)), square_size // 2
+    rows, columns = -(-height // (side * rh)), -(-width // (side * rw))
+    q = F.pad(q, (0, columns * side * rw - width, 0, rows * side * rh - height))
+    # zeros around the map; a negative pad cuts off what no window reaches
+    right, bottom = columns * side + border - k.shape[-1], rows * side + border - k.shape[-2]
+    k, v = (F.pad(t, (border, right, border, bottom)) for t in (k, v))
+    strips = []
+    for row in range(rows):
+        strip = (
+            q[:, :, row * side * rh : (row + 1) * side * rh],
+            k[:, :, row * side : (row + 1) * side + 2 * border],
+            v[:, :, row * side : (row + 1) * side + 2 * border],
+        )
+        arguments = (*strip, gate, square_size, similarity, (rh, rw), side)
+        if torch.is_grad_enabled() and not _is_recorded():
+            strips.append(checkpoint(_attend_strip, *arguments, use_reentrant=False, preserve_rng_state=False))
+        else:
+            strips.append(_attend_strip(*arguments))
+    return torch.cat(strips, dim=2)[:, :, :height, :width]
+
+
+def _attend_strip(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    square_size: int,
+    similarity: str,
+    ratio: Tuple[int, int],
+    side: int,
+) -> Tensor:
+    """One row of tiles: q (B, C, t r, Z t r), k and v (B, C or V, t + S - 1, Z t + S - 1) -> (B, V, t r, Z t r)."""
+    (batch, num_parts), (rh, rw), extent = gate.shape, ratio, side + square_size - 1
+    # (B, Z, queries or keys of a tile, channels)
+    q, k, v = (_tiles(q, side * rw, side * rw), _tiles(k, extent, side), _tiles(v, extent, side))
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    scale = (q.shape[-1] // num_parts) ** -0.5
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = (t.to(dtype).unflatten(3, (num_parts, -1)).transpose(2, 3) for t in (q, k))  # (B, Z, N, ., D)
+        if similarity == "euclidean":
+            scores = (2 * scale * q) @ k.transpose(-1, -2) - scale * k.square().sum(-1).unsqueeze(-2)
+        else:
+            scores = (scale * q) @ k.transpose(-1, -2)
+        window = _window(ratio, side, square_size, scores.device)
+        weights = scores.masked_fill(~window, float("-inf")).softmax(-1)
+        mixed = torch.einsum("bn,bznqk->bzqk", gate.to(dtype), weights)
+        out = mixed.to(v.dtype) @ v  # (B, Z, t r t r, V)
+    out = out.unflatten(2, (side * rh, side * rw))
+    return out.permute(0, 4, 2, 1, 3).flatten(3)
+
+
+def _tiles(x: Tensor, extent: int, step: int) -> Tensor:
+    """(B, C, rows, columns) -> (B, Z, rows * extent, C): windows of ``extent`` columns at every ``step``."""
+    return x.unfold(3, extent, step).permute(0, 3, 2, 4, 1).flatten(2, 3)
+
+
+def _window(ratio: Tuple[int, int], side: int, square_size: int, device: torch.device) -> Tensor:
+    """(queries, keys) of a tile, bool: does the key lie in the query's square."""
+    axes = []
+    for r in ratio:
+        first = torch.arange(side * r, device=device).unsqueeze(1) // r  # the window of coarse row i starts at key i
+        key = torch.arange(side + square_size - 1, device=device)
+        axes.append((key >= first) & (key < first + square_size))
+    rows, columns = axes
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2, 3).flatten(0, 1)
+
+
+def _is_recorded() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
