@@ -2,6 +2,8 @@
 
 from detectron2.config import CfgNode as CN
 
+from .core.attention import IMPLEMENTATIONS as IMPLS
+
 
 def add_fpt_config(cfg: CN) -> None:
     """Add the keys of the Feature Pyramid Transformer and of its training tools to ``cfg``.
@@ -85,3 +87,37 @@ def _add_training_config(cfg: CN) -> None:
     cfg.TEST.PATIENCE = 0
     # Draw the predictions on this many images of DATASETS.TEST into TensorBoard at every TEST.EVAL_PERIOD.
     cfg.TEST.VIS_IMAGES = 0
+
+
+def check_fpt_config(cfg: CN) -> None:
+    """Check every value of ``MODEL.FPT``.
+
+    Raises:
+        ValueError: naming each key with a bad value, the value, and what is allowed.
+    """
+    fpt = cfg.MODEL.FPT
+    parts = f"a positive divisor of MODEL.FPT.BRANCH_CHANNELS = {fpt.BRANCH_CHANNELS}"
+    square = fpt.GT_SQUARE_SIZE
+    # key, is its value allowed, what is allowed
+    rules = [
+        ("PYRAMID", fpt.PYRAMID in ("fpn", "bfp"), "'fpn' or 'bfp'"),
+        ("BRANCHES", set(fpt.BRANCHES) <= {"st", "gt", "rt"}, "any of 'st', 'gt', 'rt'"),
+        ("BRANCH_CHANNELS", fpt.BRANCH_CHANNELS > 0, "a positive number"),
+        ("ST_NUM_PARTS", _divides(fpt.ST_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
+        ("GT_NUM_PARTS", _divides(fpt.GT_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
+        ("GT_SIMILARITY", fpt.GT_SIMILARITY in ("euclidean", "embedded", "dot"), "'euclidean', 'embedded' or 'dot'"),
+        ("GT_SIMILARITY", not (square and fpt.GT_SIMILARITY == "dot"), "a softmax where GT_SQUARE_SIZE > 0"),
+        ("GT_SQUARE_SIZE", square == 0 or (square > 0 and square % 2 == 1), "0 or an odd number"),
+        ("KV_STRIDE", fpt.KV_STRIDE >= 1, "1 or more"),
+        ("MAX_KV_TOKENS", fpt.MAX_KV_TOKENS >= 0, "0 (no bound) or more"),
+        ("ATTENTION_IMPL", fpt.ATTENTION_IMPL in IMPLS, ", ".join(map(repr, IMPLS))),
+        ("DROP_BLOCK_PROB", 0 <= fpt.DROP_BLOCK_PROB < 1, "0 (off) up to below 1"),
+        ("DROP_BLOCK_SIZE", fpt.DROP_BLOCK_SIZE > 0 and fpt.DROP_BLOCK_SIZE % 2 == 1, "a positive odd number"),
+    ]
+    bad = [f"MODEL.FPT.{key} is {fpt[key]!r}; allowed: {allowed}" for key, fine, allowed in rules if not fine]
+    if bad:
+        raise ValueError(". ".join(bad))
+
+
+def _divides(parts: int, channels: int) -> bool:
+    return parts > 0 and channels % parts == 0

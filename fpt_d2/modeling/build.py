@@ -1,0 +1,81 @@
+"""From a config to an FPT backbone: the only reader of ``MODEL.FPT``."""
+
+from functools import partial
+from typing import Optional
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from torch import nn
+
+from ..config import check_fpt_config
+from ..core import DropBlock, PyramidTransform
+from .fpt import FPT, pyramid_strides
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPT:
+    """ResNet and FPT, p2 to p6 (with IN_FEATURES res2 to res5)."""
+    return build_fpt_backbone(cfg, build_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPT:
+    """ResNet and FPT, p3 to p7 (with IN_FEATURES res3 to res5): p6 and p7 from res5, as in Detectron2's RetinaNet."""
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    top_block = LastLevelP6P7(bottom_up.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS)
+    return build_fpt_backbone(cfg, bottom_up, top_block)
+
+
+def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn.Module]) -> FPT:
+    """FPT over any bottom-up backbone.
+
+    Args:
+        cfg: with the keys of :func:`fpt_d2.add_fpt_config`.
+        bottom_up: its ``output_shape()`` has every one of ``MODEL.FPN.IN_FEATURES``.
+        top_block: adds coarser levels, as in Detectron2's FPN, or None.
+
+    Raises:
+        ValueError: a config value that is not allowed, naming its key.
+    """
+    check_fpt_config(cfg)
+    fpn, fpt = cfg.MODEL.FPN, cfg.MODEL.FPT
+    _check_in_features(fpn.IN_FEATURES, bottom_up)
+    transform = PyramidTransform(
+        pyramid_strides(bottom_up, fpn.IN_FEATURES),
+        fpn.OUT_CHANNELS,
+        channels=fpt.BRANCH_CHANNELS,
+        branches=fpt.BRANCHES,
+        st_num_parts=fpt.ST_NUM_PARTS,
+        gt_num_parts=fpt.GT_NUM_PARTS,
+        gt_similarity=fpt.GT_SIMILARITY,
+        gt_square_size=fpt.GT_SQUARE_SIZE,
+        rt_final_conv=fpt.RT_FINAL_CONV,
+        kv_stride=fpt.KV_STRIDE,
+        max_kv_tokens=fpt.MAX_KV_TOKENS,
+        norm=partial(get_norm, fpt.NORM) if fpt.NORM else None,
+        impl=fpt.ATTENTION_IMPL,
+        use_checkpoint=fpt.CHECKPOINT,
+    )
+    return FPT(
+        bottom_up,
+        fpn.IN_FEATURES,
+        fpn.OUT_CHANNELS,
+        transform=transform if fpt.BRANCHES else None,
+        pyramid=fpt.PYRAMID,
+        zero_init_fuse=fpt.ZERO_INIT_FUSE,
+        drop_block=DropBlock(fpt.DROP_BLOCK_PROB, fpt.DROP_BLOCK_SIZE) if fpt.DROP_BLOCK_PROB > 0 else None,
+        norm=fpn.NORM,
+        top_block=top_block,
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+def _check_in_features(in_features: list[str], bottom_up: Backbone) -> None:
+    available = list(bottom_up.output_shape())
+    if not in_features or any(f not in available for f in in_features):
+        raise ValueError(
+            f"MODEL.FPN.IN_FEATURES is {list(in_features)}; allowed: a contiguous part of what the bottom-up backbone "
+            f"returns, {available} (MODEL.RESNETS.OUT_FEATURES)"
+        )
