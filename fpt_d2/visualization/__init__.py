@@ -1,0 +1,11 @@
+"""Pictures of a training: its curves, and what the trained model predicts."""
+
+from fpt_d2.visualization.curves import plot_learning_curves
+from fpt_d2.visualization.predictions import (
+    Example,
+    draw_ground_truth,
+    draw_predictions,
+    draw_predictions_grid,
+)
+
+__all__ = ["Example", "draw_ground_truth", "draw_predictions", "draw_predictions_grid", "plot_learning_curves"]

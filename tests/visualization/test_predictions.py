@@ -1,0 +1,111 @@
+"""Predictions and ground truth drawn over images, and the grid of both."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+
+from fpt_d2.visualization import Example, draw_ground_truth, draw_predictions, draw_predictions_grid, predictions
+
+METADATA = Metadata(name="two", thing_classes=["circle", "star"], stuff_classes=["sky", "grass"])
+BOX = [20, 10, 60, 40]
+
+
+def _image(height=80, width=100):
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def _outputs(*scores, height=80, width=100, with_masks=True):
+    instances = Instances((height, width))
+    instances.pred_boxes = Boxes(torch.tensor([BOX] * len(scores), dtype=torch.float32).reshape(-1, 4))
+    instances.pred_classes = torch.zeros(len(scores), dtype=torch.int64)
+    instances.scores = torch.tensor(scores)
+    if with_masks:
+        instances.pred_masks = torch.zeros(len(scores), height, width, dtype=torch.bool)
+        instances.pred_masks[:, 10:40, 20:60] = True
+    return {"instances": instances}
+
+
+def _annotation(**changes):
+    polygon = [20, 10, 60, 10, 60, 40, 20, 40]
+    annotation = {"bbox": BOX, "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0, "segmentation": [polygon]}
+    return annotation | changes
+
+
+def _changed(picture, scale=1):
+    """Bounds (x0, y0, x1, y1) of what was drawn, in pixels of the image; None when nothing was."""
+    ys, xs = np.nonzero((picture != 128).any(axis=2))
+    return tuple(int(round(v / scale)) for v in (xs.min(), ys.min(), xs.max(), ys.max())) if len(xs) else None
+
+
+@pytest.mark.parametrize("scale", [1, 2.5])
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_a_prediction_is_drawn_where_it_is(scale, with_masks):
+    picture = draw_predictions(_image(), _outputs(0.9, with_masks=with_masks), METADATA, scale=scale)
+    assert picture.shape == (80 * scale, 100 * scale, 3) and picture.dtype == np.uint8
+    x0, y0, x1, _ = _changed(picture, scale)
+    assert abs(x0 - 20) <= 2 and abs(y0 - 10) <= 2 and abs(x1 - 60) <= 30  # the label may stand out to the right
+    inside = picture[int(25 * scale), int(40 * scale)]
+    assert (inside != 128).any() == with_masks
+
+
+def test_low_scores_are_left_out():
+    assert _changed(draw_predictions(_image(), _outputs(0.49), METADATA)) is None
+    assert _changed(draw_predictions(_image(), _outputs(0.49), METADATA, min_score=0.4)) is not None
+    assert _changed(draw_predictions(_image(), _outputs(), METADATA)) is None
+
+
+def test_ground_truth_and_prediction_of_a_category_share_a_color():
+    truth = draw_ground_truth(_image(), {"annotations": [_annotation()]}, METADATA)
+    drawn = draw_predictions(_image(), _outputs(0.9), METADATA)
+    other = draw_ground_truth(_image(), {"annotations": [_annotation(category_id=1)]}, METADATA)
+    assert (truth[25, 40] == drawn[25, 40]).all() and (truth[25, 40] != other[25, 40]).any()
+
+
+def test_crowds_rle_and_images_without_annotation():
+    rle = {"size": [80, 100], "counts": [0, 4000, 4000]}
+    crowd = _annotation(iscrowd=1, segmentation=rle)
+    picture = draw_ground_truth(_image(), {"annotations": [_annotation(), crowd]}, METADATA)
+    assert (picture[70, 10] != 128).any()  # the RLE covers the left half
+    assert _changed(draw_ground_truth(_image(), {"annotations": []}, METADATA)) is None
+    assert _changed(draw_ground_truth(_image(), {}, METADATA)) is None
+
+
+def test_categories_without_names_are_numbered():
+    bare = Metadata(name="bare")
+    assert _changed(draw_predictions(_image(), _outputs(0.9), bare)) is not None
+
+
+def test_semantic_and_panoptic_outputs_are_drawn():
+    scores = torch.zeros(2, 80, 100)
+    scores[0, :40], scores[1, 40:] = 1, 1
+    picture = draw_predictions(_image(), {"sem_seg": scores}, METADATA)
+    assert (picture[5, 5] != picture[75, 5]).any()
+    segments = torch.zeros(80, 100, dtype=torch.int32)
+    segments[:40], segments[40:] = 1, 2
+    infos = [{"id": 1, "isthing": False, "category_id": 0}, {"id": 2, "isthing": True, "category_id": 1, "score": 0.9}]
+    picture = draw_predictions(_image(), {"panoptic_seg": (segments, infos)}, METADATA)
+    assert (picture[5, 5] != 128).any() and (picture[75, 5] != 128).any()
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 3, 8])
+def test_grid_holds_every_pair_enlarged(tmp_path, num_images):
+    sizes = [(96, 160), (160, 96), (100, 100), (61, 33), (300, 500), (97, 131), (128, 128), (160, 160)][:num_images]
+    examples = [
+        Example(np.full((h, w, 3), 100 + i, np.uint8), {"file_name": f"a/{i}.jpg"}, _outputs(height=h, width=w))
+        for i, (h, w) in enumerate(sizes)
+    ]
+    path = tmp_path / "new" / "grid.png"
+    draw_predictions_grid(examples, path, METADATA)
+    picture = np.asarray(Image.open(path).convert("RGB"))
+    for i, (height, width) in enumerate(sizes):
+        scale = predictions._CELL / max(height, width)
+        expected = 2 * round(height * scale) * round(width * scale)
+        assert (picture == 100 + i).all(axis=2).sum() == pytest.approx(expected, rel=0.01), f"image {i}"
+
+
+def test_grid_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no image to draw"):
+        draw_predictions_grid([], tmp_path / "grid.png", METADATA)
