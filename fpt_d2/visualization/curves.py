@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ _PANELS = (
 )
 
 
-def read_metrics(path: str | Path) -> dict[str, Curve]:
+def read_metrics(path: Union[str, Path]) -> dict[str, Curve]:
     """Read the curves of one training, which may have been killed and resumed.
 
     Iterations grow within a run. Where they step back, a resumed run has repeated them, and what the interrupted run
@@ -65,7 +65,7 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
     return curves
 
 
-def plot_learning_curves(metrics_json: str | Path, png_path: str | Path) -> None:
+def plot_learning_curves(metrics_json: Union[str, Path], png_path: Union[str, Path]) -> None:
     """Draw losses, evaluation scores and learning rate over the iterations as one PNG.
 
     Args:
@@ -96,7 +96,7 @@ def plot_learning_curves(metrics_json: str | Path, png_path: str | Path) -> None
     figure.savefig(png_path)
 
 
-def _parse_lines(path: str | Path) -> Iterable[dict]:
+def _parse_lines(path: Union[str, Path]) -> Iterable[dict]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -118,7 +118,7 @@ def _draw_panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
     for key, curve in curves.items():
         is_validation, is_score = key.startswith(_VALIDATION), key.endswith(_SCORES)
         axes.plot(
-            *zip(*curve, strict=True),
+            *zip(*curve),
             color=_COLORS[groups.index(_group(key)) % len(_COLORS)],
             linestyle="--" if is_validation or key.endswith("AP50") else "-",
             linewidth=1.8,

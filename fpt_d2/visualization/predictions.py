@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 from detectron2.data import Metadata
@@ -41,7 +41,9 @@ class _Canvas(Visualizer):
         # Otherwise the enlarged image would show square pixels.
         self.output.reset_image(np.asarray(Image.fromarray(self.img).resize(size, Image.Resampling.BICUBIC)))
 
-    def draw_text(self, text: str, position: Sequence[float], *, font_size: float | None = None, **kwargs: Any) -> Any:
+    def draw_text(
+        self, text: str, position: Sequence[float], *, font_size: Optional[float] = None, **kwargs: Any
+    ) -> Any:
         # output.scale multiplies font sizes; heights of objects shall not.
         return super().draw_text(text, position, font_size=self._LABEL_POINTS / self.output.scale, **kwargs)
 
@@ -52,7 +54,7 @@ class _Canvas(Visualizer):
         self.overlay_instances(
             boxes=boxes,
             masks=masks,
-            labels=[f"{names[c] if c < len(names) else c}{s}" for c, s in zip(classes, suffixes, strict=True)],
+            labels=[f"{names[c] if c < len(names) else c}{s}" for c, s in zip(classes, suffixes)],
             assigned_colors=[tuple(np.asarray(colors[c % len(colors)]) / 255) for c in classes],
             alpha=0.4,
         )
@@ -122,7 +124,7 @@ def draw_ground_truth(
 
 def draw_predictions_grid(
     examples: Sequence[Example],
-    path: str | Path,
+    path: Union[str, Path],
     metadata: Metadata,
     *,
     min_score: float = 0.5,
@@ -153,7 +155,7 @@ def draw_predictions_grid(
 
 
 def _save_grid(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], titles: Sequence[str], path: str | Path, pairs_per_row: int
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], titles: Sequence[str], path: Union[str, Path], pairs_per_row: int
 ) -> None:
     """Lay the pairs out in rows, each under its title and the first row under those of the columns; write the PNG."""
     columns = min(pairs_per_row, len(pairs))
@@ -166,7 +168,7 @@ def _save_grid(
         page.write("ground truth", column * pair_width + _GAP, top, size=14, weight="bold")
         page.write("prediction", column * pair_width + _GAP + inner, top, size=14, weight="bold")
     top += _TITLE
-    for index, ((truth, drawn), title) in enumerate(zip(pairs, titles, strict=True)):
+    for index, ((truth, drawn), title) in enumerate(zip(pairs, titles)):
         row, column = divmod(index, columns)
         if row and not column:
             top += _TITLE + heights[row - 1] + _GAP

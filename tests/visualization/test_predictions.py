@@ -37,7 +37,7 @@ def _annotation(**changes):
 def _changed(picture, scale=1):
     """Bounds (x0, y0, x1, y1) of what was drawn, in pixels of the image; None when nothing was."""
     ys, xs = np.nonzero((picture != 128).any(axis=2))
-    return tuple(int(round(v / scale)) for v in (xs.min(), ys.min(), xs.max(), ys.max())) if len(xs) else None
+    return tuple(round(v / scale) for v in (xs.min(), ys.min(), xs.max(), ys.max())) if len(xs) else None
 
 
 @pytest.mark.parametrize("scale", [1, 2.5])

@@ -1,0 +1,64 @@
+"""Which files the demo reads and writes."""
+
+import cv2
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def files(demo):
+    import files
+
+    return files
+
+
+def test_inputs_are_listed_once_in_order(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.png", "a.jpg", "[x].jpg", "x.jpg", "c.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+    found = files.collect_images(["b.png", "*.jpg", "[x].jpg", "b.png", "none*", "empty"])
+    assert [str(p) for p in found] == ["b.png", "[x].jpg", "a.jpg", "x.jpg", "none*", "empty"]
+
+
+def test_inputs_of_one_name_do_not_overwrite_each_other(files, tmp_path):
+    images = [tmp_path / name for name in ("a/x.jpg", "b/x.jpg", "c/X.JPG", "x_2.jpg", "d/x.png", "e/x")]
+    planned = files.plan_outputs(images, str(tmp_path / "out"))
+    assert [p.name for p in planned] == ["x.jpg", "x_2.jpg", "X_3.JPG", "x_2_2.jpg", "x.png", "x_2.png"]
+    assert len({str(p).lower() for p in planned}) == 6 and (tmp_path / "out").is_dir()
+
+
+def test_an_input_is_never_replaced(files, tmp_path):
+    image = tmp_path / "x.jpg"
+    image.touch()
+    for output in (tmp_path, image):
+        with pytest.raises(files.DemoError, match="would replace the input"):
+            files.plan_outputs([image], str(output))
+    video = tmp_path / "x.mp4"
+    video.touch()
+    for output in (tmp_path, video):
+        with pytest.raises(files.DemoError, match="would replace the input"):
+            files.VideoWriter(str(output), str(video), 10)
+
+
+def test_one_file_for_several_images_is_refused(files, tmp_path):
+    with pytest.raises(files.DemoError, match="give a folder"):
+        files.plan_outputs([tmp_path / "a.jpg", tmp_path / "b.jpg"], str(tmp_path / "out.png"))
+
+
+def test_a_video_that_no_codec_can_write_is_one_sentence(files, tmp_path):
+    writer = files.VideoWriter(str(tmp_path / "clip.mp4"), "in.mp4", 10)
+    writer.path = tmp_path / "clip.nosuchformat"
+    with pytest.raises(files.DemoError, match="mp4v, avc1"):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+
+
+def test_an_opencv_without_windows_is_one_sentence(files, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+
+    def refuse(name):
+        raise cv2.error("not implemented")
+
+    monkeypatch.setattr(cv2, "namedWindow", refuse)
+    with pytest.raises(files.DemoError, match="cannot open windows.*--output"):
+        files.check_display()
