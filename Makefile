@@ -1,0 +1,59 @@
+# make quickstart   train, evaluate and draw a small FPT on the CPU, from nothing
+# make test         lint and all tests
+# make lint         ruff and mypy
+# make clean        remove what building and testing leave; keeps .venv, datasets/ and output/
+#
+# Each sets up what it needs in .venv, once. PYTHON=python3.11 selects the interpreter of that environment.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt
+READY := $(VENV)/.ready
+UNFINISHED := $(VENV)/.unfinished
+QUICKSTART := configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml
+DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(READY)
+	@test -e $(DATA)/annotations/instances_val.json || $(PY) tools/generate_shapes.py
+	@$(PY) train_net.py --config-file $(QUICKSTART) --resume
+
+# More threads than one only wait for each other when something else keeps a core busy.
+test: export OMP_NUM_THREADS = 1
+test: lint
+	@$(PY) -m pytest
+
+lint: $(READY)
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+clean:
+	@rm -rf build dist *.egg-info standin/build standin/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@find fpt_d2 demo tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that a stopped set-up left unfinished is made anew; one that was there before is kept, and so are the
+# torch, torchvision and Detectron2 in it.
+$(READY): $(wildcard requirements/*.txt standin/*.py standin/*.pth) setup.py
+	@if [ -e $(UNFINISHED) ] || ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+			echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python" >&2; \
+			exit 1; }; \
+		echo "Set-up, once: an environment in $(VENV)"; \
+		$(PYTHON) -m venv --clear $(VENV) && touch $(UNFINISHED) || exit 1; \
+	fi
+	@$(PIP) -r requirements/build.txt
+	@$(PY) -c 'import torch, torchvision' 2>/dev/null || { \
+		echo "Set-up: torch and torchvision (6 GB with the CUDA libraries that they come with)"; \
+		$(PIP) -r requirements/torch.txt; }
+	@echo "Set-up: what Detectron2 and the tests need"
+	@$(PIP) -r requirements/runtime.txt -r requirements/dev.txt
+	@$(PY) -c 'import sys, importlib.util as u; d2 = u.find_spec("detectron2"); \
+		sys.exit(d2 is None or type(d2.loader).__module__ == "detectron2_standin")' || { \
+		echo "Set-up: no Detectron2 here, so its Python files out of LabGym"; \
+		$(PIP) --no-deps --ignore-requires-python -r requirements/standin.txt && \
+		$(PIP) --no-deps --no-build-isolation --force-reinstall ./standin; }
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@rm -f $(UNFINISHED) && touch $@
+	@echo "Set-up: done"

@@ -1,0 +1,67 @@
+"""This project's configs by name, from a checkout as from an installed package; after ``detectron2.model_zoo``."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+
+def get_config_file(name: str) -> str:
+    """Find a config of this project.
+
+    Args:
+        name: path inside ``configs/``, such as ``"COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"``.
+
+    Returns:
+        The path of that file.
+
+    Raises:
+        ValueError: there is no such config; the message has the names nearest to it.
+    """
+    root = _config_root()
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
+    if name in names:
+        return str(root / name)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    raise ValueError(f"fpt_d2 has no config {name!r}; the nearest are: {', '.join(near or names)}")
+
+
+def get_config(name: str, trained: bool = False) -> CfgNode:
+    """Read a config of this project over Detectron2's defaults and this project's.
+
+    Args:
+        name: as for :func:`get_config_file`.
+        trained: in Detectron2, asks for the weights trained with the config. None have been published for FPT.
+
+    Returns:
+        The config, which can still be changed.
+
+    Raises:
+        ValueError: there is no such config.
+        RuntimeError: ``trained`` is set.
+    """
+    from detectron2.config import get_cfg
+
+    from fpt_d2.config import add_fpt_config
+
+    config_file = get_config_file(name)
+    if trained:
+        raise RuntimeError(
+            f"no weights trained with {name} are published: set MODEL.WEIGHTS to your own, or to those of a Detectron2 "
+            "FPN model (detectron2.model_zoo.get_checkpoint_url), which FPT starts from"
+        )
+    cfg = get_cfg()
+    add_fpt_config(cfg)
+    cfg.merge_from_file(config_file)
+    return cfg
+
+
+def _config_root() -> Path:
+    """``configs/`` lies in an installed package, and beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"

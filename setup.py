@@ -1,0 +1,42 @@
+"""Packaging of fpt_d2: the package and, as ``fpt_d2/configs``, its configs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def version() -> str:
+    """Read the version without importing the package, which would need torch and Detectron2."""
+    text = (ROOT / "fpt_d2" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE).group(1)
+
+
+setup(
+    name="fpt_d2",
+    version=version(),
+    description="Feature Pyramid Transformer for Detectron2",
+    packages=[*find_packages(include=["fpt_d2", "fpt_d2.*"]), "fpt_d2.configs"],
+    package_dir={"fpt_d2.configs": "configs"},
+    package_data={"fpt_d2.configs": ["**/*.yaml"]},
+    python_requires=">=3.9",
+    # Nothing, so that pip replaces nothing: torch, torchvision and Detectron2 come in builds for a machine, which
+    # only its user can choose, and Detectron2 brings everything else that the package imports.
+    install_requires=[],
+    extras_require={
+        # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each
+        # other. Ask for this where there is no cv2.
+        "demo": ["opencv-python-headless"],
+        "dev": ["mypy", "pytest", "ruff"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
