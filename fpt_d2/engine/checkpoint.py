@@ -1,0 +1,33 @@
+"""Checkpoints that a kill at any moment leaves whole."""
+
+import os
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+BEST_MODEL = "model_best"
+_UNFINISHED = ".unfinished"
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, writing each file under another name and renaming it when it is complete.
+
+    ``last_checkpoint``, from which ``--resume`` goes on, thus always names a whole file. It never names the best
+    model, which is older than the training is.
+    """
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        super().save(name + _UNFINISHED, **kwargs)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Give the file, now complete, its name. Called by the inherited :meth:`save` as its last step."""
+        name = last_filename_basename.replace(_UNFINISHED, "")
+        self._rename(last_filename_basename, name)
+        if name != f"{BEST_MODEL}.pth":
+            tag = "last_checkpoint"
+            with open(os.path.join(self.save_dir, tag + _UNFINISHED), "w") as file:
+                file.write(name)
+            self._rename(tag + _UNFINISHED, tag)
+
+    def _rename(self, old: str, new: str) -> None:
+        os.replace(os.path.join(self.save_dir, old), os.path.join(self.save_dir, new))

@@ -1,0 +1,115 @@
+"""Checks of a config before anything long begins. Each failure is one sentence that says what to do."""
+
+import argparse
+import os
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from fpt_d2.data import check_datasets
+from fpt_d2.evaluation import check_evaluator
+
+from ..config import check_fpt_config
+from .defaults import ConfigError
+
+
+def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Check that what the config and the command line ask for can be done here.
+
+    Args:
+        cfg: with its data sets registered.
+        args: of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        ValueError: naming what is wrong; a ConfigError, or a DatasetError where it is the data's fault.
+    """
+    _check_device(cfg, args)
+    try:
+        check_fpt_config(cfg)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if not args.eval_only:
+        _check_training(cfg, args)
+        _check_output_dir(cfg, args)
+    _check_weights(cfg, args)
+    check_datasets(cfg, eval_only=args.eval_only)
+    _check_testing(cfg)
+
+
+def _check_device(cfg: CfgNode, args: argparse.Namespace) -> None:
+    num_gpus = torch.cuda.device_count()
+    if cfg.MODEL.DEVICE.startswith("cuda") and args.num_gpus > num_gpus:
+        raise ConfigError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r} and --num-gpus {args.num_gpus}, but PyTorch finds {num_gpus} GPUs "
+            "here: run with fewer, or on the CPU by adding MODEL.DEVICE cpu"
+        )
+    if not cfg.MODEL.DEVICE.startswith("cuda") and cfg.SOLVER.AMP.ENABLED and not args.eval_only:
+        raise ConfigError("SOLVER.AMP.ENABLED needs a GPU: Detectron2 trains in mixed precision with CUDA only")
+
+
+def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty: name the data sets to train on")
+    processes = args.num_gpus * args.num_machines
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {processes} processes: make it "
+            "a multiple"
+        )
+    test = cfg.TEST
+    if test.BEST_METRIC and not (cfg.DATASETS.TEST and test.EVAL_PERIOD > 0):
+        raise ConfigError("TEST.BEST_METRIC needs evaluations: set DATASETS.TEST, and TEST.EVAL_PERIOD above 0")
+    if test.PATIENCE > 0 and not test.BEST_METRIC:
+        raise ConfigError("TEST.PATIENCE needs the metric that shall rise: set TEST.BEST_METRIC, e.g. bbox/AP")
+    if (test.LOSS or test.VIS_IMAGES > 0) and not cfg.DATASETS.TEST:
+        raise ConfigError("TEST.LOSS and TEST.VIS_IMAGES need images: set DATASETS.TEST")
+
+
+def _check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made: {error.strerror}") from error
+    names = os.listdir(cfg.OUTPUT_DIR)
+    trained = "last_checkpoint" in names or any(n.startswith("model_") and n.endswith(".pth") for n in names)
+    if trained and not args.resume and not cfg.DEBUG.ENABLED:
+        raise ConfigError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a training already: go on with it by --resume, or choose another folder"
+        )
+
+
+def _check_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
+    checkpointer = DetectionCheckpointer(nn.Module(), cfg.OUTPUT_DIR)
+    if args.resume and checkpointer.has_checkpoint():
+        path = checkpointer.get_checkpoint_file()
+        if not os.path.isfile(path):
+            raise ConfigError(f"{path}, which last_checkpoint beside it names, is gone: write into it another one's name")
+    elif cfg.MODEL.WEIGHTS:
+        _check_weights_file(cfg.MODEL.WEIGHTS)
+    elif args.eval_only:
+        raise ConfigError("--eval-only needs a trained model: add MODEL.WEIGHTS FILE")
+
+
+def _check_weights_file(weights: str) -> None:
+    """Find the file, which for an address means to fetch it: once, and before the data are read."""
+    try:
+        # What follows a question mark is for the checkpointer.
+        found = os.path.isfile(PathManager.get_local_path(weights.partition("?")[0]))
+    except OSError as error:
+        raise ConfigError(f"MODEL.WEIGHTS {weights} cannot be fetched ({error}): give a file, or '' for none") from error
+    if not found:
+        raise ConfigError(f"MODEL.WEIGHTS {weights} does not exist: give another file, or '' for none")
+
+
+def _check_testing(cfg: CfgNode) -> None:
+    for name in cfg.DATASETS.TEST:
+        try:
+            check_evaluator(name)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    if cfg.TEST.AUG.ENABLED and not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), GeneralizedRCNN):
+        raise ConfigError(f"TEST.AUG.ENABLED: Detectron2 cannot do it for {cfg.MODEL.META_ARCHITECTURE}, only for R-CNNs")

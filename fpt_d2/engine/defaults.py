@@ -1,0 +1,80 @@
+"""The config: its defaults, and what a user's file and command line make of them."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from ..config import add_fpt_config
+
+
+class ConfigError(ValueError):
+    """A mistake in the config or on the command line, said in one sentence."""
+
+
+def get_default_config() -> CfgNode:
+    """Detectron2's default config with the keys of this project."""
+    cfg = get_cfg()
+    add_fpt_config(cfg)
+    return cfg
+
+
+def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Read a config file and the ``KEY VALUE`` pairs that override it.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        ConfigError: naming what is wrong, and what is meant where that can be guessed.
+    """
+    _check_file(config_file)
+    cfg = get_default_config()
+    with _explained(f"The config file {config_file}", cfg):
+        cfg.merge_from_file(config_file)
+    with _explained("The command line", cfg):
+        cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def _check_file(config_file: str) -> None:
+    if not config_file:
+        raise ConfigError("No config file is given: add --config-file FILE")
+    path = Path(config_file)
+    if path.is_file():
+        return
+    found = [str(file) for file in (*path.parent.glob("*.yaml"), *Path("configs").rglob("*.yaml"))]
+    raise ConfigError(f"There is no config file {config_file}{_did_you_mean(config_file, dict.fromkeys(found))}")
+
+
+def _did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    similar = difflib.get_close_matches(wrong, list(known))
+    return f": did you mean {' or '.join(similar)}?" if similar else ""
+
+
+@contextmanager
+def _explained(origin: str, cfg: CfgNode) -> Iterator[None]:
+    """Turn what yacs and yaml raise into one sentence."""
+    try:
+        yield
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (AssertionError, KeyError, ValueError, OSError) as error:
+        message = str(error if isinstance(error, OSError) else error.args[0])
+        hint = ""
+        if message.startswith("Non-existent"):
+            hint = _did_you_mean(message.rsplit(" ", 1)[-1], _keys(cfg))
+        elif "odd length" in message:
+            hint = " (options such as --resume go before the pairs of KEY VALUE)"
+        raise ConfigError(f"{origin} is wrong: {message}{hint}") from error
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Full names of all keys, sections included."""
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")

@@ -1,0 +1,155 @@
+"""Hooks that a training gets by a key, and the one that makes Ctrl-C lose nothing."""
+
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+
+from .checkpoint import BEST_MODEL, SafeCheckpointer
+from .defaults import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+class StopTraining(BaseException):
+    """Ends a training regularly. Not an Exception, because the training loop reports those as failures."""
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Detectron2's, which here also remembers the best value over a restart: it is kept in the file itself."""
+
+    def __init__(self, eval_period: int, checkpointer: SafeCheckpointer, metric: str) -> None:
+        """
+        Args:
+            eval_period: ``TEST.EVAL_PERIOD``.
+            checkpointer: saves the model.
+            metric: name in the event storage, e.g. ``"bbox/AP"``; higher is better.
+        """
+        # The base class calls save() of what it is given here.
+        super().__init__(eval_period, self, metric, file_prefix=BEST_MODEL)
+        self._file = checkpointer
+
+    def save(self, name: str, **state: Any) -> None:
+        value, _ = self.trainer.storage.latest()[self._val_metric]
+        self._file.save(name, best={"metric": self._val_metric, "value": value}, **state)
+
+    def before_train(self) -> None:
+        path = os.path.join(self._file.save_dir, f"{BEST_MODEL}.pth")
+        if not os.path.isfile(path):
+            return
+        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        best = saved.get("best", {})
+        if best.get("metric") == self._val_metric:
+            self.best_metric, self.best_iter = best["value"], saved["iteration"]
+            logger.info("The best %s so far is %.4f, of iteration %d", self._val_metric, self.best_metric, self.best_iter)
+
+    def _best_checking(self) -> None:
+        evaluated = [name for name in self.trainer.storage.latest() if "/" in name]
+        if self._val_metric not in evaluated:
+            raise ConfigError(f"TEST.BEST_METRIC {self._val_metric!r} is none of what was evaluated: {evaluated}")
+        super()._best_checking()
+
+
+class EarlyStopping(HookBase):
+    """End the training when the best metric has not risen in ``patience`` evaluations.
+
+    The iteration at which this happens becomes the last: what every training does at its end is done.
+    """
+
+    def __init__(self, best: BestCheckpointer | None, checkpointer: SafeCheckpointer, period: int, patience: int) -> None:
+        """
+        Args:
+            best: knows the best iteration; None in all but the main process.
+            checkpointer: saves ``model_final``.
+            period: ``TEST.EVAL_PERIOD``.
+            patience: number of evaluations.
+        """
+        self._best, self._checkpointer, self._period, self._patience = best, checkpointer, period, patience
+        self._stopped = False
+
+    def before_train(self) -> None:
+        if self._stopped:
+            self._stop(self.trainer.start_iter)
+
+    def after_step(self) -> None:
+        next_iter = self.trainer.iter + 1
+        if next_iter % self._period or next_iter == self.trainer.max_iter:
+            return
+        best_iter = self._best.best_iter if self._best is not None else None
+        waited = 0 if best_iter is None else (self.trainer.iter - best_iter) // self._period
+        if comm.all_gather(waited)[0] >= self._patience:
+            self._stopped = True
+            self._checkpointer.save("model_final", iteration=self.trainer.iter)
+            self._stop(next_iter)
+
+    def _stop(self, max_iter: int) -> None:
+        self.trainer.max_iter = max_iter
+        raise StopTraining(f"Stopped early: the best metric has not risen in {self._patience} evaluations")
+
+    def state_dict(self) -> dict[str, int]:
+        return {"stopped_with_patience": self._patience} if self._stopped else {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        # With more patience than it was stopped with, a training goes on.
+        self._stopped = state["stopped_with_patience"] >= self._patience
+
+
+class SaveOnInterrupt(HookBase):
+    """End the training on Ctrl-C with a checkpoint of what is done; a second Ctrl-C ends it at once.
+
+    A running step is finished first, since in its midst the weights are of two iterations.
+    """
+
+    def __init__(self, checkpointer: SafeCheckpointer) -> None:
+        self._checkpointer = checkpointer
+        self._interrupted = self._in_step = False
+        self._finished_iter: int | None = None
+
+    def before_train(self) -> None:
+        self._pid = os.getpid()
+        self._handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def before_step(self) -> None:
+        self._in_step = True
+
+    def after_step(self) -> None:
+        self._in_step = False
+        self._finished_iter = self.trainer.iter
+        # The last iteration needs no stop: the training ends, which saves it.
+        if any(comm.all_gather(self._interrupted)) and self.trainer.iter + 1 < self.trainer.max_iter:
+            self._interrupted = True
+            raise KeyboardInterrupt
+
+    def after_train(self) -> None:
+        self._restore_handler()
+        iteration = self._finished_iter
+        if self._interrupted and not self._in_step and iteration == self.trainer.iter:
+            self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+
+    def _on_interrupt(self, signum: int, frame: Any) -> None:
+        self._restore_handler()
+        self._interrupted = True
+        if not self._in_step:
+            raise KeyboardInterrupt
+        if os.getpid() == self._pid:  # rather than a data worker, which inherits the handler
+            logger.warning("Interrupted: stopping after this iteration (Ctrl-C again: at once)")
+
+    def _restore_handler(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._handler)
+
+
+def put_memory(trainer: Any) -> None:
+    """Put the peak of resident memory into the progress line, which has only that of GPUs otherwise."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    trainer.storage.put_scalar("[metric]max_mem_gb", peak / 1024**3, smoothing_hint=False)

@@ -1,0 +1,70 @@
+"""From the command line to a config that is ready to use, and to the processes that use it."""
+
+import argparse
+import os
+from typing import Any, Callable
+
+import detectron2.engine
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from fpt_d2.data import register_from_config
+
+from .checks import check_config
+from .debug import use_debug_settings
+from .defaults import read_config
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read and check the config, and set this process up as Detectron2 does: logging, seed, folder of the output.
+
+    Args:
+        args: of Detectron2's ``default_argument_parser``.
+
+    Returns:
+        The config, frozen.
+
+    Raises:
+        ValueError: one sentence on what is wrong; a ConfigError, or a DatasetError where it is the data's fault.
+    """
+    cfg = _registered_config(args)
+    if comm.get_world_size() == 1:  # otherwise launch() has done it
+        check_config(cfg, args)
+    if cfg.DEBUG.ENABLED:
+        use_debug_settings(cfg)
+    cfg.freeze()
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpt_d2")
+    default_setup(cfg, args)
+    return cfg
+
+
+def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Detectron2's ``launch``: run ``main(args)`` in ``--num-gpus`` processes on each of ``--num-machines``.
+
+    The config of several processes is checked here, once and before they are started.
+
+    Raises:
+        ValueError: as :func:`setup`.
+    """
+    if args.num_gpus * args.num_machines > 1:
+        cfg = _registered_config(args)
+        check_config(cfg, args)
+        if cfg.MODEL.DEVICE == "cpu":
+            # Detectron2 has processes talk over NCCL where it sees a GPU, which gradients on the CPU cannot.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    detectron2.engine.launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def _registered_config(args: argparse.Namespace) -> CfgNode:
+    cfg = read_config(args.config_file, args.opts)
+    register_from_config(cfg)
+    return cfg

@@ -1,0 +1,107 @@
+"""Detectron2's trainer with the evaluators of this project and what its config keys ask for."""
+
+import logging
+import os
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator, verify_results
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils import comm
+from torch import nn
+
+from fpt_d2.evaluation import build_evaluator
+from fpt_d2.visualization import plot_learning_curves
+
+from .checkpoint import SafeCheckpointer
+from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
+from .validation import put_predictions, validation_losses
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's DefaultTrainer. It also trains in several processes on the CPU, and a kill never costs a checkpoint."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: frozen, as :func:`fpt_d2.engine.setup` returns it.
+        """
+        # Not DefaultTrainer's constructor: it gives DDP a GPU for a model on the CPU too, and makes its own checkpointer.
+        super(DefaultTrainer, self).__init__()
+        self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **on_cpu)
+        step_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = step_trainer(model, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        save_to_disk = comm.is_main_process() and not cfg.DEBUG.ENABLED
+        self.checkpointer = SafeCheckpointer(
+            model, cfg.OUTPUT_DIR, save_to_disk=save_to_disk, trainer=weakref.proxy(self)
+        )
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's hooks and ours among them, the writers after all that have something to write."""
+        test, period = self.cfg.TEST, self.cfg.TEST.EVAL_PERIOD
+        ret = super().build_hooks()
+        # After the scheduler's, so that what is saved has its step.
+        ret.insert(2, SaveOnInterrupt(self.checkpointer))
+        last = [ret.pop(), *self._build_final_hooks()] if comm.is_main_process() else []
+        if test.LOSS:
+            ret.append(hooks.EvalHook(period, lambda: {"validation": validation_losses(self.cfg, self.model)}))
+        if test.VIS_IMAGES > 0:
+            ret.append(hooks.EvalHook(period, lambda: put_predictions(self.cfg, self.model)))
+        if test.AUG.ENABLED:
+            ret.append(hooks.EvalHook(0, lambda: self.test_with_TTA(self.cfg, self.model)))
+        best = None
+        if test.BEST_METRIC and comm.is_main_process():
+            best = BestCheckpointer(period, self.checkpointer, test.BEST_METRIC)
+            ret.append(best)
+        if test.PATIENCE > 0:
+            ret.append(EarlyStopping(best, self.checkpointer, period, test.PATIENCE))
+        if not torch.cuda.is_available():
+            ret.append(hooks.CallbackHook(after_step=put_memory))
+        return ret + last
+
+    def _build_final_hooks(self) -> list[HookBase]:
+        return [] if self.cfg.DEBUG.ENABLED else [hooks.CallbackHook(after_train=_plot_curves)]
+
+    def train(self) -> OrderedDict[str, Any] | None:
+        """Train from ``start_iter`` to ``max_iter`` or until stopped early; an end is evaluated and verified."""
+        try:
+            return super().train()
+        except StopTraining as reason:
+            logger.info("%s", reason)
+            if comm.is_main_process():
+                verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name, output_folder)
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
+        """As :meth:`test`, with test-time augmentation; the results' names end in ``_TTA``."""
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+        return OrderedDict((f"{task}_TTA", metrics) for task, metrics in results.items())
+
+
+def _plot_curves(trainer: Trainer) -> None:
+    folder = trainer.cfg.OUTPUT_DIR
+    try:
+        plot_learning_curves(os.path.join(folder, "metrics.json"), os.path.join(folder, "learning_curves.png"))
+    except ValueError as reason:  # ended before anything was logged
+        logger.info("No learning curves: %s", reason)

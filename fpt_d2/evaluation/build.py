@@ -1,0 +1,96 @@
+"""From a data set's ``evaluator_type`` to Detectron2's evaluators."""
+
+import importlib.util
+import os
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+
+def _load_labels(path: str, dtype: Any = None) -> np.ndarray:
+    """Label image (H, W). Detectron2 releases before NumPy 2 ask it for an array without a copy, which it refuses."""
+    with PathManager.open(path, "rb") as file:
+        return np.asarray(Image.open(file), dtype=dtype)
+
+
+def _coco(name: str, folder: str) -> DatasetEvaluator:
+    return COCOEvaluator(name, output_dir=folder)
+
+
+def _sem_seg(name: str, folder: str) -> DatasetEvaluator:
+    return SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=_load_labels)
+
+
+def _coco_panoptic(name: str, folder: str) -> DatasetEvaluator:
+    return DatasetEvaluators([_sem_seg(name, folder), _coco(name, folder), COCOPanopticEvaluator(name, folder)])
+
+
+class _Evaluation(NamedTuple):
+    """How a type of data set is evaluated."""
+
+    # (name of the data set, output folder) -> evaluator
+    build: Callable[[str, str], DatasetEvaluator]
+    # The package that Detectron2's evaluator imports, beyond those it requires itself.
+    requires: str | None = None
+
+
+_EVALUATIONS = {
+    "coco": _Evaluation(_coco),
+    "coco_panoptic_seg": _Evaluation(_coco_panoptic, "panopticapi"),
+    "lvis": _Evaluation(lambda name, folder: LVISEvaluator(name, output_dir=folder), "lvis"),
+    "cityscapes_instance": _Evaluation(lambda name, _: CityscapesInstanceEvaluator(name), "cityscapesscripts"),
+    "cityscapes_sem_seg": _Evaluation(lambda name, _: CityscapesSemSegEvaluator(name), "cityscapesscripts"),
+    "pascal_voc": _Evaluation(lambda name, _: PascalVOCDetectionEvaluator(name)),
+    "sem_seg": _Evaluation(_sem_seg),
+}
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+    """Build the evaluator that a data set's ``evaluator_type`` asks for.
+
+    Args:
+        cfg: for ``OUTPUT_DIR`` and ``DATASETS.TEST``.
+        dataset_name: a registered data set.
+        output_folder: where the evaluator leaves its files; ``OUTPUT_DIR/inference`` by default. Of several data sets
+            to be tested each gets a folder of its name in it, because evaluators name their files alike.
+
+    Raises:
+        ValueError: no evaluator is known for the data set, or what it needs is not installed.
+    """
+    check_evaluator(dataset_name)
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    if len(cfg.DATASETS.TEST) > 1:
+        folder = os.path.join(folder, dataset_name)
+    return _EVALUATIONS[MetadataCatalog.get(dataset_name).evaluator_type].build(dataset_name, folder)
+
+
+def check_evaluator(dataset_name: str) -> None:
+    """Check that a data set can be evaluated here, before a training finds out at its first evaluation.
+
+    Raises:
+        ValueError: no evaluator is known for the data set, or what it needs is not installed.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+    if kind not in _EVALUATIONS:
+        raise ValueError(
+            f"The data set {dataset_name!r} has evaluator_type {kind!r} in its metadata; known types: "
+            f"{', '.join(_EVALUATIONS)}"
+        )
+    package = _EVALUATIONS[kind].requires
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise ValueError(f"Evaluating the data set {dataset_name!r} ({kind}) needs the package {package}: install it")

@@ -1,0 +1,49 @@
+#!/usr/bin/env python
+"""Train or evaluate a model under Detectron2.
+
+    python train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml --num-gpus 8
+    python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+
+import argparse
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+import fpt_d2  # noqa: F401  (registers the backbones and data sets)
+from fpt_d2.engine import ConfigError, DatasetError, Trainer, launch, setup
+
+
+def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
+    model = Trainer.build_model(cfg)
+    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.AUG.ENABLED:
+        results.update(Trainer.test_with_TTA(cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def main(args: argparse.Namespace) -> dict[str, Any] | None:
+    cfg = setup(args)
+    if args.eval_only:
+        return evaluate(cfg, resume=args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser()
+    arguments = parser.parse_args()
+    try:
+        launch(main, arguments)
+    except (ConfigError, DatasetError) as error:
+        parser.exit(2, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "Interrupted: the same command with --resume goes on from the last checkpoint\n")
