@@ -1,0 +1,113 @@
+"""The check of a config's data sets before training or evaluation starts."""
+
+import difflib
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from .coco_check import CocoCheck
+from .errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+# Where the heads of a meta-architecture read their number of classes.
+_NUM_CLASSES_NODE = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+
+
+def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Check that the data sets of a config are registered and whole, and fit the model.
+
+    The files are those of every data set that has ``json_file`` and ``image_root`` in its metadata, in COCO format.
+    They are read by one process of each machine, and not at all with ``DATASETS.CHECK False``.
+
+    Args:
+        cfg: the config.
+        eval_only: ``DATASETS.TRAIN`` is not going to be read.
+
+    Raises:
+        DatasetError: everything that is wrong, in one message.
+    """
+    train = () if eval_only else tuple(cfg.DATASETS.TRAIN)
+    names = list(dict.fromkeys([*train, *cfg.DATASETS.TEST]))
+    _check_registered(names)
+    problems: list[str] = []
+    for name in names:
+        num_classes = len(MetadataCatalog.get(name).get("thing_classes") or ())
+        if cfg.DATASETS.CHECK and comm.get_local_rank() == 0:
+            file_problems, num_in_file = _check_files(cfg, name, is_train=name in train)
+            problems += file_problems
+            num_classes = num_classes or num_in_file
+        problems += _check_num_classes(cfg, name, num_classes)
+    if problems:
+        raise DatasetError("\n".join(problems))
+
+
+def _check_registered(names: Iterable[str]) -> None:
+    problems = []
+    for name in names:
+        if name not in DatasetCatalog:
+            near = difflib.get_close_matches(name, DatasetCatalog.list())
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            problems.append(
+                f"The data set {name!r} is not registered.{hint} DATASETS.REGISTER_COCO registers your own in COCO "
+                "format."
+            )
+    if problems:
+        raise DatasetError("\n".join(problems))
+
+
+def _check_num_classes(cfg: CfgNode, name: str, num_classes: int) -> list[str]:
+    node = _NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+    if node is None or not num_classes or cfg.MODEL[node].NUM_CLASSES == num_classes:
+        return []
+    return [
+        f"The data set {name!r} has {num_classes} categories, but the model {cfg.MODEL[node].NUM_CLASSES}: set "
+        f"MODEL.{node}.NUM_CLASSES {num_classes}."
+    ]
+
+
+def _check_files(cfg: CfgNode, name: str, *, is_train: bool) -> tuple[list[str], int]:
+    """What is wrong with the files of a data set, if anything, and how many categories they have."""
+    metadata = MetadataCatalog.get(name)
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    # LVIS has its own way to name images, and no files but the published ones.
+    if not json_file or not image_root or metadata.get("evaluator_type") == "lvis":
+        return [], 0
+    try:
+        content = _read(json_file)
+    except DatasetError as error:
+        remedy = metadata.get("how_to_get") or "Detectron2's own data sets belong under $DETECTRON2_DATASETS"
+        return [f"The data set {name!r} cannot be read: {error}; {remedy}."], 0
+    mask_format = cfg.INPUT.MASK_FORMAT if is_train and cfg.MODEL.MASK_ON else None
+    check = CocoCheck(content, image_root, is_train=is_train, mask_format=mask_format)
+    _check_names(metadata, check)
+    for line in check.warnings.lines():
+        logger.warning("%s: %s", json_file, line)
+    if not check.errors.counts:
+        return [], len(check.categories)
+    head = f"The data set {name!r} has {check.errors.counts.total()} problems in {json_file} (images: {image_root}):"
+    tail = "Correct the file; DATASETS.CHECK False skips this check."
+    return ["\n  ".join([head, *check.errors.lines(), tail])], len(check.categories)
+
+
+def _read(json_file: str) -> Any:
+    try:
+        with PathManager.open(json_file, "r") as file:
+            return json.load(file)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{json_file} does not exist") from error
+    except (OSError, ValueError) as error:  # ValueError: no JSON, or no text
+        raise DatasetError(f"{json_file} is not readable JSON ({error})") from error
+
+
+def _check_names(metadata: Metadata, check: CocoCheck) -> None:
+    """Detectron2's loader insists that the names registered with a data set are those of its file."""
+    registered, in_file = metadata.get("thing_classes"), [check.categories[i] for i in sorted(check.categories)]
+    if registered and in_file and metadata.get("evaluator_type") == "coco" and list(registered) != in_file:
+        check.errors.add("categories are not the registered ones", f"{in_file} instead of {registered}")

@@ -1,0 +1,173 @@
+"""One synthetic image: shapes placed over a background so that later ones hide earlier ones.
+
+Shape legend: H, W are the image's height and width; s is `SUPERSAMPLING`. Masks are bool.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+
+from .backgrounds import draw_background, random_color
+from .shapes import CATEGORIES, OUTLINES
+
+# Masks are drawn at this multiple of the image's size: smooth edges, and polygons finer than a pixel.
+SUPERSAMPLING = 4
+# A shape is placed only where at least this share of it, and of every shape under it, can be seen; so nothing is
+# drawn that would be too hidden to be annotated.
+MIN_VISIBLE_SHARE = 0.5
+MIN_DIAMETER = 10.0  # pixels
+MAX_DIAMETER = 0.95  # of the short side
+MAX_SHAPES = 6
+_ATTEMPTS = 20
+
+
+@dataclass
+class SceneObject:
+    """An object, or a crowd of them under one annotation, and what can be seen of it.
+
+    Attributes:
+        category: index into `CATEGORIES`.
+        parts: (sH, sW) mask of every shape of the object, before occlusion; one, unless it is a crowd.
+        visible: (sH, sW) mask of what later objects leave of it.
+        area: area of the object in mask pixels, the part beyond the image's border included.
+    """
+
+    category: int
+    parts: list[np.ndarray]
+    visible: np.ndarray
+    area: float
+
+    @property
+    def iscrowd(self) -> bool:
+        return len(self.parts) > 1
+
+    def share_left(self, hidden: np.ndarray) -> float:
+        """The share of the object that can be seen when ``hidden`` (sH, sW) is covered."""
+        return np.count_nonzero(self.visible & ~hidden) / self.area
+
+
+def draw_scene(
+    rng: np.random.Generator, height: int, width: int, *, num_shapes: int, crowd: bool
+) -> tuple[np.ndarray, list[SceneObject]]:
+    """Draw a scene.
+
+    Args:
+        rng: the only source of randomness.
+        height, width: size of the image.
+        num_shapes: how many shapes to place; fewer when there is no room.
+        crowd: also place a cluster of many small shapes of one category.
+
+    Returns:
+        (H, W, 3) uint8 RGB image, and its objects from back to front.
+    """
+    objects: list[SceneObject] = []
+    if crowd:
+        _place(objects, partial(_crowd, rng, height, width))
+    for _ in range(num_shapes):
+        # Category and size are drawn once, so that the ones that are harder to place do not become rare.
+        category, diameter = int(rng.integers(len(CATEGORIES))), _diameter(rng, min(height, width))
+        _place(objects, partial(_single, rng, height, width, category, diameter))
+
+    image = draw_background(rng, height, width)
+    for scene_object in objects:
+        for mask in scene_object.parts:
+            _paint(rng, image, mask)
+    return np.round(255 * image).astype(np.uint8), objects
+
+
+def shrink_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Coverage of every image pixel by a mask (sH, sW). Returns (H, W) float32 in [0, 1]."""
+    return cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _diameter(rng: np.random.Generator, short_side: int) -> float:
+    """A diameter in pixels: as many octaves below the middle of the range as above, fewer at its ends."""
+    return MIN_DIAMETER * (MAX_DIAMETER * short_side / MIN_DIAMETER) ** rng.beta(1.5, 1.5)
+
+
+def _place(objects: list[SceneObject], draw: Callable[[], SceneObject]) -> None:
+    """Put an object on top of ``objects`` where it leaves everything visible enough, or not at all."""
+    for _ in range(_ATTEMPTS):
+        new = draw()
+        hidden = np.logical_or.reduce(new.parts)
+        if all(old.share_left(hidden) >= MIN_VISIBLE_SHARE for old in objects) and (
+            np.count_nonzero(new.visible) >= MIN_VISIBLE_SHARE * new.area
+        ):
+            for old in objects:
+                old.visible &= ~hidden
+            objects.append(new)
+            return
+
+
+def _single(rng: np.random.Generator, height: int, width: int, category: int, diameter: float) -> SceneObject:
+    center = rng.uniform((0, 0), (width, height))
+    mask, area = _fill(category, center, diameter / 2, rng.uniform(0, 2 * np.pi), height, width)
+    return SceneObject(category, [mask], mask.copy(), area)
+
+
+def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
+    """A heap of small shapes of one category."""
+    short_side = min(height, width)
+    category = int(rng.integers(len(CATEGORIES)))
+    center = rng.uniform(0.25, 0.75, 2) * (width, height)
+    parts = []
+    for _ in range(rng.integers(10, 19)):
+        offset = np.clip(rng.normal(size=2), -2, 2) * 0.1 * short_side
+        radius = rng.uniform(0.04, 0.065) * short_side
+        parts.append(_fill(category, center + offset, radius, rng.uniform(0, 2 * np.pi), height, width)[0])
+    visible = np.logical_or.reduce(parts)
+    return SceneObject(category, parts, visible, float(np.count_nonzero(visible)))
+
+
+def _fill(
+    category: int, center: np.ndarray, radius: float, angle: float, height: int, width: int
+) -> tuple[np.ndarray, float]:
+    """Rasterize a shape.
+
+    Args:
+        center: (2,) x and y in image pixels.
+        radius: of the shape's circumscribed circle, in image pixels.
+        angle: rotation in radians.
+
+    Returns:
+        (sH, sW) mask, and the whole shape's area in mask pixels.
+    """
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    outlines = OUTLINES[CATEGORIES[category]]
+    # The center of mask pixel (i, j) has the coordinates (j + 0.5, i + 0.5) in cv2's numbering (j, i).
+    contours = [(radius * c @ rotation + center) * SUPERSAMPLING - 0.5 for c in outlines]
+    mask = np.zeros((SUPERSAMPLING * height, SUPERSAMPLING * width), dtype=np.uint8)
+    cv2.fillPoly(mask, [np.round(c).astype(np.int32) for c in contours], 1)
+    outer, *holes = (cv2.contourArea(c.astype(np.float32)) for c in contours)
+    return mask.astype(bool), outer - sum(holes)
+
+
+def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> None:
+    """Paint a shape over ``image`` (H, W, 3), in place: a shaded color, often an outline, and a soft shadow."""
+    height, width = image.shape[:2]
+    diameter = np.sqrt(np.count_nonzero(mask)) / SUPERSAMPLING
+    alpha = shrink_mask(mask, height, width)
+    reach = max(1.0, 0.04 * diameter)
+    shadow = cv2.warpAffine(alpha, np.array([[1, 0, reach], [0, 1, reach]]), (width, height))
+    image *= 1 - 0.35 * cv2.GaussianBlur(shadow, (0, 0), reach)[..., None]
+
+    color = _contrasting_color(rng, image[alpha >= 0.5].mean(axis=0))
+    angle = rng.uniform(0, 2 * np.pi)
+    ys, xs = np.mgrid[:height, :width].astype(np.float32)
+    slope = (xs - xs[alpha > 0].mean()) * np.cos(angle) + (ys - ys[alpha > 0].mean()) * np.sin(angle)
+    fill = color * (1 + 0.15 * np.clip(2 * slope / diameter, -1, 1))[..., None].astype(np.float32)
+    if rng.random() < 0.5:
+        size = 2 * max(1, round(0.04 * diameter * SUPERSAMPLING)) + 1
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+        inside = shrink_mask(cv2.erode(mask.astype(np.uint8), kernel), height, width)[..., None]
+        fill *= 0.55 + 0.45 * inside
+    image += alpha[..., None] * (np.clip(fill, 0, 1) - image)
+
+
+def _contrasting_color(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
+    """The vivid color that differs most from ``ground`` (3,) among a few random ones. Returns (3,)."""
+    colors = [random_color(rng, saturation=(0.5, 1.0), value=(0.5, 1.0)) for _ in range(3)]
+    return max(colors, key=lambda color: float(np.abs(color - ground).sum()))

@@ -1,0 +1,137 @@
+"""Write the synthetic data set of shapes: images and annotations in COCO's format, from a seed."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .coco_format import coco_annotation, coco_categories
+from .scene import MAX_SHAPES, SceneObject, draw_scene
+
+SPLITS = ("train", "val")  # a split's place enters the seed: append, never insert
+DESCRIPTION = "Synthetic shapes of fpt_d2"
+
+_MAX_ASPECT = 1.6
+_SMALLEST_IMAGE = 64  # below it a shape of the smallest diameter fills the image
+_EMPTY_EVERY, _CROWD_EVERY, _PNG_EVERY = 25, 12, 4
+_MAX_OBJECTS = 100  # annotation ids of one image; a scene has far fewer
+
+
+def write_dataset(
+    root: str | os.PathLike,
+    *,
+    num_train: int = 600,
+    num_val: int = 200,
+    image_size: tuple[int, int] = (96, 160),
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> None:
+    """Write ``annotations/instances_{train,val}.json`` and the images in ``train/`` and ``val/`` under ``root``.
+
+    The same seed gives the same bytes (with the same versions of numpy, OpenCV and Pillow), and image i of a split
+    is the same however many there are. The folder appears only when it is complete.
+
+    Args:
+        root: folder of the data set.
+        num_train, num_val: number of images of each split.
+        image_size: smallest and largest short side of an image, in pixels.
+        seed: seed of all randomness, not negative.
+        overwrite: replace the synthetic data set that is there already.
+        progress: show a progress bar.
+
+    Raises:
+        FileExistsError: ``root`` holds something, and ``overwrite`` is not set or it is something else.
+        ValueError: a size or a number is out of range.
+    """
+    root = Path(root).absolute()
+    _check_arguments(num_train, num_val, image_size, seed)
+    _check_free(root, overwrite)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its final place, so that the last step is a rename; an interruption leaves nothing that looks complete.
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as parent:
+        staging = Path(parent) / root.name
+        with tqdm(total=num_train + num_val, unit="image", disable=None if progress else True) as bar:
+            for split, num_images in zip(SPLITS, (num_train, num_val), strict=True):
+                _write_split(staging, split, num_images, image_size, seed, bar)
+        if root.exists():
+            shutil.rmtree(root)
+        staging.rename(root)
+
+
+def synthetic_scene(
+    seed: int, split: str, index: int, image_size: tuple[int, int] = (96, 160)
+) -> tuple[np.ndarray, list[SceneObject]]:
+    """Image ``index`` of a split: (H, W, 3) uint8 RGB, and its objects from back to front."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    short = int(rng.integers(image_size[0], image_size[1] + 1))
+    size = [short, round(short * rng.uniform(1.0, _MAX_ASPECT))]
+    height, width = rng.permutation(size).tolist()
+    # By index rather than by chance: a small data set has them too.
+    empty = index % _EMPTY_EVERY == _EMPTY_EVERY - 1
+    crowd = not empty and index % _CROWD_EVERY == _CROWD_EVERY - 1
+    num_shapes = 0 if empty else int(rng.integers(1, MAX_SHAPES + 1))
+    return draw_scene(rng, height, width, num_shapes=num_shapes, crowd=crowd)
+
+
+def _write_split(root: Path, split: str, num_images: int, image_size: tuple[int, int], seed: int, bar: tqdm) -> None:
+    (root / split).mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(num_images):
+        pixels, objects = synthetic_scene(seed, split, index, image_size)
+        height, width = pixels.shape[:2]
+        image_id = index + 1
+        file_name = f"{image_id:06d}.{'png' if index % _PNG_EVERY == _PNG_EVERY - 1 else 'jpg'}"
+        Image.fromarray(pixels).save(root / split / file_name, quality=92)
+        images.append({"id": image_id, "file_name": file_name, "height": height, "width": width, "license": 1})
+        for number, scene_object in enumerate(objects):
+            ids = {"id": image_id * _MAX_OBJECTS + number, "image_id": image_id}
+            annotations.append(ids | coco_annotation(scene_object, height, width))
+        bar.update()
+    _write_annotations(root / "annotations" / f"instances_{split}.json", images, annotations, seed)
+
+
+def _write_annotations(path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]], seed: int) -> None:
+    content = {
+        "info": {"description": DESCRIPTION, "version": "1.0", "seed": seed},
+        "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
+        "images": images,
+        "annotations": annotations,
+        "categories": coco_categories(),
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _check_arguments(num_train: int, num_val: int, image_size: tuple[int, int], seed: int) -> None:
+    if min(num_train, num_val) < 1:
+        raise ValueError(f"num_train and num_val must be at least 1, not {num_train} and {num_val}.")
+    if not _SMALLEST_IMAGE <= image_size[0] <= image_size[1]:
+        raise ValueError(f"image_size must be (min, max) with {_SMALLEST_IMAGE} <= min <= max, not {image_size}.")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, but is {seed}.")
+
+
+def _check_free(root: Path, overwrite: bool) -> None:
+    """Refuse to write over what is there, and ever to delete anything but a data set of this generator."""
+    if not root.exists():
+        return
+    if not _is_synthetic(root):
+        raise FileExistsError(f"{root} exists and is not a synthetic data set: choose another folder, or remove it.")
+    if not overwrite:
+        raise FileExistsError(f"{root} holds a data set already: overwrite=True (--overwrite) replaces it.")
+
+
+def _is_synthetic(root: Path) -> bool:
+    try:
+        content = json.loads((root / "annotations" / f"instances_{SPLITS[0]}.json").read_text(encoding="utf-8"))
+        return content["info"]["description"] == DESCRIPTION
+    except (OSError, ValueError, LookupError, TypeError):
+        return False

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+
+from fpt_d2.config import add_fpt_config
+from fpt_d2.data.synthetic import write_dataset
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set, large enough to have everything that a large one has. Not to be changed."""
+    root = tmp_path_factory.mktemp("datasets") / "shapes"
+    write_dataset(root, num_train=36, num_val=12, image_size=(64, 112), seed=3, progress=False)
+    return root
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    add_fpt_config(cfg)
+    cfg.MODEL.MASK_ON = True
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 6
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.DATALOADER.NUM_WORKERS = 0
+    return cfg

@@ -1,0 +1,243 @@
+import copy
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from fpt_d2.data import DatasetError, check_datasets, register_from_config
+from fpt_d2.data.coco_check import CocoCheck
+
+RLE = {"size": [80, 100], "counts": [8000]}
+GOOD = {
+    "images": [
+        {"id": 1, "file_name": "a.jpg", "height": 80, "width": 100},
+        {"id": 2, "file_name": "sub/b.jpg", "height": 80, "width": 100},
+    ],
+    "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 10, 10], "segmentation": [[0, 0, 10, 0, 10, 10]]},
+        {"id": 2, "image_id": 2, "category_id": 7, "bbox": [9.5, 0, 91, 80.4], "segmentation": RLE, "iscrowd": 1},
+    ],
+}
+
+
+@pytest.fixture
+def image_root(tmp_path: Path) -> Path:
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for image in GOOD["images"]:
+        (tmp_path / "images" / image["file_name"]).touch()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def content() -> dict:
+    return copy.deepcopy(GOOD)
+
+
+@pytest.fixture
+def registered(cfg, tmp_path, image_root):
+    """A config whose train and test set is `GOOD`, and the file."""
+    json_file = tmp_path / "instances.json"
+    json_file.write_text(json.dumps(GOOD))
+    cfg.DATASETS.REGISTER_COCO = (("checked", str(json_file), str(image_root)),)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("checked",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    register_from_config(cfg)
+    yield cfg, json_file
+    DatasetCatalog.remove("checked")
+    MetadataCatalog.remove("checked")
+
+
+def errors(content, image_root, is_train=True, mask_format="polygon") -> list[str]:
+    return CocoCheck(content, str(image_root), is_train=is_train, mask_format=mask_format).errors.lines()
+
+
+def test_good_data_pass(registered, shapes_root):
+    cfg, _ = registered
+    check_datasets(cfg)
+    for split in ("train", "val"):
+        content = json.loads((shapes_root / "annotations" / f"instances_{split}.json").read_text())
+        check = CocoCheck(content, str(shapes_root / split), is_train=True, mask_format="bitmask")
+        assert check.errors.lines() == [] and check.warnings.lines() == []
+
+
+def box(value):
+    return lambda c: c["annotations"][0].update(bbox=value)
+
+
+def segmentation(value):
+    return lambda c: c["annotations"][0].update(segmentation=value)
+
+
+PLANTED = [
+    (lambda c: c.pop("images"), "top-level key missing or empty (1): images"),
+    (lambda c: c.update(categories=[]), "top-level key missing or empty (1): categories"),
+    (lambda c: c.pop("annotations"), "top-level key missing or empty (1): annotations"),
+    (lambda c: c.update(annotations={"1": 2}), "top-level key is not a list (1): annotations"),
+    (lambda c: c["images"][0].pop("height"), "record without one of id, file_name, height, width (1): images[0]"),
+    (lambda c: c["images"].append("x.jpg"), "record without one of id, file_name, height, width (1): images[2]"),
+    (lambda c: c["images"][0].update(width=0), "image height or width is not a positive number (1): image 1"),
+    (lambda c: c["images"][0].update(file_name="no.jpg"), "image file does not exist (1): no.jpg"),
+    (lambda c: c["images"][0].update(file_name="no/a.jpg"), "image file does not exist (1): no/a.jpg"),
+    (lambda c: c["images"][1].update(id=1), "id is not unique (1): images 1"),
+    (lambda c: c["annotations"][1].update(id=1), "id is not unique (1): annotations 1"),
+    (lambda c: c["categories"][1].update(id=3), "id is not unique (1): categories 3"),
+    (lambda c: c["annotations"][1].update(id=[1]), "id is neither a number nor a string (1): annotations[1]"),
+    (lambda c: c["annotations"][0].update(category_id=1), "category id is not among the categories (1): annotation 1"),
+    (lambda c: c["annotations"][0].update(image_id=9), "image id is not among the images (1): annotation 1 (9)"),
+    (lambda c: c["annotations"][0].update(ignore=1), '"ignore" is not supported by Detectron2 (1): annotation 1'),
+    (lambda c: c["annotations"][0].pop("segmentation"), "no segmentation, which MODEL.MASK_ON needs (1): annotation 1"),
+    (box([50, 40, 90, 75]), "box reaches outside its image"),
+    (box([-3, 0, 10, 10]), "box reaches outside its image"),
+    (box([200, 0, 10, 10]), "box reaches outside its image"),
+    (box([50, 40, -10, 10]), "box with a negative size (1): annotation 1 [50, 40, -10, 10]"),
+    (box([50, 40, 10]), "box is not four numbers (1): annotation 1"),
+    (box([50, 40, 10, float("nan")]), "box is not four numbers (1): annotation 1"),
+    (box(None), "box is not four numbers (1): annotation 1"),
+    (segmentation([]), "no segmentation, which MODEL.MASK_ON needs (1): annotation 1"),
+    (segmentation([[]]), "polygon is empty or has fewer than 3 points (1): annotation 1"),
+    (segmentation([[1, 1, 2, 2]]), "polygon is empty or has fewer than 3 points (1): annotation 1"),
+    (segmentation([[1, 1, 2, 2, 3, 3, 4]]), "polygon with an odd number of coordinates (1): annotation 1"),
+    (segmentation([1, 1, 2, 2, 3, 3]), "segmentation is not a list of polygons"),
+    (segmentation("mask.png"), "segmentation is neither polygons nor RLE (1): annotation 1"),
+    (segmentation(RLE), "RLE needs INPUT.MASK_FORMAT bitmask, which is polygon (1): annotation 1"),
+    (segmentation({"size": [100, 80], "counts": "abc"}), "RLE does not fit the size of its image (1): annotation 1"),
+    (segmentation({"size": [80, 100], "counts": [80]}), "RLE does not fit the size of its image (1): annotation 1"),
+    (segmentation({"counts": "abc"}), "RLE does not fit the size of its image (1): annotation 1"),
+]
+
+
+@pytest.mark.parametrize("plant, line", PLANTED, ids=[line for _, line in PLANTED])
+def test_each_planted_problem_is_found(content, image_root, plant, line):
+    plant(content)
+    assert any(found.startswith(line) for found in errors(content, image_root))
+
+
+@pytest.mark.parametrize("content", [[], None, 3, {}])
+def test_another_kind_of_json_is_an_error(content, image_root):
+    assert errors(content, image_root)
+
+
+def test_all_problems_come_at_once_and_bounded(registered, image_root):
+    cfg, json_file = registered
+    content = copy.deepcopy(GOOD)
+    (image_root / "a.jpg").unlink()
+    bad = [
+        {"bbox": [0, 0, 900, 10]},
+        {"category_id": 5},
+        {"image_id": 77},
+        {"segmentation": [[]]},
+        {"id": 1},
+    ]
+    for number, change in enumerate(bad * 20):
+        content["annotations"].append(GOOD["annotations"][0] | {"id": 100 + number} | change)
+    json_file.write_text(json.dumps(content))
+    with pytest.raises(DatasetError) as caught:
+        check_datasets(cfg)
+    message = str(caught.value)
+    assert "has 101 problems" in message and str(json_file) in message
+    assert "image file does not exist (1): a.jpg\n" in message
+    for kind in (
+        "box reaches outside",
+        "category id is not",
+        "image id is not",
+        "polygon is empty",
+        "id is not unique",
+    ):
+        (line,) = (line for line in message.splitlines() if line.strip().startswith(kind))
+        assert "(20): " in line and line.endswith(", ...") and line.count("annotation") == 3
+    assert len(message.splitlines()) == 8
+
+
+def test_what_coco_has_passes_with_a_warning(registered, caplog):
+    cfg, json_file = registered
+    content = copy.deepcopy(GOOD)
+    # Annotation 918 of COCO's instances_train2017.json is of this kind.
+    flat = {"bbox": [9.6, 8.3, 1.03, 0.0], "segmentation": [[9.6, 8.3, 9.6, 8.3, 10.7, 8.3, 10.7, 8.3]]}
+    content["annotations"].append(GOOD["annotations"][0] | flat | {"id": 918})
+    short = {"segmentation": [[0, 0, 10, 0, 10, 10], [1, 1, 2, 2]]}
+    content["annotations"].append(GOOD["annotations"][0] | short | {"id": 919})
+    json_file.write_text(json.dumps(content))
+    with caplog.at_level(logging.WARNING, logger="fpt_d2"):
+        check_datasets(cfg)
+    assert "box of no area (1): annotation 918" in caplog.text
+    assert "polygon of fewer than 3 points beside others (1): annotation 919" in caplog.text
+
+
+def test_masks_are_checked_only_where_they_are_trained(content, image_root):
+    content["annotations"][0]["segmentation"] = []
+    assert errors(content, image_root, mask_format=None) == []
+    content["annotations"][0]["segmentation"] = RLE
+    assert errors(content, image_root, mask_format="bitmask") == []
+
+
+def test_a_test_set_may_come_without_annotations(content, image_root):
+    del content["annotations"]
+    assert errors(content, image_root, is_train=False) == []
+
+
+def test_a_missing_image_folder_is_one_problem(content, tmp_path):
+    assert errors(content, tmp_path / "none") == [f"image folder does not exist (1): {tmp_path / 'none'}"]
+
+
+def test_names_must_be_registered(cfg):
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_trian",), ("qqqq",)
+    with pytest.raises(DatasetError) as caught:
+        check_datasets(cfg)
+    assert "'coco_2017_trian' is not registered. Did you mean coco_2017_train" in str(caught.value)
+    assert "'qqqq' is not registered. DATASETS.REGISTER_COCO" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "architecture, key",
+    [("GeneralizedRCNN", "ROI_HEADS"), ("PanopticFPN", "ROI_HEADS"), ("RetinaNet", "RETINANET")],
+)
+def test_the_number_of_classes_must_be_that_of_the_data(registered, architecture, key):
+    cfg, _ = registered
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    check = f"'checked' has 2 categories, but the model 5: set MODEL.{key}.NUM_CLASSES 2"
+    cfg.MODEL[key].NUM_CLASSES = 5
+    with pytest.raises(DatasetError, match=check):
+        check_datasets(cfg)
+    cfg.MODEL[key].NUM_CLASSES = 2
+    check_datasets(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL[key].NUM_CLASSES = 5
+    check_datasets(cfg)
+
+
+def test_the_files_are_not_read_where_the_check_is_off(registered):
+    cfg, json_file = registered
+    json_file.unlink()
+    cfg.DATASETS.CHECK = False
+    check_datasets(cfg)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train",), ()
+    with pytest.raises(DatasetError, match="'coco_2017_train' has 80 categories, but the model 2"):
+        check_datasets(cfg)
+
+
+def test_unreadable_files_are_named(registered):
+    cfg, json_file = registered
+    for bad in (b'{"images": [', b"\xff\xd8\xff\xe0"):
+        json_file.write_bytes(bad)
+        with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json is not readable JSON"):
+            check_datasets(cfg)
+    json_file.unlink()
+    with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json does not exist"):
+        check_datasets(cfg)
+
+
+def test_evaluation_does_not_need_the_training_set(registered):
+    cfg, _ = registered
+    cfg.DATASETS.TRAIN = ("not_registered",)
+    check_datasets(cfg, eval_only=True)
+
+
+def test_categories_must_be_the_registered_ones(registered):
+    cfg, _ = registered
+    MetadataCatalog.get("checked").thing_classes = ["cow", "dog"]
+    with pytest.raises(DatasetError, match="categories are not the registered ones"):
+        check_datasets(cfg)
