@@ -1,8 +1,13 @@
 """Every config key that this project adds to Detectron2's."""
 
+from typing import List, Tuple
+
 from detectron2.config import CfgNode as CN
+from detectron2.projects.deeplab import add_deeplab_config
 
 from .core.attention import IMPLEMENTATIONS as IMPLS
+
+LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
 
 
 def add_fpt_config(cfg: CN) -> None:
@@ -15,6 +20,7 @@ def add_fpt_config(cfg: CN) -> None:
         cfg: a Detectron2 config, changed in place.
     """
     _add_model_config(cfg)
+    _add_sem_seg_config(cfg)
     _add_dataset_config(cfg)
     _add_training_config(cfg)
 
@@ -63,6 +69,36 @@ def _add_model_config(cfg: CN) -> None:
     # carries block size 3, drop probability 0.2, commented out. 0 is off.
     fpt.DROP_BLOCK_PROB = 0.0
     fpt.DROP_BLOCK_SIZE = 3
+
+
+def _add_sem_seg_config(cfg: CN) -> None:
+    # Detectron2's DeepLab project has keys for a dilated ResNet (MODEL.RESNETS.{RES4_DILATION, RES5_MULTI_GRID,
+    # STEM_TYPE}), the poly learning rate (SOLVER.LR_SCHEDULER_NAME "WarmupPolyLR", SOLVER.POLY_LR_*), the crop
+    # (INPUT.CROP.SINGLE_CATEGORY_MAX_AREA), ASPP (MODEL.SEM_SEG_HEAD.ASPP_*) and MODEL.SEM_SEG_HEAD.LOSS_TYPE.
+    add_deeplab_config(cfg)
+
+    ufp = cfg.MODEL.UFP = CN()
+    # The trunk's feature that every level is made from. Its stride is that of every level:
+    # RES4_DILATION 2 and RES5_DILATION 4 make it 8, RES4_DILATION 1 and RES5_DILATION 2 make it 16.
+    ufp.IN_FEATURE = "res5"
+    # One level for each kernel, named u1, u7, ...; the paper's.
+    ufp.KERNELS = [1, 7, 15, 31]
+    # Of every level. 256 as in the paper.
+    ufp.OUT_CHANNELS = 256
+    # Normalisation of the pyramid's convolutions, as in Detectron2's get_norm: "", "BN", "SyncBN", "GN", ...
+    ufp.NORM = ""
+
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # Share of the labelled pixels, the hardest ones, that the loss is the mean of. Where LOSS_TYPE is
+    # "hard_pixel_mining" (bootstrapped cross entropy); "cross_entropy" takes all.
+    head.LOSS_TOP_K = 0.2
+    # The trunk's feature that an auxiliary classifier reads in training, e.g. "res4" (which then must be among
+    # MODEL.RESNETS.OUT_FEATURES). "" for none.
+    head.AUX_FEATURE = ""
+    # Weight of the auxiliary loss, times LOSS_WEIGHT. 0.4 as in PSPNet.
+    head.AUX_LOSS_WEIGHT = 0.4
+    # Sides of the grids that build_ppm_head pools to. PSPNet's.
+    head.PPM_BINS = [1, 2, 3, 6]
 
 
 def _add_dataset_config(cfg: CN) -> None:
@@ -114,7 +150,52 @@ def check_fpt_config(cfg: CN) -> None:
         ("DROP_BLOCK_PROB", 0 <= fpt.DROP_BLOCK_PROB < 1, "0 (off) up to below 1"),
         ("DROP_BLOCK_SIZE", fpt.DROP_BLOCK_SIZE > 0 and fpt.DROP_BLOCK_SIZE % 2 == 1, "a positive odd number"),
     ]
-    bad = [f"MODEL.FPT.{key} is {fpt[key]!r}; allowed: {allowed}" for key, fine, allowed in rules if not fine]
+    _raise_bad([(f"MODEL.FPT.{key}", fpt[key], fine, allowed) for key, fine, allowed in rules])
+
+
+def check_ufp_config(cfg: CN) -> None:
+    """Check every value of ``MODEL.UFP`` and of the dilated trunk below it.
+
+    Raises:
+        ValueError: naming each key with a bad value, the value, and what is allowed.
+    """
+    resnets, ufp, kernels = cfg.MODEL.RESNETS, cfg.MODEL.UFP, list(cfg.MODEL.UFP.KERNELS)
+    ascending = kernels == sorted(set(kernels)) and bool(kernels)
+    dilations = (resnets.RES4_DILATION, resnets.RES5_DILATION)
+    strides = "(2, 4) for stride 8, (1, 2) for stride 16, (1, 1) for stride 32"
+    in_features = f"one of MODEL.RESNETS.OUT_FEATURES = {resnets.OUT_FEATURES}"
+    rules = [
+        ("RESNETS.DEPTH", resnets.DEPTH, resnets.DEPTH in (50, 101, 152), "50, 101, 152"),
+        ("RESNETS.(RES4_DILATION, RES5_DILATION)", dilations, dilations in ((2, 4), (1, 2), (1, 1)), strides),
+        ("RESNETS.STEM_TYPE", resnets.STEM_TYPE, resnets.STEM_TYPE in ("basic", "deeplab"), "'basic', 'deeplab'"),
+        ("UFP.IN_FEATURE", ufp.IN_FEATURE, ufp.IN_FEATURE in resnets.OUT_FEATURES, in_features),
+        ("UFP.KERNELS", kernels, ascending and all(k > 0 and k % 2 == 1 for k in kernels), "odd, ascending numbers"),
+        ("UFP.OUT_CHANNELS", ufp.OUT_CHANNELS, ufp.OUT_CHANNELS > 0, "a positive number"),
+    ]
+    _raise_bad([(f"MODEL.{key}", value, fine, allowed) for key, value, fine, allowed in rules])
+
+
+def check_sem_seg_head_config(cfg: CN) -> None:
+    """Check the values of ``MODEL.SEM_SEG_HEAD`` that this project's heads read.
+
+    Raises:
+        ValueError: naming each key with a bad value, the value, and what is allowed.
+    """
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # key, is its value allowed, what is allowed
+    rules = [
+        ("LOSS_TYPE", head.LOSS_TYPE in LOSS_TYPES, ", ".join(map(repr, LOSS_TYPES))),
+        ("LOSS_TOP_K", 0 < head.LOSS_TOP_K <= 1, "above 0, up to 1"),
+        ("AUX_LOSS_WEIGHT", head.AUX_LOSS_WEIGHT >= 0, "0 or more"),
+        ("PPM_BINS", len(head.PPM_BINS) > 0 and min(head.PPM_BINS) > 0, "positive numbers"),
+        ("ASPP_DILATIONS", len(head.ASPP_DILATIONS) == 3 and min(head.ASPP_DILATIONS) > 0, "three positive numbers"),
+        ("ASPP_DROPOUT", 0 <= head.ASPP_DROPOUT < 1, "0 (off) up to below 1"),
+    ]
+    _raise_bad([(f"MODEL.SEM_SEG_HEAD.{key}", head[key], fine, allowed) for key, fine, allowed in rules])
+
+
+def _raise_bad(rules: List[Tuple[str, object, bool, str]]) -> None:
+    bad = [f"{key} is {value!r}; allowed: {allowed}" for key, value, fine, allowed in rules if not fine]
     if bad:
         raise ValueError(". ".join(bad))
 

@@ -1,17 +1,19 @@
-"""From a config to an FPT backbone: the only reader of ``MODEL.FPT``."""
+"""From a config to a backbone: the only reader of ``MODEL.FPT`` and ``MODEL.UFP``."""
 
 from functools import partial
-from typing import Optional
+from typing import Mapping, Optional
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.projects.deeplab import build_resnet_deeplab_backbone
 from torch import nn
 
-from ..config import check_fpt_config
+from ..config import check_fpt_config, check_ufp_config
 from ..core import DropBlock, PyramidTransform
 from .fpt import FPT, pyramid_strides
+from .ufp import UFP, ufp_strides
 
 
 @BACKBONE_REGISTRY.register()
@@ -28,6 +30,30 @@ def build_retinanet_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) ->
     return build_fpt_backbone(cfg, bottom_up, top_block)
 
 
+@BACKBONE_REGISTRY.register()
+def build_resnet_ufp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> UFP:
+    """Dilated ResNet and UFP, u1 to u31 of one stride, with FPT where ``MODEL.FPT.BRANCHES`` has any.
+
+    Raises:
+        ValueError: a config value that is not allowed, naming its key.
+    """
+    check_fpt_config(cfg)
+    check_ufp_config(cfg)
+    ufp = cfg.MODEL.UFP
+    bottom_up = build_resnet_deeplab_backbone(cfg, input_shape)
+    strides = ufp_strides(ufp.KERNELS, bottom_up.output_shape()[ufp.IN_FEATURE].stride)
+    return UFP(
+        bottom_up,
+        ufp.IN_FEATURE,
+        ufp.OUT_CHANNELS,
+        kernels=ufp.KERNELS,
+        transform=_build_transform(cfg, strides, ufp.OUT_CHANNELS),
+        zero_init_fuse=cfg.MODEL.FPT.ZERO_INIT_FUSE,
+        drop_block=_build_drop_block(cfg),
+        norm=ufp.NORM,
+    )
+
+
 def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn.Module]) -> FPT:
     """FPT over any bottom-up backbone.
 
@@ -42,9 +68,28 @@ def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn
     check_fpt_config(cfg)
     fpn, fpt = cfg.MODEL.FPN, cfg.MODEL.FPT
     _check_in_features(fpn.IN_FEATURES, bottom_up)
-    transform = PyramidTransform(
-        pyramid_strides(bottom_up, fpn.IN_FEATURES),
+    return FPT(
+        bottom_up,
+        fpn.IN_FEATURES,
         fpn.OUT_CHANNELS,
+        transform=_build_transform(cfg, pyramid_strides(bottom_up, fpn.IN_FEATURES), fpn.OUT_CHANNELS),
+        pyramid=fpt.PYRAMID,
+        zero_init_fuse=fpt.ZERO_INIT_FUSE,
+        drop_block=_build_drop_block(cfg),
+        norm=fpn.NORM,
+        top_block=top_block,
+        fuse_type=fpn.FUSE_TYPE,
+    )
+
+
+def _build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) -> Optional[PyramidTransform]:
+    """The transform over levels of these strides and this width; None where no branch is on."""
+    fpt = cfg.MODEL.FPT
+    if not fpt.BRANCHES:
+        return None
+    return PyramidTransform(
+        strides,
+        in_channels,
         channels=fpt.BRANCH_CHANNELS,
         branches=fpt.BRANCHES,
         st_num_parts=fpt.ST_NUM_PARTS,
@@ -58,18 +103,11 @@ def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn
         impl=fpt.ATTENTION_IMPL,
         use_checkpoint=fpt.CHECKPOINT,
     )
-    return FPT(
-        bottom_up,
-        fpn.IN_FEATURES,
-        fpn.OUT_CHANNELS,
-        transform=transform if fpt.BRANCHES else None,
-        pyramid=fpt.PYRAMID,
-        zero_init_fuse=fpt.ZERO_INIT_FUSE,
-        drop_block=DropBlock(fpt.DROP_BLOCK_PROB, fpt.DROP_BLOCK_SIZE) if fpt.DROP_BLOCK_PROB > 0 else None,
-        norm=fpn.NORM,
-        top_block=top_block,
-        fuse_type=fpn.FUSE_TYPE,
-    )
+
+
+def _build_drop_block(cfg: CfgNode) -> Optional[DropBlock]:
+    fpt = cfg.MODEL.FPT
+    return DropBlock(fpt.DROP_BLOCK_PROB, fpt.DROP_BLOCK_SIZE) if fpt.DROP_BLOCK_PROB > 0 else None
 
 
 def _check_in_features(in_features: list[str], bottom_up: Backbone) -> None:

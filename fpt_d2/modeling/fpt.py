@@ -2,15 +2,12 @@
 
 from typing import Dict, List, Mapping, Optional, Sequence
 
-import fvcore.nn.weight_init as weight_init
-import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d
 from detectron2.modeling import FPN, Backbone
 from torch import Tensor, nn
 
 from ..core import PyramidTransform
-from ..core.padding import resize_mask, valid_mask
+from .fusion import fuse, fuse_conv, level_masks
 
 PYRAMIDS = ("fpn", "bfp")
 
@@ -77,12 +74,7 @@ class FPT(FPN):
     def _add_convs(self, name: str, levels: Sequence[str], out_channels: int, stride: int, zero_init: bool) -> None:
         for level in levels:
             in_channels = self.fpt.out_channels(level) if name == "fpt_fuse" else out_channels
-            # The bias is fpn_output's.
-            conv = Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-            if zero_init:
-                nn.init.zeros_(conv.weight)
-            else:
-                weight_init.c2_xavier_fill(conv)
+            conv = fuse_conv(in_channels, out_channels, stride=stride, zero_init=zero_init)
             self.add_module(f"{name}{level[1:]}", conv)
 
     def _conv(self, name: str, level: str) -> Optional[nn.Module]:
@@ -118,24 +110,22 @@ class FPT(FPN):
 
     def level_masks(self, images: Tensor, source: Mapping[str, Tensor]) -> Optional[Dict[str, Tensor]]:
         """The valid area (B, H_n, W_n) of every level; None where nothing needs it, or nothing is padded."""
-        if self.fpt is None:
-            return None
-        mask = valid_mask(images)
-        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        if not recorded and bool(mask.all()):
-            return None
-        return {n: resize_mask(mask, x.shape[-2:]) for n, x in source.items()}
+        return None if self.fpt is None else level_masks(images, source)
 
     def fuse(self, source: Mapping[str, Tensor], masks: Optional[Mapping[str, Tensor]]) -> Dict[str, Tensor]:
-        """``fpn_output(x) + fpt_fuse(branches)`` of every level; only one level's branches exist at a time."""
-        inputs = None if self.fpt is None else self.fpt.source(source, masks)
-        outputs = {}
-        for level, x in source.items():
-            y = self._conv("fpn_output", level)(x)
-            if (fuse := self._conv("fpt_fuse", level)) is not None:
-                y = y + fuse(self.fpt.transform_level(level, inputs, masks))
-            outputs[level] = y if self.drop_block is None else self.drop_block(y)
-        return outputs
+        """``fpn_output(x) + fpt_fuse(branches)`` of every level."""
+        output_convs, fuse_convs = (
+            {n: conv for n in self.levels if (conv := self._conv(name, n)) is not None}
+            for name in ("fpn_output", "fpt_fuse")
+        )
+        return fuse(
+            source,
+            masks,
+            transform=self.fpt,
+            output_convs=output_convs,
+            fuse_convs=fuse_convs,
+            drop_block=self.drop_block,
+        )
 
     def _extend(self, outputs: Dict[str, Tensor], bottom_up: Mapping[str, Tensor]) -> Dict[str, Tensor]:
         """Add the top block's levels, as Detectron2's FPN does."""

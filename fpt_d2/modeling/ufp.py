@@ -1,0 +1,157 @@
+"""The equal-sized pyramid of the FPT paper's segmentation half, as a Detectron2 backbone."""
+
+from typing import Dict, Optional, Sequence, Tuple
+
+import fvcore.nn.weight_init as weight_init
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from ..core import PyramidTransform
+from ..core.padding import apply_mask
+from .fusion import fuse, fuse_conv, level_masks
+
+
+def ufp_strides(kernels: Sequence[int], stride: int) -> Dict[str, int]:
+    """Names (``u7`` is the level of kernel 7) and strides, all equal, of the levels of :class:`UFP`."""
+    return {f"u{kernel}": stride for kernel in kernels}
+
+
+class GlobalConv(nn.Module):
+    """
+    A convolution with a large kernel as the sum of its two separable forms, k x 1 then 1 x k and the other way round
+    (Peng et al., Large Kernel Matters, CVPR 2017). Kernel 1 is a plain 1x1 convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, norm: str = "") -> None:
+        """
+        Args:
+            kernel: odd side of the square that an output sees.
+            norm: of the sum, as in Detectron2's ``get_norm``.
+
+        Raises:
+            ValueError: even or non-positive kernel.
+        """
+        super().__init__()
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"kernel is {kernel}; it must be odd and positive")
+        tall, wide = (kernel, 1), (1, kernel)
+        paths = [(tall, wide), (wide, tall)] if kernel > 1 else [((1, 1),)]
+        self.paths = nn.ModuleList(_path(in_channels, out_channels, sides) for sides in paths)
+        self.norm = get_norm(norm, out_channels) or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H, W)."""
+        out: Tensor = self.norm(sum(path(x) for path in self.paths))
+        return out
+
+
+class UFP(Backbone):
+    """
+    This module implements the pyramid of equal-sized levels of the FPT paper (Zhang et al., ECCV 2020; "unscathed
+    feature pyramid"), with or without the pyramid transform over it.
+
+    Global convolutions with small to large kernels read one feature of a dilated trunk. The smallest kernel makes the
+    finest level, the largest the coarsest, though all are of one size. Each level becomes ``ufp_output(x) +
+    fpt_fuse(branches)``, as in :class:`.fpt.FPT`. The trunk's features are handed on, for an auxiliary loss.
+
+    Padding is read off the zeros at the bottom and right of the input, as in :class:`.fpt.FPT`.
+    """
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_feature: str,
+        out_channels: int,
+        *,
+        kernels: Sequence[int] = (1, 7, 15, 31),
+        transform: Optional[PyramidTransform] = None,
+        zero_init_fuse: bool = True,
+        drop_block: Optional[nn.Module] = None,
+        norm: str = "",
+    ) -> None:
+        """
+        Args:
+            bottom_up: a backbone that returns ``in_feature``; none of its features coarser than that one.
+            in_feature: name of the feature that every level is made from.
+            out_channels: of every level.
+            kernels: odd and ascending; one level for each.
+            transform: over levels named and strided as :func:`ufp_strides` says, with ``out_channels`` as its input
+                channels. None: no branches.
+            zero_init_fuse: start the fusion of the branches at zero.
+            drop_block: applied to every level's output, e.g. :class:`..core.DropBlock`.
+            norm: of the global and the output convolutions, as in Detectron2's ``get_norm``.
+
+        Raises:
+            ValueError: kernels that are not odd or do not ascend, or a transform over other levels.
+        """
+        super().__init__()
+        if not kernels or list(kernels) != sorted(set(kernels)):
+            raise ValueError(f"kernels are {list(kernels)}; they must ascend")
+        shape = bottom_up.output_shape()[in_feature]
+        self.levels = tuple(ufp_strides(kernels, shape.stride))
+        if transform is not None and transform.levels != self.levels:
+            raise ValueError(f"the transform has levels {transform.levels}, the pyramid {self.levels}")
+        self.bottom_up, self.in_feature, self._stride = bottom_up, in_feature, shape.stride
+        self._shapes = {n: ShapeSpec(channels=out_channels, stride=shape.stride) for n in self.levels}
+        self.global_conv = nn.ModuleDict(
+            {f"u{k}": GlobalConv(shape.channels, out_channels, k, norm=norm) for k in kernels}
+        )
+        self.ufp_output = nn.ModuleDict({n: _output_conv(out_channels, norm) for n in self.levels})
+        self.fpt = transform
+        fused = [n for n in self.levels if transform is not None and transform.out_channels(n) > 0]
+        self.fpt_fuse = nn.ModuleDict(
+            {n: fuse_conv(transform.out_channels(n), out_channels, zero_init=zero_init_fuse) for n in fused}
+        )
+        self.drop_block = drop_block
+
+    @property
+    def size_divisibility(self) -> int:
+        """Images are padded to a multiple of the stride, so that a head can upsample to their size exactly."""
+        return self._stride
+
+    def output_shape(self) -> Dict[str, ShapeSpec]:
+        """Of the trunk's features, then of the levels, fine to coarse."""
+        return {**self.bottom_up.output_shape(), **self._shapes}
+
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+        """
+        Args:
+            x: (B, 3, H, W) normalised images, padded with zeros at the bottom and right.
+
+        Returns:
+            The trunk's features, and from level name to (B, out_channels, H / stride, W / stride):
+            ``{"res4": ..., "res5": ..., "u1": ..., "u31": ...}``.
+        """
+        features = self.bottom_up(x)
+        feature = features[self.in_feature]
+        masks = level_masks(x, dict.fromkeys(self.levels, feature))
+        # A kernel of 31 would carry what the trunk computes in the padding far into the image.
+        feature = apply_mask(feature, None if masks is None else masks[self.levels[0]])
+        source = {n: conv(feature) for n, conv in self.global_conv.items()}
+        levels = fuse(
+            source,
+            masks,
+            transform=self.fpt,
+            output_convs=self.ufp_output,
+            fuse_convs=self.fpt_fuse,
+            drop_block=self.drop_block,
+        )
+        return {**features, **levels}
+
+
+def _path(in_channels: int, out_channels: int, sides: Sequence[Tuple[int, int]]) -> nn.Sequential:
+    """Convolutions with these kernels, one after the other, that keep the size."""
+    path = nn.Sequential()
+    for height, width in sides:
+        conv = Conv2d(in_channels, out_channels, (height, width), padding=(height // 2, width // 2))
+        weight_init.c2_xavier_fill(conv)
+        path.append(conv)
+        in_channels = out_channels
+    return path
+
+
+def _output_conv(channels: int, norm: str) -> Conv2d:
+    conv = Conv2d(channels, channels, 3, padding=1, bias=norm == "", norm=get_norm(norm, channels))
+    weight_init.c2_xavier_fill(conv)
+    return conv
