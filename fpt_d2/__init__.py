@@ -27,5 +27,6 @@ except ModuleNotFoundError as error:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 else:
+    from fpt_d2 import data as _data  # noqa: F401  (registers the synthetic data set)
     from fpt_d2.config import add_fpt_config  # noqa: F401
     from fpt_d2.modeling import FPT  # noqa: F401

@@ -1,0 +1,97 @@
+"""Configs are found by name, are Detectron2's but for the neck, and build."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2 import model_zoo as detectron2_model_zoo
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+
+from fpt_d2 import add_fpt_config, model_zoo
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+DETECTORS = [name for name in NAMES if not name.startswith("Base-")]
+PAPER = [name for name in DETECTORS if "_paper" in name]
+# Those whose FPN twin Detectron2 has.
+TWINS = [
+    "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml",
+    "COCO-Detection/faster_rcnn_R_50_FPT_3x.yaml",
+    "COCO-Detection/faster_rcnn_R_101_FPT_3x.yaml",
+    "COCO-Detection/retinanet_R_50_FPT_1x.yaml",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPT_1x.yaml",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPT_3x.yaml",
+    "COCO-InstanceSegmentation/mask_rcnn_R_101_FPT_3x.yaml",
+]
+
+
+def flat(cfg: CfgNode, prefix: str = "") -> dict:
+    """From dotted key to value, lists and tuples alike."""
+    items = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            items.update(flat(value, f"{prefix}{key}."))
+        else:
+            items[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return items
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_is_found_by_its_name(name):
+    assert Path(model_zoo.get_config_file(name)).samefile(CONFIGS / name)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_builds(name):
+    cfg = model_zoo.get_config(name)
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert type(model.backbone).__name__ == "FPT"
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_is_detectron2s_config_but_for_the_neck(name):
+    theirs = get_cfg()
+    add_fpt_config(theirs)
+    theirs.merge_from_file(detectron2_model_zoo.get_config_file(name.replace("_FPT_", "_FPN_")))
+    ours, theirs = flat(model_zoo.get_config(name)), flat(theirs)
+    different = {key for key in ours if ours[key] != theirs[key]}
+    assert "MODEL.BACKBONE.NAME" in different
+    assert all(key.startswith(("MODEL.BACKBONE.NAME", "MODEL.FPT.")) for key in different)
+
+
+@pytest.mark.parametrize("name", ["", "..", "Base-RCNN-FPT", "/etc/passwd", NAMES[0].upper()])
+def test_unknown_name(name):
+    with pytest.raises(ValueError, match=r"no config .*; the nearest are: .*\.yaml"):
+        model_zoo.get_config_file(name)
+
+
+def test_unknown_name_is_answered_with_the_one_that_was_meant():
+    with pytest.raises(ValueError, match="nearest are: COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"):
+        model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+
+
+def test_no_trained_weights_are_promised():
+    with pytest.raises(RuntimeError, match="no weights trained with"):
+        model_zoo.get_config(TWINS[0], trained=True)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_have_exact_attention_and_nothing_unverified(name):
+    fpt = model_zoo.get_config(name).MODEL.FPT
+    assert (fpt.KV_STRIDE, fpt.MAX_KV_TOKENS, fpt.GT_SQUARE_SIZE) == (1, 0, 0)
+    assert (fpt.GT_SIMILARITY, fpt.ST_NUM_PARTS, fpt.GT_NUM_PARTS) == ("euclidean", 2, 4)
+    assert fpt.DROP_BLOCK_PROB == 0.0  # neither paper nor code gives its figures
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_configs_have_the_authors_schedule(name):
+    cfg = model_zoo.get_config(name)
+    mask = cfg.MODEL.MASK_ON
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.IMS_PER_BATCH) == (0.05, 1e-4, 16)
+    assert cfg.SOLVER.STEPS == ((120_000, 160_000) if mask else (80_000, 100_000))
+    assert cfg.SOLVER.MAX_ITER == (180_000 if mask else 120_000)
+    assert sorted(cfg.INPUT.MIN_SIZE_TRAIN) == [400, 600, 800, 1000, 1200, 1200]
+    assert (cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (1400, 1000, 1400)
