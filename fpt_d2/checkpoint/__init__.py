@@ -1,0 +1,7 @@
+"""Weights from elsewhere: reading, loading with a report, converting."""
+
+from .checkpointer import FPTCheckpointer
+from .convert import convert_resnet, fpn_part
+from .files import WeightsError, read_weights
+
+__all__ = ["FPTCheckpointer", "WeightsError", "convert_resnet", "fpn_part", "read_weights"]

@@ -1,0 +1,93 @@
+"""Detectron2's checkpointer with a report, and an error where it would go on in silence."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from torch import Tensor
+
+from .convert import convert_resnet, is_torchvision_resnet
+from .files import WeightsError, check_weights_exist, read_weights
+from .names import is_fpt
+from .origin import input_warning
+from .report import LoadReport
+
+logger = logging.getLogger(__name__)
+
+
+class FPTCheckpointer(DetectionCheckpointer):
+    """Load any checkpoint that Detectron2 can load, and say what of it was used.
+
+    Also takes the weights of torchvision's and timm's ResNets as they are. Files are read without executing what they
+    hold; see :func:`.files.read_weights`.
+    """
+
+    _source = ""
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As in Detectron2.
+
+        Raises:
+            WeightsError: a file that is not there, damaged or no weights, or weights of another trunk.
+        """
+        self._source = path
+        if path:
+            check_weights_exist(path)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # Detectron2 leaves it behind when loading fails
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        if filename.endswith((".pkl", ".pyth")):
+            read_weights(filename)  # Detectron2 reads these itself, executing what they hold
+        checkpoint = super()._load_file(filename)
+        weights = checkpoint["model"]
+        if not isinstance(weights, dict) or not all(isinstance(w, (Tensor, np.ndarray)) for w in weights.values()):
+            names = list(weights)[:5] if isinstance(weights, dict) else type(weights).__name__
+            raise WeightsError(f"{filename} is no checkpoint of weights by name; what it holds is {names}")
+        if is_torchvision_resnet(weights) and not any(".layer1." in name for name in self.model.state_dict()):
+            checkpoint = convert_resnet(weights)
+        return checkpoint
+
+    def _torch_load(self, f: str) -> Any:
+        return read_weights(f)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        author = checkpoint.get("__author__", "")
+        if warning := input_warning(self.model, self._source, author):
+            logger.warning(warning)
+        if checkpoint.pop("matching_heuristics", False):
+            checkpoint["model"] = self._match_names(checkpoint["model"], caffe2=author == "Caffe2")
+        weights = checkpoint["model"]
+        incompatible = super()._load_model(checkpoint)
+        # Not all that is not missing: a frozen norm makes up for statistics that the file has not.
+        loaded = [name for name in self.model.state_dict() if name in weights]
+        self._report(loaded, incompatible)
+        return incompatible
+
+    def _match_names(self, weights: dict[str, Any], *, caffe2: bool) -> dict[str, Tensor]:
+        """Detectron2's matching by the ends of names, from which FPT's modules are kept out: they have a full name."""
+        self._convert_ndarray_to_tensor(weights)
+        model = {name: weight for name, weight in self.model.state_dict().items() if not is_fpt(name)}
+        matched: dict[str, Tensor] = align_and_update_state_dicts(model, weights, c2_conversion=caffe2)
+        for name in [n for n in matched if n not in model]:
+            # Left over because its shape differs: under its full name it is reported so.
+            if len(full := [m for m in model if m.endswith(f".{name}") and m not in matched]) == 1:
+                matched[full[0]] = matched.pop(name)
+        return matched
+
+    def _report(self, loaded: list[str], incompatible: Any) -> None:
+        mismatched = incompatible.incorrect_shapes
+        missing = [name for name in incompatible.missing_keys if name not in {m[0] for m in mismatched}]
+        report = LoadReport(self._source, loaded, missing, list(incompatible.unexpected_keys), mismatched)
+        odd = len(missing) > len(report.new) or report.unexpected or mismatched
+        logger.log(logging.WARNING if odd else logging.INFO, "%s", report)
+        report.check()
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """The report has said it."""

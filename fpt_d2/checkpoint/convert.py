@@ -1,0 +1,68 @@
+"""From other people's names to Detectron2's, and from FPT back to FPN."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .files import WeightsError
+from .names import is_fpt
+
+_RENAMES = [
+    (r"^module\.", ""),  # a model that was wrapped in DataParallel
+    (r"^(conv1|bn1)\.", r"stem.\1."),
+    *((rf"^layer{stage}\.", f"res{stage + 1}.") for stage in (1, 2, 3, 4)),
+    (r"\bbn(\d)\.", r"conv\1.norm."),
+    (r"\bdownsample\.0\.", "shortcut."),
+    (r"\bdownsample\.1\.", "shortcut.norm."),
+]
+_DETECTRON2_NAME = re.compile(
+    r"(stem\.conv1|res[2-5]\.\d+\.(conv[123]|shortcut))\.(weight|norm\.(weight|bias|running_mean|running_var))"
+)
+
+
+def is_torchvision_resnet(names: Collection[str]) -> bool:
+    """Whether the names are those of torchvision's ResNets, which timm's have too."""
+    return any(f"{prefix}layer1.0.conv1.weight" in names for prefix in ("", "module."))
+
+
+def convert_resnet(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Give the weights of a torchvision or timm ResNet or ResNeXt Detectron2's names.
+
+    They are for RGB images, with the first stride of a stage in its 3x3 convolution. The classifier is left out.
+
+    Args:
+        weights: the state dict.
+
+    Returns:
+        A checkpoint that Detectron2 too loads into any model with such a trunk.
+
+    Raises:
+        WeightsError: it has parts that Detectron2's ResNet has not, such as a deep stem or squeeze-and-excitation.
+    """
+    renamed = {}
+    for name, weight in weights.items():
+        new = name
+        for pattern, replacement in _RENAMES:
+            new = re.sub(pattern, replacement, new)
+        if new.startswith("fc.") or new.endswith("num_batches_tracked"):
+            continue
+        if not _DETECTRON2_NAME.fullmatch(new):
+            raise WeightsError(f"{name} is no part of a plain ResNet or ResNeXt, and others cannot be converted")
+        renamed[new] = weight
+    return {"model": renamed, "__author__": "torchvision", "matching_heuristics": True}
+
+
+def fpn_part(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of an FPT model without what FPT adds: those of a Detectron2 FPN model.
+
+    Raises:
+        WeightsError: there is nothing of FPT in them.
+    """
+    kept = {name: weight for name, weight in weights.items() if not is_fpt(name)}
+    if len(kept) == len(weights):
+        raise WeightsError("the weights have nothing of FPT: they are those of another model already")
+    return kept

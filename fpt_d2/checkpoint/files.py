@@ -1,0 +1,122 @@
+"""Reading a weights file without executing what a stranger may have put into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import re
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from detectron2.utils.env import TORCH_VERSION
+from detectron2.utils.file_io import PathManager
+
+# All that an array needs; module names as numpy 1 writes them.
+_ARRAY_GLOBALS = {
+    "__builtin__.bytes",
+    "_codecs.encode",
+    "collections.OrderedDict",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.numeric._frombuffer",
+}
+# How a file begins that is something else.
+_IMPOSTORS = {
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "a web page",
+    b"version https://git-lfs": "a Git LFS pointer",
+}
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used, said in one sentence."""
+
+
+def check_weights_exist(path: str) -> None:
+    """Find the file of ``MODEL.WEIGHTS``, which for an address means to fetch it.
+
+    Raises:
+        WeightsError: it is not there, or cannot be fetched.
+    """
+    try:
+        found = os.path.isfile(PathManager.get_local_path(urlparse(path)._replace(query="").geturl()))
+    except (OSError, RuntimeError, KeyError) as error:  # no connection; no such name in Detectron2's catalog
+        raise WeightsError(f"The weights {path} cannot be fetched: {error}") from error
+    if not found:
+        raise WeightsError(f"There are no weights {path}: set MODEL.WEIGHTS to another file, or to '' for none")
+
+
+def read_weights(path: str) -> Any:
+    """Read a file of weights: ``.pkl``, ``.safetensors``, or anything that ``torch.save`` has written.
+
+    Nothing in it is executed: of a pickle only arrays and plain containers are read, of torch's format what
+    ``weights_only`` allows.
+
+    Returns:
+        What was saved, on the CPU.
+
+    Raises:
+        WeightsError: it holds anything else, or is damaged.
+    """
+    readers = {".pkl": _read_pickle, ".safetensors": _read_safetensors}
+    try:
+        return readers.get(os.path.splitext(path)[1], _read_torch)(path)
+    except Exception as error:  # a damaged file can make its reader raise anything
+        raise WeightsError(_explain(path, error)) from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module.replace('numpy._core', 'numpy.core')}.{name}" not in _ARRAY_GLOBALS:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is no part of an array")
+        return super().find_class(module, name)
+
+
+def _read_pickle(path: str) -> Any:
+    with open(path, "rb") as file:
+        return _ArrayUnpickler(file, encoding="latin1").load()  # latin1: Caffe2's were written by Python 2
+
+
+def _read_torch(path: str) -> Any:
+    # Before torch 2.6 the list of what is allowed could not name an object of another numpy version.
+    numpy_too = TORCH_VERSION >= (2, 6)
+    with torch.serialization.safe_globals(_numpy_globals()) if numpy_too else contextlib.nullcontext():
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _numpy_globals() -> list[Any]:
+    """A numpy number among a checkpoint's extras, such as a metric, is as harmless as an array."""
+    scalar = np.float64(0).__reduce__()[0]
+    functions = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*functions, np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
+
+
+def _read_safetensors(path: str) -> Any:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise WeightsError("reading it needs safetensors: pip install safetensors") from error
+    return load_file(path)
+
+
+def _explain(path: str, error: Exception) -> str:
+    with open(path, "rb") as file:
+        head = file.read(64).lstrip().lower()
+    for begin, kind in _IMPOSTORS.items():
+        if head.startswith(begin):
+            return f"{path} is {kind} instead of weights: delete it and fetch the file itself"
+    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return (
+            f"{path} holds {found[1]} besides weights, and an object like that can run code while it is read: if you "
+            "trust the file, read it yourself and save its weights alone, torch.save({'model': state_dict}, 'file.pth')"
+        )
+    if isinstance(error, WeightsError):
+        return f"{path} cannot be read: {error}"
+    reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    return f"{path} ({os.path.getsize(path)} bytes) is cut short or damaged ({reason}): fetch it again"

@@ -1,0 +1,43 @@
+"""What the names of tensors tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Optional
+
+# The modules that FPT adds to FPN. No checkpoint from elsewhere has them.
+_FPT = re.compile(r"(^|\.)(fpt|fpt_fuse\d+|bfp_down\d+)\.")
+_STATISTICS = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
+
+_RESNET_DEPTHS = {
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101,
+    ((3, 8, 36, 3), True): 152,
+}
+
+
+def is_fpt(name: str) -> bool:
+    """Whether a tensor belongs to what FPT adds to FPN."""
+    return _FPT.search(name) is not None
+
+
+def trunk_names(names: Iterable[str]) -> list[str]:
+    """Those of the trunk: of ``backbone.bottom_up``, or of all the backbone where it has no neck.
+
+    Without the statistics of its norms, which Caffe2's files leave out.
+    """
+    backbone = [n for n in names if n.startswith("backbone.") and not is_fpt(n) and not _STATISTICS.search(n)]
+    return [n for n in backbone if n.startswith("backbone.bottom_up.")] or backbone
+
+
+def resnet_kind(names: Iterable[str]) -> Optional[str]:
+    """ResNet-50, for one without a number ResNet (3, 4, 5, 3); None where there are no blocks named as Detectron2's."""
+    blocks = [(int(m[1]), int(m[2]), m[3]) for n in names if (m := re.search(r"\bres([2-5])\.(\d+)\.(\w+)", n))]
+    if not blocks:
+        return None
+    counts = tuple(1 + max((b for s, b, _ in blocks if s == stage), default=-1) for stage in (2, 3, 4, 5))
+    depth = _RESNET_DEPTHS.get((counts, any(part == "conv3" for _, _, part in blocks)))
+    return f"ResNet-{depth}" if depth else f"ResNet {counts}"

@@ -1,0 +1,109 @@
+"""How images must be fed to weights: channel order, mean, scale. A model with the wrong ones still runs, only worse."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import torch
+import yaml
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from torch import nn
+
+_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1")
+# Means are those of Detectron2's configs; Caffe's own differ by less than 1.
+_BGR = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675]}
+_MSRA = {**_BGR, "MODEL.PIXEL_STD": [1.0, 1.0, 1.0], "MODEL.RESNETS.STRIDE_IN_1X1": True}
+_TORCHVISION = {
+    "INPUT.FORMAT": "RGB",
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+}
+
+
+def input_warning(model: nn.Module, source: str, author: str) -> str:
+    """What to set when a model is fed otherwise than the weights it gets; "" where all is well or nothing is known.
+
+    Args:
+        source: path or address of the weights.
+        author: ``__author__`` of their file, "" where it has none.
+    """
+    wanted, origin = expected_input(source, author)
+    has = _input_of(model)
+    wrong = {key: value for key, value in wanted.items() if key in has and not _same(value, has[key])}
+    if not wrong:
+        return ""
+    wants, given = (", ".join(f"{key} {settings[key]}" for key in wrong) for settings in (wanted, has))
+    return f"The weights {source} {origin}. Set {wants}: the model has {given}, which costs accuracy"
+
+
+def expected_input(source: str, author: str) -> tuple[dict[str, Any], str]:
+    """The config keys that the weights of this origin want, and the origin in words.
+
+    In this order: the config of a Detectron2 model zoo file; ``config.yaml`` beside a checkpoint that training wrote;
+    the file's author. Of Caffe2 files only those with MSRA in their path tell more than the order of the channels.
+    """
+    if zoo := re.search(r"([\w.-]+/[\w.-]+)/\d+/model_final_\w+\.pkl$", source):
+        return _from_zoo(f"{zoo[1]}.yaml"), "are of Detectron2's model zoo"
+    beside = os.path.join(os.path.dirname(source), "config.yaml")
+    if re.fullmatch(r"model_\w+\.pth", os.path.basename(source)) and os.path.isfile(beside):
+        return _from_yaml(beside), f"were trained with {beside}"
+    if author == "Caffe2":
+        return (_MSRA if "MSRA/" in source else _BGR), "come from Caffe2"
+    if author in ("torchvision", "timm"):
+        return _TORCHVISION, f"come from {author}"
+    return {}, ""
+
+
+def _from_zoo(name: str) -> dict[str, Any]:
+    from detectron2 import model_zoo  # of no use otherwise, and it needs an old setuptools
+
+    try:
+        cfg = model_zoo.get_config(name)
+    except RuntimeError:  # not in this version of Detectron2
+        return {}
+    return _select(cfg)
+
+
+def _from_yaml(path: str) -> dict[str, Any]:
+    with open(path) as file:
+        try:
+            return _select(yaml.safe_load(file))
+        except yaml.YAMLError:  # not a config of Detectron2's yacs kind
+            return {}
+
+
+def _select(config: Any) -> dict[str, Any]:
+    selected = {}
+    for key in _KEYS:
+        node = config
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if node is not None:
+            selected[key] = node
+    return selected
+
+
+def _input_of(model: nn.Module) -> dict[str, Any]:
+    """The same keys as a built model has them; the image format only where it knows it."""
+    strided = [m for m in model.modules() if isinstance(m, BottleneckBlock) and m.stride == 2]
+    found = {
+        "INPUT.FORMAT": getattr(model, "input_format", None),
+        "MODEL.PIXEL_MEAN": _numbers(getattr(model, "pixel_mean", None)),
+        "MODEL.PIXEL_STD": _numbers(getattr(model, "pixel_std", None)),
+        "MODEL.RESNETS.STRIDE_IN_1X1": strided[0].conv1.stride == (2, 2) if strided else None,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _numbers(buffer: Any) -> Any:
+    return None if buffer is None else [round(x, 3) for x in buffer.flatten().tolist()]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)):
+        # R and B means lie 18% apart; means of different authors within 1%.
+        return len(a) == len(b) and torch.allclose(torch.tensor(a), torch.tensor(b), rtol=0.05)
+    return bool(a == b)

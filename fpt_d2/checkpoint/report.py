@@ -1,0 +1,96 @@
+"""What of a checkpoint went where, in a few lines; and whether that can be what was meant."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .convert import is_torchvision_resnet
+from .files import WeightsError
+from .names import is_fpt, resnet_kind, trunk_names
+
+MAX_MISMATCHES = 8
+
+
+@dataclass
+class LoadReport:
+    """Names of tensors by what became of them.
+
+    Attributes:
+        source: path or address of the weights.
+        loaded: in the model and in the file.
+        missing: in the model alone.
+        unexpected: in the file alone.
+        mismatched: in both, with the shapes in the file and in the model.
+    """
+
+    source: str
+    loaded: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+
+    @property
+    def new(self) -> list[str]:
+        """Missing by design: what FPT adds, and modules of which the file has nothing (heads over a trunk)."""
+        in_file = {_module(name) for name in [*self.loaded, *(m[0] for m in self.mismatched)]}
+        return [name for name in self.missing if is_fpt(name) or _module(name) not in in_file]
+
+    def __str__(self) -> str:
+        new = set(self.new)
+        lines = {
+            "loaded": _count(self.loaded),
+            "new, as initialized": _count(self.new),
+            "missing, as initialized": _count(name for name in self.missing if name not in new),
+            "unexpected, left out": _count(self.unexpected),
+            "mismatched, as initialized": self._mismatches(),
+        }
+        text = "\n".join(f"  {what}: {which}" for what, which in lines.items() if which)
+        return f"Weights from {self.source}\n{text}"
+
+    def _mismatches(self) -> str:
+        shown = [f"{name} {a} in the file, {b} in the model" for name, a, b in self.mismatched[:MAX_MISMATCHES]]
+        hidden = len(self.mismatched) - len(shown)
+        return "; ".join([*shown, f"and {hidden} more"] if hidden else shown)
+
+    def check(self) -> None:
+        """
+        Raises:
+            WeightsError: the weights are of another trunk.
+        """
+        missing = [*self.missing, *(name for name, _, _ in self.mismatched)]
+        in_file = [*self.loaded, *self.unexpected, *(name for name, _, _ in self.mismatched)]
+        trunk, loaded = trunk_names([*self.loaded, *missing]), trunk_names(self.loaded)
+        if not trunk:  # a model without a backbone
+            return
+        has, wants = resnet_kind(in_file), resnet_kind(trunk)
+        if not loaded:
+            raise WeightsError(f"Nothing of the trunk is in {self.source}: {self._strangeness(in_file, trunk)}")
+        if has and wants and has != wants:
+            raise WeightsError(
+                f"{self.source} has a {has}, the model a {wants}: change MODEL.RESNETS.DEPTH or give other weights"
+            )
+        if 2 * len(loaded) < len(trunk):
+            raise WeightsError(
+                f"{self.source} is of another trunk, only {len(loaded)} of the {len(trunk)} tensors of this one are in "
+                f"it ({self._mismatches() or f'{missing[0]} is not'}): change the config or give other weights"
+            )
+
+    def _strangeness(self, in_file: list[str], trunk: list[str]) -> str:
+        if is_torchvision_resnet(in_file):
+            return "it is a torchvision ResNet, and the model has no ResNet of Detectron2's"
+        return f"its tensors have names like {in_file[0] if in_file else '(none)'}, the trunk's like {trunk[0]}"
+
+
+def _module(name: str) -> str:
+    """``backbone.fpn_lateral`` of ``backbone.fpn_lateral3.weight``."""
+    parts = name.split(".")
+    return re.sub(r"\d+$", "", ".".join(parts[:2] if len(parts) > 2 else parts[:1]))
+
+
+def _count(names: Iterable[str]) -> str:
+    modules = Counter(map(_module, names))
+    total = sum(modules.values())
+    return f"{total} tensors ({', '.join(f'{m} {n}' for m, n in modules.items())})" if total else ""
