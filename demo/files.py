@@ -86,7 +86,7 @@ class VideoWriter:
             raise DemoError(f"--output {output} would replace the input {name}: give another name")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._fps = fps
-        self._writer: cv2.Optional[VideoWriter] = None
+        self._writer: Optional[cv2.VideoWriter] = None
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame; the first one settles the size, which may differ from what the input's header says."""

@@ -40,8 +40,8 @@ _PANELS = (
 def read_metrics(path: Union[str, Path]) -> dict[str, Curve]:
     """Read the curves of one training, which may have been killed and resumed.
 
-    Iterations grow within a run. Where they step back, a resumed run has repeated them, and what the interrupted run
-    had written from there on is dropped. A line cut short by a kill is skipped.
+    The iterations of training grow within a run. Where they step back, a resumed run has repeated them, and what the
+    interrupted run had written from there on is dropped. A line cut short by a kill is skipped.
 
     Args:
         path: a ``metrics.json``: one JSON object per line.
@@ -52,16 +52,21 @@ def read_metrics(path: Union[str, Path]) -> dict[str, Curve]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    records: list[dict] = []
+    records: dict[int, dict] = {}
+    last = -1
     for record in _parse_lines(path):
-        while records and records[-1]["iteration"] >= record["iteration"]:
-            records.pop()
-        records.append(record)
+        iteration = record["iteration"]
+        # An evaluation between two lines of training may be written after the later one: it says nothing of a resume.
+        if "total_loss" in record or "lr" in record:
+            if iteration <= last:
+                records = {earlier: r for earlier, r in records.items() if earlier < iteration}
+            last = iteration
+        records.setdefault(iteration, {}).update(record)
     curves: dict[str, Curve] = {}
-    for record in records:
+    for iteration, record in sorted(records.items()):
         for key, value in record.items():
             if key != "iteration" and isinstance(value, (int, float)) and math.isfinite(value):
-                curves.setdefault(key, []).append((record["iteration"], value))
+                curves.setdefault(key, []).append((iteration, value))
     return curves
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode
 from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import GenericMask, Visualizer
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -34,6 +34,7 @@ class _Canvas(Visualizer):
     """A Visualizer that enlarges smoothly and writes every label in one legible size, whatever the image's size."""
 
     _LABEL_POINTS = 9
+    _ALPHA = 0.4
 
     def __init__(self, image: np.ndarray, metadata: Metadata, scale: float) -> None:
         super().__init__(image, metadata, scale)
@@ -45,19 +46,39 @@ class _Canvas(Visualizer):
         self, text: str, position: Sequence[float], *, font_size: Optional[float] = None, **kwargs: Any
     ) -> Any:
         # output.scale multiplies font sizes; heights of objects shall not.
-        return super().draw_text(text, position, font_size=self._LABEL_POINTS / self.output.scale, **kwargs)
-
-    def draw_objects(self, boxes: Any, masks: Any, classes: Sequence[int], suffixes: Sequence[str]) -> None:
-        """Draw instances in the color of their category, so that two pictures can be compared."""
-        names = self.metadata.get("thing_classes") or {}
-        colors = self.metadata.get("thing_colors") or colormap(rgb=True)
-        self.overlay_instances(
-            boxes=boxes,
-            masks=masks,
-            labels=[f"{names[c] if c < len(names) else c}{s}" for c, s in zip(classes, suffixes)],
-            assigned_colors=[tuple(np.asarray(colors[c % len(colors)]) / 255) for c in classes],
-            alpha=0.4,
+        super().draw_text(text, position, font_size=self._LABEL_POINTS / self.output.scale, **kwargs)
+        label = self.output.ax.texts[-1]
+        box = label.get_window_extent(self.output.canvas.get_renderer())
+        # Into the picture, beyond whose right and lower edge Detectron2 places some. The y axis points down.
+        left = max(0, box.x1 - self.output.width * self.output.scale)
+        up = max(0, -box.y0)
+        label.set_position(
+            (label.get_position()[0] - left / self.output.scale, label.get_position()[1] - up / self.output.scale)
         )
+        return self.output
+
+    def draw_objects(self, boxes: Any, masks: Sequence[Any], classes: Sequence[int], suffixes: Sequence[str]) -> None:
+        """Draw instances in the color of their category, so that two pictures can be compared.
+
+        Args:
+            boxes: N boxes, as :meth:`overlay_instances` takes them.
+            masks: N polygons, RLEs or (H, W) bitmaps, or nothing.
+            classes: N indices of categories. suffixes: N texts to follow the category's name.
+        """
+        names = self.metadata.get("thing_classes") or {}
+        palette = self.metadata.get("thing_colors") or colormap(rgb=True)
+        colors = [tuple(np.asarray(palette[c % len(palette)]) / 255) for c in classes]
+        for mask, color in zip(masks, colors):
+            self._draw_mask(GenericMask(mask, self.output.height, self.output.width), color)
+        labels = [f"{names[c] if c < len(names) else c}{suffix}" for c, suffix in zip(classes, suffixes)]
+        self.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors)
+
+    def _draw_mask(self, mask: GenericMask, color: tuple[float, ...]) -> None:
+        if mask.has_holes:  # as polygons its holes would be filled
+            self.draw_binary_mask(mask.mask, color, alpha=self._ALPHA)
+            return
+        for polygon in mask.polygons:
+            self.draw_polygon(polygon.reshape(-1, 2), color, alpha=self._ALPHA)
 
 
 def draw_predictions(
@@ -90,7 +111,7 @@ def draw_predictions(
     if "instances" in outputs:
         instances = outputs["instances"].to("cpu")
         instances = instances[instances.scores >= min_score]
-        masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None
+        masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else []
         scores = [f" {score:.0%}" for score in instances.scores.tolist()]
         canvas.draw_objects(instances.pred_boxes, masks, instances.pred_classes.tolist(), scores)
     return canvas.output.get_image()
@@ -114,7 +135,7 @@ def draw_ground_truth(
     annotations = dataset_dict.get("annotations", [])
     if annotations:
         boxes = np.array([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations])
-        masks = [a["segmentation"] for a in annotations] if all("segmentation" in a for a in annotations) else None
+        masks = [a["segmentation"] for a in annotations] if all("segmentation" in a for a in annotations) else []
         crowd = [" (crowd)" if a.get("iscrowd") else "" for a in annotations]
         canvas.draw_objects(boxes, masks, [a["category_id"] for a in annotations], crowd)
     # Semantic and panoptic annotations.

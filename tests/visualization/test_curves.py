@@ -42,6 +42,13 @@ def test_an_abandoned_tail_does_not_survive(tmp_path):
     assert curves.read_metrics(path)["total_loss"] == [(19, 3.0), (39, 3.0), (59, 3.0)]
 
 
+def test_an_evaluation_written_late_is_no_resume(tmp_path):
+    # Detectron2 writes the metrics of iteration 29 with, and after, those of iteration 39.
+    records = [*_training(19, 40), {"iteration": 29, "bbox/AP": 5.0}, *_training(59, 80)]
+    read = curves.read_metrics(_write(tmp_path / "metrics.json", records))
+    assert read["total_loss"] == [(19, 1.0), (39, 1.0), (59, 1.0), (79, 1.0)] and read["bbox/AP"] == [(29, 5.0)]
+
+
 def test_lines_cut_short_and_values_that_are_not_finite_are_skipped(tmp_path):
     first = _training(19, 40)
     first[0]["bbox/AP"] = math.nan
