@@ -1,9 +1,11 @@
 #!/usr/bin/env python
 """Train or evaluate a model under Detectron2.
 
-    python train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml --num-gpus 8
-    python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
+python train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml --num-gpus 8
+python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 """
+
+from __future__ import annotations
 
 import argparse
 from typing import Any

@@ -87,7 +87,7 @@ def _check_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.resume and checkpointer.has_checkpoint():
         path = checkpointer.get_checkpoint_file()
         if not os.path.isfile(path):
-            raise ConfigError(f"{path}, which last_checkpoint beside it names, is gone: write into it another one's name")
+            raise ConfigError(f"{path} is gone, but last_checkpoint beside it names it: write another name there")
     elif cfg.MODEL.WEIGHTS:
         _check_weights_file(cfg.MODEL.WEIGHTS)
     elif args.eval_only:
@@ -100,7 +100,7 @@ def _check_weights_file(weights: str) -> None:
         # What follows a question mark is for the checkpointer.
         found = os.path.isfile(PathManager.get_local_path(weights.partition("?")[0]))
     except OSError as error:
-        raise ConfigError(f"MODEL.WEIGHTS {weights} cannot be fetched ({error}): give a file, or '' for none") from error
+        raise ConfigError(f"MODEL.WEIGHTS {weights} cannot be had ({error}): give a file, or '' for none") from error
     if not found:
         raise ConfigError(f"MODEL.WEIGHTS {weights} does not exist: give another file, or '' for none")
 
@@ -111,5 +111,6 @@ def _check_testing(cfg: CfgNode) -> None:
             check_evaluator(name)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    if cfg.TEST.AUG.ENABLED and not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), GeneralizedRCNN):
-        raise ConfigError(f"TEST.AUG.ENABLED: Detectron2 cannot do it for {cfg.MODEL.META_ARCHITECTURE}, only for R-CNNs")
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if cfg.TEST.AUG.ENABLED and not issubclass(META_ARCH_REGISTRY.get(architecture), GeneralizedRCNN):
+        raise ConfigError(f"TEST.AUG.ENABLED needs an R-CNN: Detectron2 cannot augment for {architecture}")

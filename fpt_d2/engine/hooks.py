@@ -1,5 +1,7 @@
 """Hooks that a training gets by a key, and the one that makes Ctrl-C lose nothing."""
 
+from __future__ import annotations
+
 import logging
 import os
 import resource
@@ -48,7 +50,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
         best = saved.get("best", {})
         if best.get("metric") == self._val_metric:
             self.best_metric, self.best_iter = best["value"], saved["iteration"]
-            logger.info("The best %s so far is %.4f, of iteration %d", self._val_metric, self.best_metric, self.best_iter)
+            logger.info("The best %s so far: %.4f at iteration %d", self._val_metric, self.best_metric, self.best_iter)
 
     def _best_checking(self) -> None:
         evaluated = [name for name in self.trainer.storage.latest() if "/" in name]
@@ -63,15 +65,17 @@ class EarlyStopping(HookBase):
     The iteration at which this happens becomes the last: what every training does at its end is done.
     """
 
-    def __init__(self, best: BestCheckpointer | None, checkpointer: SafeCheckpointer, period: int, patience: int) -> None:
+    def __init__(
+        self, eval_period: int, checkpointer: SafeCheckpointer, best: BestCheckpointer | None, patience: int
+    ) -> None:
         """
         Args:
-            best: knows the best iteration; None in all but the main process.
+            eval_period: ``TEST.EVAL_PERIOD``.
             checkpointer: saves ``model_final``.
-            period: ``TEST.EVAL_PERIOD``.
+            best: knows the best iteration; None in all but the main process.
             patience: number of evaluations.
         """
-        self._best, self._checkpointer, self._period, self._patience = best, checkpointer, period, patience
+        self._period, self._checkpointer, self._best, self._patience = eval_period, checkpointer, best, patience
         self._stopped = False
 
     def before_train(self) -> None:

@@ -1,5 +1,7 @@
 """Detectron2's trainer with the evaluators of this project and what its config keys ask for."""
 
+from __future__ import annotations
+
 import logging
 import os
 import weakref
@@ -25,14 +27,14 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's DefaultTrainer. It also trains in several processes on the CPU, and a kill never costs a checkpoint."""
+    """Detectron2's DefaultTrainer, which here also trains in several processes on the CPU and can be killed anytime."""
 
     def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
             cfg: frozen, as :func:`fpt_d2.engine.setup` returns it.
         """
-        # Not DefaultTrainer's constructor: it gives DDP a GPU for a model on the CPU too, and makes its own checkpointer.
+        # Not DefaultTrainer's constructor: it gives DDP a GPU for a model on the CPU too, and has a fixed checkpointer.
         super(DefaultTrainer, self).__init__()
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
@@ -56,6 +58,8 @@ class Trainer(DefaultTrainer):
         ret = super().build_hooks()
         # After the scheduler's, so that what is saved has its step.
         ret.insert(2, SaveOnInterrupt(self.checkpointer))
+        if not torch.cuda.is_available():
+            ret.insert(2, hooks.CallbackHook(after_step=put_memory))
         last = [ret.pop(), *self._build_final_hooks()] if comm.is_main_process() else []
         if test.LOSS:
             ret.append(hooks.EvalHook(period, lambda: {"validation": validation_losses(self.cfg, self.model)}))
@@ -68,9 +72,7 @@ class Trainer(DefaultTrainer):
             best = BestCheckpointer(period, self.checkpointer, test.BEST_METRIC)
             ret.append(best)
         if test.PATIENCE > 0:
-            ret.append(EarlyStopping(best, self.checkpointer, period, test.PATIENCE))
-        if not torch.cuda.is_available():
-            ret.append(hooks.CallbackHook(after_step=put_memory))
+            ret.append(EarlyStopping(period, self.checkpointer, best, test.PATIENCE))
         return ret + last
 
     def _build_final_hooks(self) -> list[HookBase]:

@@ -1,5 +1,7 @@
 """From a data set's ``evaluator_type`` to Detectron2's evaluators."""
 
+from __future__ import annotations
+
 import importlib.util
 import os
 from typing import Any, Callable, NamedTuple

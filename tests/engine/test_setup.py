@@ -1,0 +1,133 @@
+"""What a user gets wrong ends train_net.py with one sentence and exit code 2; what is right gets through."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from fpt_d2.engine import Trainer, setup
+
+NO_GPU = not torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["SOLVER.BASE_LRR", 0.1], "did you mean SOLVER.BASE_LR"),
+        (["MODEL.FTP.BRANCHES", "()"], "did you mean MODEL.FPT.BRANCHES"),
+        (["SOLVER.MAX_ITER", "many"], "config key: SOLVER.MAX_ITER"),
+        (["SOLVER.MAX_ITER"], "pairs"),
+        (["MODEL.FPT.GT_NUM_PARTS", 3], "MODEL.FPT.GT_NUM_PARTS is 3"),
+        (["MODEL.WEIGHTS", "nowhere/model.pth"], "MODEL.WEIGHTS nowhere/model.pth does not exist"),
+        (["--eval-only"], "--eval-only needs a trained model"),
+        (["SOLVER.AMP.ENABLED", True], "SOLVER.AMP.ENABLED needs a GPU"),
+        (["--num-gpus=3"], "SOLVER.IMS_PER_BATCH 2 cannot be divided among 3"),
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+        (["DATASETS.TRAIN", "('tiny_trian',)"], "tiny_train"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", 80, "DATASETS.TEST", "()"], "MODEL.ROI_HEADS.NUM_CLASSES 6"),
+        (["TEST.BEST_METRIC", "bbox/AP"], "TEST.EVAL_PERIOD"),
+        (["TEST.PATIENCE", 3], "TEST.BEST_METRIC"),
+        (["TEST.LOSS", True, "DATASETS.TEST", "()"], "DATASETS.TEST"),
+        (["TEST.AUG.ENABLED", True, "MODEL.META_ARCHITECTURE", "RetinaNet"], "TEST.AUG.ENABLED"),
+        pytest.param(
+            ["MODEL.DEVICE", "cuda"], "MODEL.DEVICE cpu", marks=pytest.mark.skipif(not NO_GPU, reason="has a GPU")
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, sentence, command_line, train_net, capsys, out: Path) -> None:
+    assert train_net(command_line(*words)) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert len(error.strip().splitlines()) == 1
+    assert not list(out.rglob("*"))
+
+
+def test_weights_that_cannot_be_fetched(command_line, train_net, capsys) -> None:
+    address = "http://127.0.0.1:1/model.pkl"
+    assert train_net(command_line("MODEL.WEIGHTS", address)) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"MODEL.WEIGHTS {address} cannot be had")
+
+
+def test_a_flag_behind_the_pairs_is_explained(command_line, train_net, capsys) -> None:
+    assert train_net([*command_line(), "--resume"]) == 2
+    assert "options such as --resume go before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config_file", ["confgs/x.yaml", "configs/COCO-Detection/faster_rcnn_R50_FPT_1x.yaml", ""])
+def test_a_missing_config_file(config_file: str, train_net, capsys) -> None:
+    assert train_net(["--config-file", config_file]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert config_file in error
+    if "R50" in config_file:
+        assert "configs/COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml" in error
+
+
+def test_a_broken_config_file(tmp_path: Path, train_net, capsys) -> None:
+    path = tmp_path / "broken.yaml"
+    for text, sentence in [("MODEL: [", "not valid YAML"), ("_BASE_: gone.yaml", "gone.yaml"), ("MODELL: {}", "MODEL")]:
+        path.write_text(text)
+        assert train_net(["--config-file", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error and str(path) in error
+        assert len(error.strip().splitlines()) == 1
+
+
+def test_an_unknown_evaluator_is_found_at_once(command_line, train_net, capsys) -> None:
+    if "odd_val" not in DatasetCatalog:
+        DatasetCatalog.register("odd_val", list)
+        MetadataCatalog.get("odd_val").set(evaluator_type="odd")
+    assert train_net(command_line("DATASETS.TEST", "('odd_val',)")) == 2
+    error = capsys.readouterr().err
+    assert "'odd_val'" in error and "'odd'" in error and "coco_panoptic_seg" in error
+
+
+@pytest.mark.parametrize("name", ["last_checkpoint", "model_best.pth", "model_0000009.pth"])
+def test_a_training_is_not_begun_where_another_one_is(name: str, out: Path, command_line, train_net, capsys) -> None:
+    out.mkdir()
+    (out / name).write_text("precious")
+    assert train_net(command_line()) == 2
+    error = capsys.readouterr().err
+    assert str(out) in error and "--resume" in error
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, "precious")]
+
+
+def test_a_checkpoint_that_is_gone(out: Path, command_line, train_net, capsys) -> None:
+    out.mkdir()
+    (out / "last_checkpoint").write_text("model_0000099.pth")
+    assert train_net(command_line("--resume")) == 2
+    assert "model_0000099.pth is gone" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_made(out: Path, command_line, train_net, capsys) -> None:
+    out.write_text("a file")
+    assert train_net(command_line()) == 2
+    assert f"OUTPUT_DIR {out}" in capsys.readouterr().err
+    out.unlink()
+
+
+def test_images_that_are_missing_are_found_at_once(shapes: Path, tmp_path: Path, command_line, train_net, capsys):
+    shutil.copytree(shapes, tmp_path / "broken")
+    next((tmp_path / "broken" / "train").iterdir()).unlink()
+    entry = ["broken_train", str(tmp_path / "broken/annotations/instances_train.json"), str(tmp_path / "broken/train")]
+    words = ["DATASETS.REGISTER_COCO", [entry], "DATASETS.TRAIN", "('broken_train',)", "DATASETS.TEST", "()"]
+    assert train_net(command_line(*words)) == 2
+    assert "image file does not exist (1)" in capsys.readouterr().err
+
+
+def test_the_config_is_frozen_and_kept(parse, out: Path) -> None:
+    cfg = setup(parse("SOLVER.MAX_ITER", 3))
+    assert cfg.is_frozen() and cfg.SOLVER.MAX_ITER == 3
+    assert "MAX_ITER: 3" in (out / "config.yaml").read_text()
+
+
+def test_reference_world_size_scales_the_schedule(parse) -> None:
+    words = ["SOLVER.REFERENCE_WORLD_SIZE", 2, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 10, "TEST.EVAL_PERIOD", 5]
+    trainer = Trainer(setup(parse(*words)))
+    solver = trainer.cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER) == (2, 0.001, 20)
+    assert trainer.max_iter == 20 and trainer.cfg.TEST.EVAL_PERIOD == 10
+    assert trainer.optimizer.param_groups[0]["initial_lr"] == 0.001
+    assert len(next(iter(trainer.data_loader))) == 2
