@@ -3,14 +3,14 @@
 import os
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
+from fpt_d2.checkpoint import FPTCheckpointer
 
 BEST_MODEL = "model_best"
 _UNFINISHED = ".unfinished"
 
 
-class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, writing each file under another name and renaming it when it is complete.
+class SafeCheckpointer(FPTCheckpointer):
+    """The checkpointer with the report, writing each file under another name and renaming it when it is complete.
 
     ``last_checkpoint``, from which ``--resume`` goes on, thus always names a whole file. It never names the best
     model, which is older than the training is.
