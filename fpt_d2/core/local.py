@@ -63,13 +63,10 @@ def local_mixture_attention(
     # zeros around the map; a negative pad cuts off what no window reaches
     right, bottom = columns * side + border - k.shape[-1], rows * side + border - k.shape[-2]
     k, v = (F.pad(t, (border, right, border, bottom)) for t in (k, v))
+    # split and unbind, not slices: the gradient of a slice is a map of zeros around it, for every strip
+    k_strips, v_strips = (t.unfold(2, side + 2 * border, side).transpose(3, 4).unbind(2) for t in (k, v))
     strips = []
-    for row in range(rows):
-        strip = (
-            q[:, :, row * side * rh : (row + 1) * side * rh],
-            k[:, :, row * side : (row + 1) * side + 2 * border],
-            v[:, :, row * side : (row + 1) * side + 2 * border],
-        )
+    for strip in zip(q.split(side * rh, dim=2), k_strips, v_strips):
         arguments = (*strip, gate, square_size, similarity, (rh, rw), side)
         if torch.is_grad_enabled() and not _is_recorded():
             strips.append(checkpoint(_attend_strip, *arguments, use_reentrant=False, preserve_rng_state=False))
