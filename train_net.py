@@ -10,19 +10,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-import fpt_d2  # noqa: F401  (registers the backbones and data sets)
-from fpt_d2.engine import ConfigError, DatasetError, Trainer, launch, setup
+from fpt_d2.checkpoint import FPTCheckpointer
+from fpt_d2.engine import USER_ERRORS, Trainer, launch, setup
 
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    FPTCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))
@@ -45,7 +44,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         launch(main, arguments)
-    except (ConfigError, DatasetError) as error:
+    except USER_ERRORS as error:
         parser.exit(2, f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "Interrupted: the same command with --resume goes on from the last checkpoint\n")

@@ -7,9 +7,9 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from fpt_d2.checkpoint.files import check_weights_exist
 from fpt_d2.data import check_datasets
 from fpt_d2.evaluation import check_evaluator
 
@@ -25,7 +25,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         args: of Detectron2's ``default_argument_parser``.
 
     Raises:
-        ValueError: naming what is wrong; a ConfigError, or a DatasetError where it is the data's fault.
+        ConfigError, DatasetError, WeightsError: naming what is wrong, by whose fault it is.
     """
     _check_device(cfg, args)
     try:
@@ -89,20 +89,9 @@ def _check_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
         if not os.path.isfile(path):
             raise ConfigError(f"{path} is gone, but last_checkpoint beside it names it: write another name there")
     elif cfg.MODEL.WEIGHTS:
-        _check_weights_file(cfg.MODEL.WEIGHTS)
+        check_weights_exist(cfg.MODEL.WEIGHTS)  # before the data are read, and fetched by one process only
     elif args.eval_only:
         raise ConfigError("--eval-only needs a trained model: add MODEL.WEIGHTS FILE")
-
-
-def _check_weights_file(weights: str) -> None:
-    """Find the file, which for an address means to fetch it: once, and before the data are read."""
-    try:
-        # What follows a question mark is for the checkpointer.
-        found = os.path.isfile(PathManager.get_local_path(weights.partition("?")[0]))
-    except OSError as error:
-        raise ConfigError(f"MODEL.WEIGHTS {weights} cannot be had ({error}): give a file, or '' for none") from error
-    if not found:
-        raise ConfigError(f"MODEL.WEIGHTS {weights} does not exist: give another file, or '' for none")
 
 
 def _check_testing(cfg: CfgNode) -> None:

@@ -27,7 +27,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         The config, frozen.
 
     Raises:
-        ValueError: one sentence on what is wrong; a ConfigError, or a DatasetError where it is the data's fault.
+        ConfigError, DatasetError, WeightsError: one sentence on what is wrong, by whose fault it is.
     """
     cfg = _registered_config(args)
     if comm.get_world_size() == 1:  # otherwise launch() has done it
@@ -46,7 +46,7 @@ def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) 
     The config of several processes is checked here, once and before they are started.
 
     Raises:
-        ValueError: as :func:`setup`.
+        ConfigError, DatasetError, WeightsError: as :func:`setup`.
     """
     if args.num_gpus * args.num_machines > 1:
         cfg = _registered_config(args)

@@ -20,7 +20,7 @@ NO_GPU = not torch.cuda.is_available()
         (["SOLVER.MAX_ITER", "many"], "config key: SOLVER.MAX_ITER"),
         (["SOLVER.MAX_ITER"], "pairs"),
         (["MODEL.FPT.GT_NUM_PARTS", 3], "MODEL.FPT.GT_NUM_PARTS is 3"),
-        (["MODEL.WEIGHTS", "nowhere/model.pth"], "MODEL.WEIGHTS nowhere/model.pth does not exist"),
+        (["MODEL.WEIGHTS", "nowhere/model.pth"], "There are no weights nowhere/model.pth"),
         (["--eval-only"], "--eval-only needs a trained model"),
         (["SOLVER.AMP.ENABLED", True], "SOLVER.AMP.ENABLED needs a GPU"),
         (["--num-gpus=3"], "SOLVER.IMS_PER_BATCH 2 cannot be divided among 3"),
@@ -47,7 +47,7 @@ def test_a_mistake_is_one_sentence(words, sentence, command_line, train_net, cap
 def test_weights_that_cannot_be_fetched(command_line, train_net, capsys) -> None:
     address = "http://127.0.0.1:1/model.pkl"
     assert train_net(command_line("MODEL.WEIGHTS", address)) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"MODEL.WEIGHTS {address} cannot be had")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"The weights {address} cannot be fetched")
 
 
 def test_a_flag_behind_the_pairs_is_explained(command_line, train_net, capsys) -> None:
