@@ -49,7 +49,9 @@ def chunked_mixture_attention(
 
 class _ChunkedMixture(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Optional[Tensor], scale: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Optional[Tensor], scale: float
+    ) -> Tensor:
         ctx.save_for_backward(q, k, v, gate, bias)
         ctx.scale = scale
         out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])
@@ -68,7 +70,8 @@ class _ChunkedMixture(torch.autograd.Function):
         grads: List[Any] = [torch.zeros_like(t, dtype=_score_dtype(q)) if n else None for t, n in zip(inputs, needed)]
         with torch.autocast(q.device.type, enabled=False):
             for images, scores in _groups(q, k, gate, bias, ctx.scale):
-                _add_gradients(scores, v[images], grad_out[images], *(None if g is None else g[images] for g in grads))
+                group: List[Any] = [None if g is None else g[images] for g in grads]
+                _add_gradients(scores, v[images], grad_out[images], *group)
         return (*(None if g is None else g.to(t.dtype) for g, t in zip(grads, inputs)), None)
 
 
