@@ -3,7 +3,7 @@
 Shape legend: B batch, N parts of the mixture, Q queries, K keys, C query and key channels, D = C / N, V value channels.
 """
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -72,10 +72,10 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_mask: Optional[Tens
         (B, Q, V) in the dtype of ``v``.
     """
     with torch.autocast(q.device.type, enabled=False):  # the sum over all keys would overflow float16
-        mean = torch.full((q.shape[0], 1, 1), 1 / k.shape[1], device=q.device, dtype=torch.promote_types(k.dtype, torch.float32))
-        weight = mean if key_mask is None else _mean_weights(key_mask, mean.dtype).unsqueeze(2)
-        context = (k * weight).transpose(1, 2) @ v.to(weight.dtype)
-        return (q.to(weight.dtype) @ context).to(v.dtype)
+        dtype = torch.promote_types(k.dtype, torch.float32)
+        weight = k.new_full((1, 1), 1 / k.shape[1], dtype=dtype) if key_mask is None else _mean_weights(key_mask, dtype)
+        context = (k * weight.unsqueeze(2)).transpose(1, 2) @ v.to(dtype)
+        return (q.to(dtype) @ context).to(v.dtype)
 
 
 def mixture_gate(k: Tensor, weight: Tensor, *, key_mask: Optional[Tensor] = None) -> Tensor:
@@ -112,9 +112,7 @@ def _check(q: Tensor, gate: Tensor, similarity: str, impl: str) -> None:
         raise ValueError(f"{q.shape[2]} channels cannot be cut into {gate.shape[1]} equal parts")
 
 
-def _key_bias(
-    k: Tensor, num_parts: int, scale: float, similarity: str, key_mask: Optional[Tensor]
-) -> Optional[Tensor]:
+def _key_bias(k: Tensor, num_parts: int, scale: float, similarity: str, key_mask: Optional[Tensor]) -> Optional[Tensor]:
     """(B, N or 1, K) or None: -inf at padding, and for the Euclidean form -|k|^2 (|q|^2 cancels in the softmax)."""
     if similarity == "embedded" and key_mask is None:
         return None
@@ -128,7 +126,7 @@ def _key_bias(
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, similarity: str, key_mask: Optional[Tensor]) -> Tensor:
-    """The mixture as N heads of torch's fused attention, which sum to the mixture (attention is linear in its parts)."""
+    """The mixture as N heads of torch's fused attention and their sum: attention is linear in its parts."""
     num_parts, width = gate.shape[1], v.shape[2]
     scale = (q.shape[2] // num_parts) ** -0.5
     q, k = (t.unflatten(2, (num_parts, -1)).transpose(1, 2) for t in (q, k))  # (B, N, Q or K, D)
@@ -138,22 +136,30 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, similarity: str, key_ma
     if key_mask is not None:  # float, and left for torch to broadcast: a bool one would be written out for every query
         mask = q.new_zeros(q.shape[0], 1, 1, k.shape[2]).masked_fill(~key_mask[:, None, None, :], float("-inf"))
     values = v.to(q.dtype).unsqueeze(1).expand(-1, num_parts, -1, -1)
+    # Fused kernels want q, k and v of one width on the CPU, of multiples of 8 on CUDA; without one of them torch would
+    # store the whole matrix, and not say so.
+    key_width, value_width = -(-q.shape[3] // 8) * 8, -(-width // 8) * 8
     if q.device.type == "cpu":
-        # The CPU's fused kernel wants q, k and v of one width; without it the whole matrix would be stored.
-        common = max(q.shape[3], width)
-        q, k, values = (F.pad(t, (0, common - t.shape[3])) for t in (q, k, values))
-    heads = F.scaled_dot_product_attention(q, k, values, attn_mask=mask, scale=scale)[..., :width]
+        key_width = value_width = max(key_width, value_width)
+    q, k, values = _widen(q, key_width), _widen(k, key_width), _widen(values, value_width)
+    with torch.autocast(q.device.type, enabled=False):  # it would round float32 inputs
+        heads = F.scaled_dot_product_attention(q, k, values, attn_mask=mask, scale=scale)[..., :width]
     return (heads * gate[:, :, None, None].to(heads.dtype)).sum(1).to(v.dtype)
 
 
-def _euclidean_as_dot(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+def _widen(t: Tensor, width: int) -> Tensor:
+    """Zeros behind the last dimension; not by F.pad alone, which copies even where there is nothing to pad."""
+    return t if t.shape[3] == width else F.pad(t, (0, width - t.shape[3]))
+
+
+def _euclidean_as_dot(q: Tensor, k: Tensor) -> Tuple[Tensor, Tensor]:
     """``2 q.k - |k|^2`` as a dot product over two more channels.
 
-    |k|^2 is split into a rounded value and the rest, else bfloat16 would lose it; as channels and not as a mask,
-    because a mask's gradient would be a Q x K matrix.
+    |k|^2 is split into a rounded value and the rest, else bfloat16 would lose it; in units of 16, else float16 would
+    overflow at 65504; as channels and not as a mask, because a mask's gradient would be a Q x K matrix.
     """
-    norm = k.to(torch.promote_types(k.dtype, torch.float32)).square().sum(-1, keepdim=True)
+    norm = k.to(torch.promote_types(k.dtype, torch.float32)).square().sum(-1, keepdim=True) / 16
     high = norm.to(k.dtype)
     low = (norm - high.to(norm.dtype)).to(k.dtype)
-    ones = torch.ones_like(q[..., :1])
-    return torch.cat((2 * q, ones, ones), -1), torch.cat((k, -high, -low), -1)
+    unit = torch.full_like(q[..., :1], 16)
+    return torch.cat((2 * q, unit, unit), -1), torch.cat((k, -high, -low), -1)

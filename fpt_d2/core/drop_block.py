@@ -1,17 +1,18 @@
 """DropBlock, the regulariser on FPT's output (paper, ablation of the training tricks)."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import drop_block2d
 
 
 def drop_block(x: Tensor, drop_prob: float, block_size: int, *, training: bool = True) -> Tensor:
     """Zero square blocks of a map in training and scale the rest up to keep the mean; per channel.
 
-    torchvision's DropBlock, with checked arguments.
+    torchvision's own scales by a sum in the dtype of ``x``, which float16 maps of more than 65504 values overflow.
 
     Args:
         x: (B, C, H, W).
-        drop_prob: expected share of the map that is dropped, in [0, 1).
+        drop_prob: share of the map that is dropped, in [0, 1), as far as blocks do not overlap (DropBlock paper).
         block_size: odd side of a block, in positions of the map; clipped to the map.
         training: False returns ``x``.
 
@@ -24,10 +25,13 @@ def drop_block(x: Tensor, drop_prob: float, block_size: int, *, training: bool =
         raise ValueError(f"block_size is {block_size}; it must be odd and positive")
     if not training or drop_prob == 0:
         return x
-    # torchvision pads by half a block: a clipped block must stay odd too
-    side = min(block_size, *x.shape[-2:])
-    out: Tensor = drop_block2d(x, drop_prob, side - (side % 2 == 0), training=True)
-    return out
+    height, width = x.shape[-2:]
+    side = min(block_size, height, width)
+    starts = x.new_empty(*x.shape[:2], height - side + 1, width - side + 1)
+    starts.bernoulli_(drop_prob * height * width / (side**2 * starts.shape[2] * starts.shape[3]))
+    keep = 1 - F.max_pool2d(F.pad(starts, [side - 1] * 4), side, stride=1)
+    scale = keep.numel() / keep.sum(dtype=torch.promote_types(x.dtype, torch.float32)).clamp(min=1)
+    return x * keep * scale.to(x.dtype)
 
 
 class DropBlock(nn.Module):

@@ -57,7 +57,9 @@ class GroundingTransformer(nn.Module):
         if square_size < 0 or (square_size > 0 and square_size % 2 == 0):
             raise ValueError(f"square_size is {square_size}; it must be 0 (the whole level) or odd")
         if kv_stride < 1 or max_kv_tokens < 0:
-            raise ValueError(f"kv_stride is {kv_stride} and max_kv_tokens {max_kv_tokens}; at least 1 and 0 are allowed")
+            raise ValueError(
+                f"kv_stride is {kv_stride} and max_kv_tokens {max_kv_tokens}; at least 1 and 0 are allowed"
+            )
         if square_size > 0 and (similarity == "dot" or kv_stride > 1):
             raise ValueError("square_size > 0 needs a softmax similarity (not 'dot') and kv_stride 1")
         self.channels, self.num_parts, self.similarity, self.square_size = channels, num_parts, similarity, square_size
