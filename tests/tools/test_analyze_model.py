@@ -1,0 +1,153 @@
+"""The counts of tools/analyze_model.py against Detectron2's analysis and against formulas written out."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
+from fvcore.nn.jit_handles import get_shape
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from fpt_d2.engine import get_default_config
+
+TOOL = Path(__file__).parents[2] / "tools" / "analyze_model.py"
+SIZE = (64, 96)
+# Positions of p2 to p5 of an image of that size.
+POSITIONS = (16 * 24, 8 * 12, 4 * 6, 2 * 3)
+CHANNELS, ST_PARTS, GT_PARTS = 32, 2, 4
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("analyze_model", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _config(branches=("st", "gt", "rt"), device="cpu", impl="auto"):
+    cfg = get_default_config()
+    cfg.merge_from_list(
+        "MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64 "
+        "MODEL.RESNETS.OUT_FEATURES ['res2','res3','res4','res5'] "
+        "MODEL.FPN.IN_FEATURES ['res2','res3','res4','res5'] MODEL.BACKBONE.NAME build_resnet_fpt_backbone "
+        "MODEL.RPN.IN_FEATURES ['p2','p3','p4','p5','p6'] MODEL.ANCHOR_GENERATOR.SIZES [[8],[16],[32],[64],[128]] "
+        "MODEL.ROI_HEADS.NAME StandardROIHeads MODEL.ROI_HEADS.IN_FEATURES ['p2','p3','p4','p5'] "
+        "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead MODEL.ROI_BOX_HEAD.NUM_FC 2 MODEL.ROI_BOX_HEAD.FC_DIM 32 "
+        "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION 7 MODEL.RPN.POST_NMS_TOPK_TEST 20 MODEL.RPN.NMS_THRESH 1.0".split()
+    )
+    cfg.MODEL.DEVICE = device
+    cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.FPT.BRANCH_CHANNELS = CHANNELS
+    cfg.MODEL.FPT.BRANCHES = list(branches)
+    cfg.MODEL.FPT.ATTENTION_IMPL = impl
+    return cfg
+
+
+def _attention(queries, keys, parts, *, fused):
+    """Multiply-adds of one attention: projections, gate, scores, and values, once or for every part."""
+    projections = (queries + 2 * keys) * CHANNELS**2 + parts * CHANNELS
+    return projections + queries * keys * CHANNELS * (1 + (parts if fused else 1))
+
+
+def _branches(*, fused):
+    levels = range(len(POSITIONS))
+    st = sum(_attention(n, n, ST_PARTS, fused=fused) for n in POSITIONS)
+    gt = sum(
+        _attention(POSITIONS[fine], POSITIONS[coarse], GT_PARTS, fused=fused)
+        for fine in levels
+        for coarse in levels[fine + 1 :]
+    )
+    # Two convolutions at the coarser level and one at each level on the way down to it.
+    rt = sum(
+        9 * CHANNELS**2 * (2 * POSITIONS[coarse] + sum(POSITIONS[fine + 1 : coarse + 1]))
+        for coarse in levels
+        for fine in levels[:coarse]
+    )
+    return st, gt, rt
+
+
+def test_branches_cost_what_the_formulas_say(tool):
+    cost = tool.measure("fpt", _config(), *SIZE)
+    assert (cost.st, cost.gt, cost.rt) == _branches(fused=False)
+
+
+def test_a_gpus_attention_is_counted_without_a_gpu(tool):
+    cost = tool.measure("fpt", _config(device="cuda"), *SIZE)
+    st, gt, rt = _branches(fused=True)
+    # Fused kernels compute more channels than there are: the Euclidean form's own, and up to a multiple of 8.
+    assert st <= cost.st <= 1.5 * st and gt <= cost.gt <= 1.5 * gt and cost.rt == rt
+
+
+def test_nothing_is_lost_without_values_and_steps(tool):
+    """The same count as over a real forward pass, in which attention goes in many steps."""
+    cfg = _config()
+    cost = tool.measure("fpt", cfg, *SIZE)
+    backbone = build_model(cfg).eval().backbone
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone(torch.rand(1, 3, *SIZE))
+    assert counter.get_total_flops() == 2 * (cost.total - cost.heads)
+
+
+def test_branches_that_are_off_cost_nothing(tool):
+    plain = tool.measure("fpn", _config(branches=[]), *SIZE)
+    grounded = tool.measure("gt", _config(branches=["gt"]), *SIZE)
+    assert (plain.st, plain.gt, plain.rt, grounded.st, grounded.rt) == (0,) * 5
+    assert (plain.trunk, plain.heads) == (grounded.trunk, grounded.heads)
+    # Three, two and one grounding enter the fusion of p2, p3 and p4.
+    fusion = 9 * CHANNELS**2 * (3 * POSITIONS[0] + 2 * POSITIONS[1] + POSITIONS[2])
+    assert grounded.pyramid - plain.pyramid == fusion
+    assert grounded.total == plain.total + fusion + grounded.gt
+
+
+def _count_attention(inputs, outputs):
+    """Handle for Detectron2's analysis: scores and values, of all images and heads."""
+    q, k, v = (get_shape(value) for value in inputs[:3])
+    images_and_heads = torch.Size(q[:-2]).numel()
+    return images_and_heads * q[-2] * k[-2] * (q[-1] + v[-1])
+
+
+@pytest.mark.parametrize("branches", [[], ["st", "gt", "rt"]])
+def test_detectron2s_analysis_agrees(tool, branches):
+    """On real values, of the whole detector with 20 proposals. It knows attention by our handle only."""
+    cfg = _config(branches, impl="sdpa")
+    cost = tool.measure("fpt", cfg, *SIZE)
+    model = build_model(cfg).eval()
+    model.backbone.level_masks = lambda *_: None  # a recorded graph always masks, which costs a product more
+    analysis = FlopCountAnalysis(model, [{"image": torch.rand(3, *SIZE) * 255}])
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    analysis.set_op_handle("aten::scaled_dot_product_attention", _count_attention)
+    products = ("conv", "linear", "matmul", "addmm", "bmm", "scaled_dot_product_attention")
+    counted = {name: flops for name, flops in analysis.by_operator().items() if name in products}
+    assert ("scaled_dot_product_attention" in counted) == bool(branches)
+    assert sum(counted.values()) == cost.total
+    assert parameter_count(model)[""] == cost.parameters
+
+
+def test_command_line_writes_table_json_and_chart(tool, tmp_path, capsys):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(_config().dump())
+    argv = ["--config-file", str(config), "--size", "64x96", "--json", str(tmp_path / "a.json")]
+    assert tool.main([*argv, "--png", str(tmp_path / "a.png"), "--opts", "MODEL.FPT.BRANCHES", "['rt']"]) == 0
+    row = json.loads((tmp_path / "a.json").read_text())["models"][0]
+    assert row["name"] == "tiny" and row["st"] == 0 and row["rt"] > 0
+    assert row["total"] == sum(row[part] for part in ("trunk", "pyramid", "st", "gt", "rt", "heads"))
+    assert f"| {row['parameters'] / 1e6:.1f} |" in " ".join(capsys.readouterr().out.split())
+    assert Image.open(tmp_path / "a.png").width >= 1000
+
+
+def test_default_rows_differ_in_what_they_say(tool):
+    models = tool._configs(None, ["MODEL.DEVICE", "cpu"])
+    chosen = {(cfg.MODEL.FPT.PYRAMID, tuple(cfg.MODEL.FPT.BRANCHES)) for cfg in models.values()}
+    assert len(models) == len(chosen) == 10 and {cfg.MODEL.DEVICE for cfg in models.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"), [(["--size", "800"], "800x1333"), (["--config-file", "none.yaml"], "none.yaml")]
+)
+def test_wrong_arguments_are_one_sentence(tool, argv, message):
+    with pytest.raises(SystemExit, match=message):
+        tool.main(argv)
