@@ -126,9 +126,10 @@ class UFP(Backbone):
         features = self.bottom_up(x)
         feature = features[self.in_feature]
         masks = level_masks(x, dict.fromkeys(self.levels, feature))
-        # A kernel of 31 would carry what the trunk computes in the padding far into the image.
-        feature = apply_mask(feature, None if masks is None else masks[self.levels[0]])
-        source = {n: conv(feature) for n, conv in self.global_conv.items()}
+        # Without a mask a kernel of 31 would carry what the trunk computes in the padding far into the image.
+        mask = None if masks is None else masks[self.levels[0]]
+        feature = apply_mask(feature, mask)
+        source = {n: apply_mask(conv(feature), mask) for n, conv in self.global_conv.items()}
         levels = fuse(
             source,
             masks,
