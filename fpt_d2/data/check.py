@@ -91,7 +91,8 @@ def _check_files(cfg: CfgNode, name: str, *, is_train: bool) -> tuple[list[str],
         logger.warning("%s: %s", json_file, line)
     if not check.errors.counts:
         return [], len(check.categories)
-    head = f"The data set {name!r} has {check.errors.counts.total()} problems in {json_file} (images: {image_root}):"
+    total = sum(check.errors.counts.values())
+    head = f"The data set {name!r} has {total} problems in {json_file} (images: {image_root}):"
     tail = "Correct the file; DATASETS.CHECK False skips this check."
     return ["\n  ".join([head, *check.errors.lines(), tail])], len(check.categories)
 

@@ -1,5 +1,7 @@
 """A check of annotations in COCO format that finds everything that is wrong with them at once."""
 
+from __future__ import annotations
+
 import math
 import os
 from collections import Counter, defaultdict

@@ -54,7 +54,7 @@ def _polygons(mask: np.ndarray) -> list[list[float]]:
     """Outlines of a mask (sH, sW) as [x1, y1, x2, y2, ...] in image pixels; none if the mask has a hole."""
     contours, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons = []
-    for contour, (_, _, _, parent) in zip(contours, hierarchy[0], strict=True):
+    for contour, (_, _, _, parent) in zip(contours, hierarchy[0]):
         if cv2.contourArea(contour) < _SMALLEST:
             continue
         if parent >= 0:

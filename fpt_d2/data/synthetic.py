@@ -1,5 +1,7 @@
 """Write the synthetic data set of shapes: images and annotations in COCO's format, from a seed."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -58,7 +60,7 @@ def write_dataset(
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as parent:
         staging = Path(parent) / root.name
         with tqdm(total=num_train + num_val, unit="image", disable=None if progress else True) as bar:
-            for split, num_images in zip(SPLITS, (num_train, num_val), strict=True):
+            for split, num_images in zip(SPLITS, (num_train, num_val)):
                 _write_split(staging, split, num_images, image_size, seed, bar)
         if root.exists():
             shutil.rmtree(root)

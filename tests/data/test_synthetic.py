@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -55,7 +56,7 @@ def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
         assert few_json["annotations"] == [a for a in many_json["annotations"] if a["image_id"] in ids]
     last_first = [synthetic_scene(7, "train", index, (64, 80))[0] for index in (2, 1, 0)]
     first_last = [synthetic_scene(7, "train", index, (64, 80))[0] for index in (0, 1, 2)]
-    assert all(np.array_equal(a, b) for a, b in zip(last_first[::-1], first_last, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(last_first[::-1], first_last))
 
 
 def test_splits_differ():
@@ -106,23 +107,27 @@ def test_masks_are_the_visible_part(coco):
         if masks:
             twice = (np.sum(masks, axis=0) > 1).astype(np.uint8)
             # Two outlines may both claim the pixels of their common border, hardly a pixel wide.
-            assert not any(twice[y : y + 3, x : x + 3].all() for y, x in zip(*np.nonzero(twice), strict=True))
+            assert not any(twice[y : y + 3, x : x + 3].all() for y, x in zip(*np.nonzero(twice)))
 
 
 @pytest.mark.parametrize("index", range(12))
 def test_annotations_follow_the_drawing(index):
+    """Nowhere is a mask more than a pixel away from what is drawn."""
     pixels, objects = synthetic_scene(1, "train", index, (96, 128))
     height, width = pixels.shape[:2]
     for scene_object in objects:
         annotation = coco_annotation(scene_object, height, width)
-        coarse = scene_object.visible.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING).mean(axis=(1, 3)) >= 0.5
-        rle = annotation["segmentation"]
-        rle = mask_util.frPyObjects(rle, height, width) if not isinstance(rle, dict) or annotation["iscrowd"] else rle
-        mask = mask_util.decode(rle)
-        mask = mask.any(axis=2) if mask.ndim == 3 else mask.astype(bool)
-        border = 2 * (annotation["bbox"][2] + annotation["bbox"][3])
-        assert (mask ^ coarse).sum() <= 0.25 * border
-        assert CATEGORIES[annotation["category_id"] - 1] == CATEGORIES[scene_object.category]
+        segmentation = annotation["segmentation"]
+        if isinstance(segmentation, list):
+            segmentation = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+        elif annotation["iscrowd"]:
+            segmentation = mask_util.frPyObjects(segmentation, height, width)
+        mask = mask_util.decode(segmentation)
+        drawn = scene_object.visible.reshape(height, SUPERSAMPLING, width, SUPERSAMPLING).mean(axis=(1, 3)) >= 0.5
+        drawn = drawn.astype(np.uint8)
+        square = np.ones((3, 3), dtype=np.uint8)
+        assert np.all(cv2.erode(drawn, square) <= mask) and np.all(mask <= cv2.dilate(drawn, square))
+        assert annotation["category_id"] == scene_object.category + 1
 
 
 def test_hardly_anything_is_hidden():
@@ -133,7 +138,7 @@ def test_hardly_anything_is_hidden():
 
 def test_scales_reach_from_small_to_most_of_the_image():
     diameters = []
-    for index in range(150):
+    for index in range(80):
         pixels, objects = synthetic_scene(0, "train", index)
         boxes = [coco_annotation(o, *pixels.shape[:2])["bbox"] for o in objects if not o.iscrowd]
         diameters += [(max(box[2:]), max(box[2:]) / min(pixels.shape[:2])) for box in boxes]
