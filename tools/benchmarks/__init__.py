@@ -1,0 +1,1 @@
+"""What ``tools/benchmark.py`` measures, how, and how it shows it."""

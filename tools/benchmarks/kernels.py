@@ -1,0 +1,75 @@
+"""Attention by itself: queries of p2 against keys of p3, or of p2 pooled to that size (the same numbers of both).
+
+An image of 512 x 512 has 16384 queries and 4096 keys. All have 256 channels.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fpt_d2 import core
+
+from . import textbook
+from .workload import Entry, Setting, Workload
+
+CHANNELS = 256
+SQUARE_SIZE = 5
+LOCAL = f"LGT {SQUARE_SIZE}x{SQUARE_SIZE}"
+
+# case, parts of the mixture, similarity. The target table compares the grounding of one part.
+MIXTURES = (
+    ("ST N=4", 4, "embedded"),
+    ("ST N=2", 2, "embedded"),
+    ("GT Euclidean", 1, "euclidean"),
+    ("GT Euclidean N=4", 4, "euclidean"),
+    ("GT embedded", 1, "embedded"),
+)
+
+
+def entries(device: str) -> list[Entry]:
+    """Ours, torch's fused attention or our chunks (that which "auto" does not take), and the textbook."""
+    other = "sdpa" if device == "cpu" else "chunked"
+    table = []
+    for case, num_parts, similarity in MIXTURES:
+        ours = partial(core.mixture_attention, similarity=similarity)
+        outline = partial(_of_tokens, partial(textbook.mixture_attention, similarity=similarity), num_parts)
+        table += [
+            Entry(case, "ours", partial(_of_tokens, ours, num_parts), outline),
+            Entry(case, f"ours ({other})", partial(_of_tokens, partial(ours, impl=other), num_parts), outline),
+            Entry(case, "textbook", outline, outline),
+        ]
+    table.append(Entry("GT dot", "ours", partial(_of_tokens, core.linear_attention, 0)))
+    outline = partial(_of_tokens, textbook.linear_attention, 0)
+    table.append(Entry("GT dot", "textbook", outline, outline))
+    ours = partial(core.local_mixture_attention, square_size=SQUARE_SIZE, similarity="euclidean")
+    outline = partial(_of_maps, partial(textbook.local_mixture_attention, square_size=SQUARE_SIZE))
+    table.append(Entry(LOCAL, "ours", partial(_of_maps, ours)))
+    table.append(Entry(LOCAL, "textbook", outline, outline))
+    return table
+
+
+def _of_tokens(function: Callable[..., Tensor], num_parts: int, setting: Setting) -> Workload:
+    fine, coarse = (h * w for h, w in (setting.level(4), setting.level(8)))
+    inputs = [_random(setting, n, CHANNELS) for n in (fine, coarse, coarse)]
+    return _workload(function, inputs + ([_gate(setting, num_parts)] if num_parts else []))
+
+
+def _of_maps(function: Callable[..., Tensor], setting: Setting) -> Workload:
+    inputs = [_random(setting, CHANNELS, *setting.level(stride)) for stride in (4, 8, 8)]
+    return _workload(function, [*inputs, _gate(setting, 4)])
+
+
+def _workload(function: Callable[..., Tensor], inputs: list[Tensor]) -> Workload:
+    return Workload(lambda training: [function(*inputs)], inputs)
+
+
+def _random(setting: Setting, *shape: int) -> Tensor:
+    return torch.randn(setting.batch, *shape, device=setting.device, dtype=setting.dtype, requires_grad=True)
+
+
+def _gate(setting: Setting, num_parts: int) -> Tensor:
+    """Weights of the parts, float32 as ours are, wider for float64 inputs."""
+    dtype = torch.promote_types(setting.dtype, torch.float32)
+    return _random(setting, num_parts).detach().to(dtype).softmax(1).requires_grad_()

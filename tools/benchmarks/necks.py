@@ -1,0 +1,117 @@
+"""Whole necks over the features of a ResNet-50, laterals and output convolutions included, and the trunk itself."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone, build_resnet_backbone
+from torch import Tensor
+
+from fpt_d2.config import add_fpt_config
+from fpt_d2.modeling import FPT, build_fpt_backbone
+
+from .textbook import TextbookGrounding
+from .workload import Entry, Setting, Workload
+
+CASE = "neck"
+# Detectron2 pads images to a multiple of the coarsest stride.
+DIVISIBILITY = 32
+FEATURES = {"res2": (256, 4), "res3": (512, 8), "res4": (1024, 16), "res5": (2048, 32)}  # channels, stride
+
+# Neck by name: the keys in which it differs from the config defaults.
+EXACT = ("MODEL.FPT.MAX_KV_TOKENS", 0, "MODEL.FPT.KV_STRIDE", 1)
+BUDGET = ("MODEL.FPT.MAX_KV_TOKENS", 1024)
+LIGHT = (*BUDGET, "MODEL.FPT.BRANCH_CHANNELS", 64)
+NECKS: dict[str, tuple[Any, ...]] = {
+    "FPN": ("MODEL.FPT.BRANCHES", []),
+    "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
+    "FPT exact": EXACT,
+    "FPT budget": BUDGET,
+    "FPT light": LIGHT,
+    "FPT textbook": EXACT,
+}
+
+
+def entries() -> list[Entry]:
+    makes = {name: partial(_make_neck, name) for name in NECKS}
+    outlines = dict.fromkeys(("FPT exact", "FPT textbook"), makes["FPT textbook"])
+    necks = [Entry(CASE, name, make, outlines.get(name)) for name, make in makes.items()]
+    return [Entry(CASE, "R50 trunk", _make_trunk), *necks]
+
+
+class GivenFeatures(Backbone):
+    """Stands in the place of the trunk: a ResNet-50's feature maps are what the neck is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._out_features = list(FEATURES)
+        self._out_feature_channels = {n: channels for n, (channels, _) in FEATURES.items()}
+        self._out_feature_strides = {n: stride for n, (_, stride) in FEATURES.items()}
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return features
+
+
+def build_neck(name: str) -> FPT:
+    cfg = _config()
+    cfg.MODEL.FPN.IN_FEATURES = list(FEATURES)
+    cfg.merge_from_list(list(NECKS[name]))
+    neck = build_fpt_backbone(cfg, GivenFeatures(), None)
+    if name == "FPT textbook":
+        to_textbook(neck)
+    return neck
+
+
+def to_textbook(neck: FPT) -> None:
+    """Replace the attention of ``neck`` by the textbook's, in place."""
+    for branches in (neck.fpt.st, neck.fpt.gt):
+        for edge, branch in branches.items():
+            branches[edge] = TextbookGrounding(branch)
+
+
+def run_neck(neck: FPT, features: dict[str, Tensor]) -> list[Tensor]:
+    return list(neck.fuse(neck.source_pyramid(features), None).values())
+
+
+def _make_neck(name: str, setting: Setting) -> Workload:
+    with torch.device(setting.device):
+        neck = build_neck(name)
+    padded = _padded(setting)
+    features = {
+        n: torch.randn(setting.batch, channels, *padded.level(stride), device=setting.device, requires_grad=True)
+        for n, (channels, stride) in FEATURES.items()
+    }
+
+    def run(training: bool) -> list[Tensor]:
+        with setting.autocast():
+            return run_neck(neck, features)
+
+    return Workload(run, [*features.values(), *neck.parameters()])
+
+
+def _make_trunk(setting: Setting) -> Workload:
+    cfg = _config()
+    cfg.MODEL.RESNETS.OUT_FEATURES = list(FEATURES)
+    with torch.device(setting.device):
+        trunk = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    padded = _padded(setting)
+    images = torch.randn(setting.batch, 3, padded.height, padded.width, device=setting.device)
+
+    def run(training: bool) -> list[Tensor]:
+        with setting.autocast():
+            return [out for out in trunk(images).values() if not training or out.requires_grad]
+
+    return Workload(run, list(trunk.parameters()))
+
+
+def _config() -> CfgNode:
+    cfg = get_cfg()
+    add_fpt_config(cfg)
+    return cfg
+
+
+def _padded(setting: Setting) -> Setting:
+    height, width = (n * DIVISIBILITY for n in setting.level(DIVISIBILITY))
+    return Setting(height, width, setting.batch, setting.device, setting.dtype)

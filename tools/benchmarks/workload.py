@@ -1,0 +1,87 @@
+"""What is measured: an entry of a table makes, for a size and a device, a function to run."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ContextManager, Optional
+
+import torch
+from torch import Tensor
+
+FORWARD, TRAIN = "forward", "training step"
+MODES = (FORWARD, TRAIN)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an entry is made for.
+
+    Attributes:
+        height, width: of the image; a kernel takes the sizes of its levels p2 and p3.
+        batch: images.
+        device: "cpu" or "cuda".
+        dtype: of a kernel's inputs; of the autocast of a network with float32 parameters.
+    """
+
+    height: int
+    width: int
+    batch: int = 1
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def level(self, stride: int) -> tuple[int, int]:
+        """Height and width of the map of this stride."""
+        return -(-self.height // stride), -(-self.width // stride)
+
+    def autocast(self) -> ContextManager:
+        if self.dtype in (torch.float32, torch.float64):
+            return contextlib.nullcontext()
+        return torch.autocast(self.device, self.dtype)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Something to run, with its inputs and parameters allocated.
+
+    Attributes:
+        run: from "is this training" to the outputs that the backward pass starts from.
+        leaves: everything that gets a gradient.
+    """
+
+    run: Callable[[bool], Sequence[Tensor]]
+    leaves: Sequence[Tensor]
+
+    def step(self, mode: str) -> None:
+        """A forward pass without gradients, or a training step: a forward and a backward pass (no optimizer)."""
+        if mode == FORWARD:
+            with torch.no_grad():
+                self.run(False)
+            return
+        outputs = self.run(True)
+        torch.autograd.backward(outputs, [torch.ones_like(out) for out in outputs])
+
+    def clear(self) -> None:
+        """Free the gradients of the last step."""
+        for leaf in self.leaves:
+            leaf.grad = None
+
+
+Make = Callable[[Setting], Workload]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the comparison.
+
+    Attributes:
+        case: entries of one case do the same work and are measured in turn.
+        name: how this one does it.
+        make: allocates it.
+        outline: makes what its cost is computed from before it runs: itself, or, for what is cut into very many
+            operators, the textbook form of the same work. None: its cost grows as the image area does.
+    """
+
+    case: str
+    name: str
+    make: Make
+    outline: Optional[Make] = None
