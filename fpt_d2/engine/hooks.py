@@ -142,7 +142,7 @@ class SaveOnInterrupt(HookBase):
     def _on_interrupt(self, signum: int, frame: Any) -> None:
         self._restore_handler()
         self._interrupted = True
-        if not self._in_step:
+        if not self._in_step and comm.get_world_size() == 1:  # several processes stop together, after a step
             raise KeyboardInterrupt
         if os.getpid() == self._pid:  # rather than a data worker, which inherits the handler
             logger.warning("Interrupted: stopping after this iteration (Ctrl-C again: at once)")
