@@ -73,6 +73,22 @@ def test_crowds_rle_and_images_without_annotation():
     assert _changed(draw_ground_truth(_image(), {}, METADATA)) is None
 
 
+def test_a_ring_keeps_its_hole():
+    outputs = _outputs(0.9)
+    outputs["instances"].pred_masks[:, 20:30, 35:50] = False
+    picture = draw_predictions(_image(), outputs, METADATA, scale=2)
+    assert (picture[50, 85] == 128).all() and (picture[30, 60] != 128).any()
+
+
+@pytest.mark.parametrize("box", [[88, 30, 100, 80], [70, 60, 100, 79]])
+def test_a_label_at_the_border_is_moved_into_the_picture(box):
+    outputs = _outputs(0.9, with_masks=False)
+    outputs["instances"].pred_boxes = Boxes(torch.tensor([box], dtype=torch.float32))
+    picture = draw_predictions(_image(), outputs, METADATA, scale=3)
+    # Its background is nearly black, and larger than what two letters take.
+    assert (picture.max(axis=2) < 60).sum() > 300
+
+
 def test_categories_without_names_are_numbered():
     bare = Metadata(name="bare")
     assert _changed(draw_predictions(_image(), _outputs(0.9), bare)) is not None
