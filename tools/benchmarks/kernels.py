@@ -62,7 +62,7 @@ def _of_maps(function: Callable[..., Tensor], setting: Setting) -> Workload:
 
 
 def _workload(function: Callable[..., Tensor], inputs: list[Tensor]) -> Workload:
-    return Workload(lambda training: [function(*inputs)], inputs)
+    return Workload(lambda training: [function(*inputs)], [t for t in inputs if t.requires_grad])
 
 
 def _random(setting: Setting, *shape: int) -> Tensor:
@@ -70,6 +70,6 @@ def _random(setting: Setting, *shape: int) -> Tensor:
 
 
 def _gate(setting: Setting, num_parts: int) -> Tensor:
-    """Weights of the parts, float32 as ours are, wider for float64 inputs."""
+    """Weights of the parts, float32 as ours are, wider for float64 inputs; a single part's is one and not learned."""
     dtype = torch.promote_types(setting.dtype, torch.float32)
-    return _random(setting, num_parts).detach().to(dtype).softmax(1).requires_grad_()
+    return _random(setting, num_parts).detach().to(dtype).softmax(1).requires_grad_(num_parts > 1)

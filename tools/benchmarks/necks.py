@@ -1,5 +1,6 @@
 """Whole necks over the features of a ResNet-50, laterals and output convolutions included, and the trunk itself."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -54,14 +55,12 @@ class GivenFeatures(Backbone):
         return features
 
 
-def build_neck(name: str) -> FPT:
+def build_neck(keys: Sequence[Any]) -> FPT:
+    """The neck of the config defaults with these keys and values in a row."""
     cfg = _config()
     cfg.MODEL.FPN.IN_FEATURES = list(FEATURES)
-    cfg.merge_from_list(list(NECKS[name]))
-    neck = build_fpt_backbone(cfg, GivenFeatures(), None)
-    if name == "FPT textbook":
-        to_textbook(neck)
-    return neck
+    cfg.merge_from_list(list(keys))
+    return build_fpt_backbone(cfg, GivenFeatures(), None)
 
 
 def to_textbook(neck: FPT) -> None:
@@ -77,7 +76,9 @@ def run_neck(neck: FPT, features: dict[str, Tensor]) -> list[Tensor]:
 
 def _make_neck(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
-        neck = build_neck(name)
+        neck = build_neck(NECKS[name])
+        if name == "FPT textbook":
+            to_textbook(neck)
     padded = _padded(setting)
     features = {
         n: torch.randn(setting.batch, channels, *padded.level(stride), device=setting.device, requires_grad=True)

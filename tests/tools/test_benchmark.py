@@ -1,0 +1,181 @@
+"""The benchmark runs and says what it should, and what it compares ours with computes the same."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOLS = Path(__file__).parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
+
+from benchmarks import cost, kernels, measure, necks, targets  # noqa: E402
+from benchmarks.session import Result, Session  # noqa: E402
+from benchmarks.workload import FORWARD, MODES, TRAIN, Setting, Workload  # noqa: E402
+
+SETTING = Setting(48, 72, batch=2, dtype=torch.float64)
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    import benchmark
+
+    return benchmark
+
+
+def _outputs_and_gradients(entry, setting):
+    torch.manual_seed(0)
+    workload = entry.make(setting)
+    outputs = workload.run(True)
+    workload.step(TRAIN)
+    return [*outputs, *(leaf.grad for leaf in workload.leaves)]
+
+
+@pytest.mark.parametrize("case", dict.fromkeys(entry.case for entry in kernels.entries("cpu")))
+def test_every_form_of_a_kernel_computes_the_same(case):
+    entries = {e.name: e for e in kernels.entries("cpu") if e.case == case}
+    expected = _outputs_and_gradients(entries.pop("textbook"), SETTING)
+    for entry in entries.values():
+        for ours, theirs in zip(_outputs_and_gradients(entry, SETTING), expected):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("similarity", ["euclidean", "embedded", "dot"])
+def test_the_textbook_neck_computes_the_same(similarity):
+    torch.manual_seed(0)
+    keys = (*necks.EXACT, "MODEL.FPT.GT_SIMILARITY", similarity, "MODEL.FPT.ZERO_INIT_FUSE", False)
+    neck = necks.build_neck(keys).double()
+    features = {
+        n: torch.randn(2, channels, *SETTING.level(stride), dtype=torch.float64)
+        for n, (channels, stride) in necks.FEATURES.items()
+    }
+    ours = necks.run_neck(neck, features)
+    necks.to_textbook(neck)
+    for a, b in zip(ours, necks.run_neck(neck, features)):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def _product(repeats, setting):
+    """``repeats`` products of two square matrices, one after the other, and their sum."""
+    side = setting.height
+    a = torch.ones(side, side, requires_grad=True)
+
+    def run(training):
+        total = 0
+        for _ in range(repeats):
+            total = total + a @ a
+        return [total]
+
+    return Workload(run, [a])
+
+
+ONE = Setting(1024, 1024)  # 4 MiB a matrix
+
+
+def test_computed_cost_of_matrix_products():
+    computed = cost.compute_cost(partial(_product, 3), ONE, FORWARD)
+    assert computed.flops == 3 * 2 * 1024**3
+    assert computed.peak_bytes == 3 * 4 * MIB  # the last sum, the product, the new sum
+    assert computed.written_bytes == 6 * 4 * MIB
+    assert cost.compute_cost(partial(_product, 1), ONE, TRAIN).flops == 3 * 2 * 1024**3
+
+
+def test_high_water_mark_of_a_process_is_that_of_the_tensors():
+    setting = Setting(256, 256)
+    entry = next(e for e in kernels.entries("cpu") if (e.case, e.name) == ("GT dot", "textbook"))
+    runner = measure.start_runner(entry, setting, 1)
+    try:
+        for mode in (FORWARD, TRAIN, FORWARD):  # what one step freed is not hidden from the next watch
+            computed = cost.compute_cost(entry.make, setting, mode)
+            first = runner.first_step(mode)
+            assert first.flops == computed.flops
+            assert 0.99 * computed.peak_bytes <= first.peak_bytes <= 1.1 * computed.peak_bytes + 2 * MIB
+        assert runner.step(TRAIN).seconds > 0
+    finally:
+        runner.close()
+
+
+def test_operators_that_torch_does_not_count():
+    q = torch.randn(1, 1, 8, 4, requires_grad=True)
+    with measure.flop_counter() as counter:
+        torch.nn.functional.scaled_dot_product_attention(q, q, q).sum().backward()
+    # two products forward, five backward
+    assert counter.get_total_flops() == 7 * 2 * 8 * 8 * 4
+    with measure.flop_counter() as counter:
+        torch.zeros(2, 3).addmm_(torch.ones(2, 5), torch.ones(5, 3))
+    assert counter.get_total_flops() == 2 * 2 * 5 * 3
+
+
+def _session(**changes):
+    values = dict(
+        machine=cost.Machine(1e12, 1e12), repeats=1, threads=1, memory_limit=1e12, max_seconds=1e6, progress=str
+    )
+    return Session(**{**values, **changes})
+
+
+def test_what_does_not_fit_or_takes_too_long_is_skipped_with_its_need():
+    quadratic = next(e for e in kernels.entries("cpu") if e.name == "textbook")
+    setting = Setting(2048, 2048)
+    for result in _session(memory_limit=2**30).measure_case("kernels", [quadratic], setting):
+        # at least the scores and the softmax of each of the four parts
+        assert result.computed_mib >= 8 * 512 * 512 * 256 * 256 * 4 / MIB
+        assert result.note.startswith("skipped: needs ") and result.seconds is None
+    for result in _session(max_seconds=1).measure_case("kernels", [quadratic], setting):
+        assert result.note.startswith("skipped: takes about ")
+
+
+def test_quick_run_of_the_command(benchmark, tmp_path, capsys, monkeypatch):
+    cases = [e for e in kernels.entries("cpu") if e.case in ("GT dot", kernels.LOCAL)]
+    monkeypatch.setattr(kernels, "entries", lambda device: cases)
+    assert benchmark.main(["--quick", "--suite", "kernels", "--output", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    assert content["about"]["matrix rate, GFLOP/s"] > 0 and content["about"]["threads"] == 1
+    assert len(content["results"]) == len(cases) * len(MODES)
+    for result in content["results"]:
+        for quantity in ("seconds", "wall_seconds", "images_per_second", "peak_mib", "gflops", "rate_share"):
+            assert result[quantity] > 0, (result, quantity)
+        assert (result["computed_mib"] is not None) == (result["entry"] == "textbook")
+    with open(tmp_path / "benchmark.csv") as file:
+        assert [row["entry"] for row in csv.DictReader(file)] == [r["entry"] for r in content["results"]]
+    for picture in ("kernels_time.png", "kernels_memory.png"):
+        assert 0 < (tmp_path / picture).stat().st_size < 300 * 1024
+    out = capsys.readouterr().out
+    assert "| GT dot" in out and "not in this run" in out
+
+
+def test_targets_are_judged_by_the_ratios():
+    blank = Result("kernels", "GT dot", "ours", 512, 512, 1, TRAIN, seconds=1.0, peak_mib=10.0)
+    results = [blank, replace(blank, entry="textbook", seconds=12.0, peak_mib=79.0)]
+    verdicts = {v.target: v for v in targets.judge(results, "cpu") if v.measured is not None}
+    speed, memory = verdicts.values()
+    assert (speed.measured, speed.reached) == (12.0, True)
+    assert (memory.measured, memory.reached) == (7.9, False)
+
+
+def test_spread_per_pixel_needs_both_ends():
+    blank = Result("necks", "neck", "FPT budget", 512, 512, 1, FORWARD, seconds=1.0)
+    huge = replace(blank, height=2048, width=2048, seconds=17.6)
+    small = replace(blank, height=256, width=256, seconds=99.0)
+    assert targets.Results([blank, huge, small]).spread_per_pixel("FPT budget") == pytest.approx(1.1)
+    with pytest.raises(targets.Missing):
+        targets.Results([blank, small]).spread_per_pixel("FPT budget")
+
+
+@pytest.mark.parametrize("text", ["800", "800x", "axb", "1x2x3"])
+def test_a_bad_size_is_named(benchmark, capsys, text):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--sizes", text])
+    assert text in capsys.readouterr().err
+
+
+def test_textbook_stores_what_it_says():
+    """3 n + 1 maps of Q x K are alive at the peak of a training step of n parts."""
+    entry = next(e for e in kernels.entries("cpu") if (e.case, e.name) == ("ST N=4", "textbook"))
+    setting = Setting(512, 512)
+    maps = cost.compute_cost(entry.make, setting, TRAIN).peak_bytes / (16384 * 4096 * 4)
+    assert 13 <= maps < 13.5
