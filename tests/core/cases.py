@@ -1,0 +1,99 @@
+"""Inputs and comparisons that the tests of the mathematics share."""
+
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+Inputs = Tuple[Tensor, Tensor, Tensor, Tensor, Optional[Tensor]]
+
+
+def attention_inputs(
+    seed: int,
+    *,
+    queries: Sequence[int],
+    keys: Sequence[int],
+    parts: int,
+    batch: int = 2,
+    width: int = 4,
+    values: int = 6,
+    masked: bool = False,
+) -> Inputs:
+    """q, k, v, gate and key mask or None in float64; channels last for one axis, first for a map's two."""
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(positions: Sequence[int], channels: int) -> Tensor:
+        shape = (batch, *positions, channels) if len(positions) == 1 else (batch, channels, *positions)
+        return torch.randn(shape, dtype=torch.float64, generator=random)
+
+    q, k, v = draw(queries, parts * width), draw(keys, parts * width), draw(keys, values)
+    gate = torch.randn(batch, parts, dtype=torch.float64, generator=random).softmax(-1)
+    mask = None
+    if masked:
+        mask = torch.rand(batch, *keys, generator=random) > 0.4
+        mask.view(batch, -1)[:, 0] = True
+    return q, k, v, gate, mask
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest expected value."""
+    return float((actual.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-300))
+
+
+def values_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> List[Tensor]:
+    """The result, and the gradients of all inputs for a fixed random cotangent."""
+    leaves = [t.detach().clone().requires_grad_() for t in inputs]
+    out = function(*leaves)
+    random = torch.Generator().manual_seed(0)
+    cotangent = torch.randn(out.shape, generator=random, dtype=torch.float64).to(out)
+    return [out.detach(), *torch.autograd.grad(out, leaves, cotangent, materialize_grads=True)]
+
+
+def assert_same(
+    fast: Callable[..., Tensor],
+    slow: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    tolerance: float,
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """``fast`` in ``dtype`` equals ``slow`` in float64 on the same rounded inputs: values and all gradients."""
+    rounded = [t.to(dtype) for t in inputs]
+    actual = values_and_gradients(fast, rounded)
+    expected = values_and_gradients(slow, [t.double() for t in rounded])
+    for name, a, e in zip(("out", "q", "k", "v", "gate"), actual, expected):
+        assert a.dtype == dtype and torch.isfinite(a).all()
+        error = relative_error(a, e)
+        # a lone part's gradient is a sum that cancels; a zero one leaves nothing to be relative to
+        assert error <= tolerance or (a - e).abs().max() <= tolerance * 1e-2, f"{name}: {error:.1e}"
+
+
+def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Random values for every parameter, zero-initialised norms and biases included."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
+            parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=torch.float64) * fan_in**-0.5)
+    return module
+
+
+def pyramid_features(
+    sizes: Dict[str, Tuple[int, int]], channels: Any, batch: int = 1, seed: int = 0
+) -> Dict[str, Tensor]:
+    """Random float64 maps by level; ``channels`` one number or by level."""
+    random = torch.Generator().manual_seed(seed)
+    return {
+        n: torch.randn(batch, channels if isinstance(channels, int) else channels[n], h, w, generator=random).double()
+        for n, (h, w) in sizes.items()
+    }
+
+
+def rectangle_masks(
+    sizes: Dict[str, Tuple[int, int]], valid: Sequence[Dict[str, Tuple[int, int]]]
+) -> Dict[str, Tensor]:
+    """(B, H, W) masks by level from each image's valid sizes."""
+    masks = {n: torch.zeros(len(valid), h, w, dtype=torch.bool) for n, (h, w) in sizes.items()}
+    for b, image in enumerate(valid):
+        for n, (h, w) in image.items():
+            masks[n][b, :h, :w] = True
+    return masks

@@ -1,0 +1,211 @@
+"""Global attention: every fast path against the formulas written out."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fpt_d2.core import attention, chunked, linear_attention, mixture_attention, mixture_gate, reference
+
+from .cases import assert_same, attention_inputs, relative_error, values_and_gradients
+
+FAST = ("chunked", "sdpa")
+SIMILARITIES = ("embedded", "euclidean")
+every_path = pytest.mark.parametrize("impl", FAST)
+every_similarity = pytest.mark.parametrize("similarity", SIMILARITIES)
+every_mask = pytest.mark.parametrize("masked", [False, True])
+DTYPES = [
+    (torch.float32, "embedded", 1e-5),
+    (torch.float32, "euclidean", 2e-5),
+    (torch.bfloat16, "embedded", 1e-2),
+    (torch.bfloat16, "euclidean", 1e-2),
+    (torch.float16, "embedded", 2e-3),
+    (torch.float16, "euclidean", 2e-3),
+]
+
+
+def compare(inputs, impl, similarity, tolerance=1e-12, dtype=torch.float64):
+    *tensors, mask = inputs
+    options = {"similarity": similarity, "key_mask": mask}
+    fast = partial(mixture_attention, impl=impl, **options)
+    assert_same(fast, partial(reference.mixture_attention, **options), tensors, tolerance, dtype)
+
+
+@every_path
+@every_similarity
+@every_mask
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_equals_the_reference_across_chunks(impl, similarity, masked, parts):
+    # 300 queries are more than one chunk, and the last one is not full
+    compare(attention_inputs(parts, queries=[300], keys=[37], parts=parts, masked=masked), impl, similarity)
+
+
+@every_similarity
+@every_mask
+@pytest.mark.parametrize("step_bytes", [1, 16 * 11 * 8, 40 * 11 * 8])
+def test_equals_the_reference_however_it_is_cut(monkeypatch, similarity, masked, step_bytes):
+    """Chunks of one query; of 16 with 3 left over; several images in one step."""
+    monkeypatch.setattr(chunked, "STEP_BYTES", step_bytes)
+    monkeypatch.setattr(chunked, "MIN_CHUNK", 1 if step_bytes == 1 else 16)
+    inputs = attention_inputs(0, queries=[19], keys=[11], parts=2, batch=3, masked=masked)
+    compare(inputs, "chunked", similarity)
+
+
+@every_path
+def test_random_sweep(impl):
+    random = torch.Generator().manual_seed(5)
+    for seed in range(40):
+        draw = [int(torch.randint(1, high, (), generator=random)) for high in (70, 70, 4, 6, 9)]
+        queries, keys, batch, width, values = draw
+        parts = (1, 2, 3, 4)[seed % 4]
+        inputs = attention_inputs(
+            seed,
+            queries=[queries],
+            keys=[keys],
+            parts=parts,
+            batch=batch,
+            width=width,
+            values=values,
+            masked=seed % 3 == 0,
+        )
+        compare(inputs, impl, SIMILARITIES[seed % 2], tolerance=4e-12)
+
+
+@every_path
+@every_mask
+@pytest.mark.parametrize("dtype, similarity, tolerance", DTYPES)
+def test_narrow_dtypes(impl, masked, dtype, similarity, tolerance):
+    inputs = attention_inputs(1, queries=[270], keys=[90], parts=2, width=16, values=32, masked=masked)
+    compare(inputs, impl, similarity, tolerance, dtype)
+
+
+@every_path
+@every_similarity
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scores_of_narrow_inputs_are_float32(impl, similarity, dtype):
+    """Scores of about 100, which bfloat16 would round by up to 0.25: a quarter of the weights."""
+    q, k, v, gate, _ = attention_inputs(2, queries=[64], keys=[40], parts=2, width=16)
+    q, k, v = ((t * s).to(dtype) for t, s in ((q, 8), (k, 4), (v, 1)))
+    exact = reference.mixture_attention(q.double(), k.double(), v.double(), gate, similarity=similarity)
+    out = mixture_attention(q, k, v, gate.to(dtype), similarity=similarity, impl=impl)
+    assert relative_error(out, exact) < 1e-2
+
+
+@every_path
+@every_similarity
+def test_autocast_does_not_round_float32(impl, similarity):
+    q, k, v, gate, _ = (t if t is None else t.float() for t in attention_inputs(3, queries=[50], keys=[40], parts=2))
+    options = {"similarity": similarity, "impl": impl}
+    plain = values_and_gradients(partial(mixture_attention, **options), (8 * q, 4 * k, v, gate))
+
+    def under_autocast(*inputs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return mixture_attention(*inputs, **options)
+
+    for a, b in zip(values_and_gradients(under_autocast, (8 * q, 4 * k, v, gate)), plain):
+        assert a.dtype == torch.float32 and relative_error(a, b) < 1e-5
+
+
+def test_a_squared_norm_beyond_float16_is_carried():
+    q, k, v, gate, _ = (t if t is None else t.half() for t in attention_inputs(4, queries=[9], keys=[7], parts=1))
+    k = k * 0.01 + 200  # |k|^2 = 160000, all keys alike: the weights are those of the small differences
+    exact = reference.mixture_attention(q.double(), k.double(), v.double(), gate.double(), similarity="euclidean")
+    for impl in FAST:
+        out = mixture_attention(q, k, v, gate, similarity="euclidean", impl=impl)
+        assert relative_error(out, exact) < 5e-2
+
+
+@every_path
+@every_similarity
+@every_mask
+def test_gradcheck(impl, similarity, masked):
+    *inputs, mask = attention_inputs(6, queries=[5], keys=[4], parts=2, width=2, values=3, masked=masked)
+    inputs = [t.requires_grad_() for t in inputs]
+    function = partial(mixture_attention, similarity=similarity, key_mask=mask, impl=impl)
+    assert torch.autograd.gradcheck(function, inputs)
+
+
+@every_path
+@every_similarity
+def test_masked_keys_are_as_if_they_were_not_there(impl, similarity):
+    q, k, v, gate, _ = attention_inputs(7, queries=[20], keys=[15], parts=2)
+    mask = torch.arange(15).expand(2, -1) < 9
+    k, v = k.masked_fill(~mask.unsqueeze(2), 0), v.masked_fill(~mask.unsqueeze(2), 1e3)
+    options = {"similarity": similarity, "impl": impl}
+    alone = mixture_attention(q, k[:, :9], v[:, :9], gate, **options)
+    assert relative_error(mixture_attention(q, k, v, gate, key_mask=mask, **options), alone) < 1e-12
+    assert relative_error(mixture_attention(q, k, v, gate, **options), alone) > 1
+
+
+@every_path
+@every_similarity
+def test_weights_sum_to_one_and_the_order_of_keys_is_free(impl, similarity):
+    q, k, v, gate, mask = attention_inputs(8, queries=[20], keys=[15], parts=4, masked=True)
+    options = {"similarity": similarity, "impl": impl}
+    ones = mixture_attention(q, k, torch.ones_like(v), gate, key_mask=mask, **options)
+    assert (ones - 1).abs().max() < 1e-13
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(0))
+    shuffled = mixture_attention(q, k[:, order], v[:, order], gate, key_mask=mask[:, order], **options)
+    assert relative_error(shuffled, mixture_attention(q, k, v, gate, key_mask=mask, **options)) < 1e-13
+
+
+@every_path
+def test_one_part_is_plain_softmax(impl):
+    q, k, v, gate, _ = attention_inputs(9, queries=[20], keys=[15], parts=1, width=8)
+    assert torch.equal(gate, torch.ones_like(gate))
+    plain = (q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v
+    assert relative_error(mixture_attention(q, k, v, gate, impl=impl), plain) < 1e-13
+    distance = torch.cdist(q, k, compute_mode="donot_use_mm_for_euclid_dist").square()
+    plain = (-distance / 8**0.5).softmax(-1) @ v
+    assert relative_error(mixture_attention(q, k, v, gate, similarity="euclidean", impl=impl), plain) < 1e-13
+
+
+@every_mask
+def test_linear_attention(masked):
+    q, k, v, _, mask = attention_inputs(10, queries=[30], keys=[20], parts=2, masked=masked)
+    fast, slow = (partial(module.linear_attention, key_mask=mask) for module in (attention, reference))
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+        assert_same(fast, slow, (q, k, v), tolerance, dtype)
+    assert torch.autograd.gradcheck(fast, [t[:, :, :3].requires_grad_() for t in (q[:, :4], k, v)])
+
+
+def test_linear_attention_does_not_overflow_float16():
+    q = torch.full((1, 2, 4), 16.0, dtype=torch.float16)
+    k = v = torch.full((1, 4096, 4), 16.0, dtype=torch.float16)
+    assert torch.equal(linear_attention(q, k, v), torch.full_like(q, 4 * 16**3))
+
+
+@every_mask
+def test_gate(masked):
+    _, k, _, _, mask = attention_inputs(11, queries=[1], keys=[12], parts=2, masked=masked)
+    weight = torch.randn(3, k.shape[2], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gate = mixture_gate(k, weight, key_mask=mask)
+    assert relative_error(gate, reference.mixture_gate(k, weight, key_mask=mask)) < 1e-13
+    assert (gate.sum(1) - 1).abs().max() < 1e-14
+    by_hand = F.softmax(k.mean(1) @ weight.t(), 1)
+    assert (relative_error(gate, by_hand) < 1e-13) is not masked
+    function = partial(mixture_gate, key_mask=mask)
+    assert torch.autograd.gradcheck(function, [k.requires_grad_(), weight.requires_grad_()])
+    assert mixture_gate(k.half(), weight.half()).dtype == torch.float32
+
+
+def test_auto_is_chunked_on_the_cpu_and_reference_can_be_forced():
+    q, k, v, gate, _ = attention_inputs(12, queries=[9], keys=[7], parts=2)
+    results = {impl: mixture_attention(q, k, v, gate, impl=impl) for impl in ("auto", "chunked", "reference")}
+    assert torch.equal(results["auto"], results["chunked"])
+    assert torch.equal(results["reference"], reference.mixture_attention(q, k, v, gate, similarity="embedded"))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"similarity": "cosine"}, "similarity is 'cosine'; allowed: euclidean, embedded"),
+        ({"impl": "fast"}, "impl is 'fast'; allowed: auto, chunked, sdpa, reference"),
+        ({}, "8 channels cannot be cut into 3 equal parts"),
+    ],
+)
+def test_bad_values(options, message):
+    q, k, v, gate, _ = attention_inputs(13, queries=[2], keys=[2], parts=2)
+    with pytest.raises(ValueError, match=message):
+        mixture_attention(q, k, v, gate if options else gate.new_ones(2, 3), **options)
