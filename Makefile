@@ -13,13 +13,17 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --c
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
 QUICKSTART := configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml
+OUTPUT := output/quickstart
 DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
 
 .PHONY: quickstart test lint clean
 
 quickstart: $(READY)
 	@test -e $(DATA)/annotations/instances_val.json || $(PY) tools/generate_shapes.py
-	@$(PY) train_net.py --config-file $(QUICKSTART) --resume
+	@$(PY) train_net.py --config-file $(QUICKSTART) --resume OUTPUT_DIR $(OUTPUT)
+	@$(PY) tools/visualize_predictions.py --config-file $(QUICKSTART) --output $(OUTPUT)/predictions.png --opts \
+		MODEL.WEIGHTS $(OUTPUT)/model_final.pth
+	@echo "Done. In $(OUTPUT): predictions.png, learning_curves.png, inference/ (COCO results), model_final.pth, log.txt"
 
 # More threads than one only wait for each other when something else keeps a core busy.
 test: export OMP_NUM_THREADS = 1

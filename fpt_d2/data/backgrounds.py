@@ -9,9 +9,14 @@ import cv2
 import numpy as np
 
 
-def random_color(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    """A color of any hue, its HSV saturation and value drawn from the given ranges. Returns (3,)."""
-    hsv = (rng.random(), rng.uniform(*saturation), rng.uniform(*value))
+def random_color(
+    rng: np.random.Generator,
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+    hue: tuple[float, float] = (0.0, 1.0),
+) -> np.ndarray:
+    """A color, its HSV hue, saturation and value drawn from the given ranges. Returns (3,)."""
+    hsv = (rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value))
     return np.array(colorsys.hsv_to_rgb(*hsv), dtype=np.float32)
 
 
