@@ -41,14 +41,17 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def _check_device(cfg: CfgNode, args: argparse.Namespace) -> None:
-    num_gpus = torch.cuda.device_count()
-    if cfg.MODEL.DEVICE.startswith("cuda") and args.num_gpus > num_gpus:
+    if not cfg.MODEL.DEVICE.startswith("cuda"):
+        if cfg.SOLVER.AMP.ENABLED and not args.eval_only:
+            raise ConfigError("SOLVER.AMP.ENABLED needs a GPU: Detectron2 trains in mixed precision with CUDA only")
+    elif not torch.cuda.is_available():
         raise ConfigError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r} and --num-gpus {args.num_gpus}, but PyTorch finds {num_gpus} GPUs "
-            "here: run with fewer, or on the CPU by adding MODEL.DEVICE cpu"
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no GPU here: add MODEL.DEVICE cpu to run on the CPU"
         )
-    if not cfg.MODEL.DEVICE.startswith("cuda") and cfg.SOLVER.AMP.ENABLED and not args.eval_only:
-        raise ConfigError("SOLVER.AMP.ENABLED needs a GPU: Detectron2 trains in mixed precision with CUDA only")
+    elif args.num_gpus > torch.cuda.device_count():
+        raise ConfigError(
+            f"--num-gpus is {args.num_gpus}, but PyTorch finds {torch.cuda.device_count()} GPUs here: ask for no more"
+        )
 
 
 def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:

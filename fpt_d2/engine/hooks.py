@@ -115,10 +115,10 @@ class SaveOnInterrupt(HookBase):
         self._checkpointer = checkpointer
         self._interrupted = self._in_step = False
         self._finished_iter: int | None = None
+        self._handler = signal.getsignal(signal.SIGINT)
+        self._pid = os.getpid()
 
     def before_train(self) -> None:
-        self._pid = os.getpid()
-        self._handler = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._on_interrupt)
 

@@ -26,6 +26,7 @@ CONFIG = {
         "DEVICE": "cpu",
         "WEIGHTS": "",
         "MASK_ON": True,
+        "PIXEL_STD": [57.375, 57.12, 58.395],
         "BACKBONE": {"NAME": "build_resnet_fpt_backbone", "FREEZE_AT": 0},
         "RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64, "NORM": "BN", "OUT_FEATURES": RES},
         "FPN": {"IN_FEATURES": RES, "OUT_CHANNELS": 32},
