@@ -1,0 +1,230 @@
+"""FPT as a Detectron2 backbone: against Detectron2's own FPN, with padding, in a detector."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, Backbone, build_model
+from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from fpt_d2 import FPT
+from fpt_d2.core import PyramidTransform
+from fpt_d2.engine import get_default_config
+from fpt_d2.model_zoo import get_config_file
+
+RETINANET = "COCO-Detection/retinanet_R_50_FPT_1x.yaml"
+FASTER_RCNN = "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"
+FPN_BUILDERS = {FASTER_RCNN: "build_resnet_fpn_backbone", RETINANET: "build_retinanet_resnet_fpn_backbone"}
+
+
+def small_config(name: str = FASTER_RCNN, *opts: object) -> CfgNode:
+    cfg = get_default_config()
+    cfg.merge_from_file(get_config_file(name))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18])
+    cfg.merge_from_list(["MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 32])
+    cfg.merge_from_list(["MODEL.FPT.BRANCH_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32, *opts])
+    return cfg
+
+
+def randomize(module: nn.Module) -> None:
+    """Give the parts that start at zero a value, so that they count."""
+    for name, parameter in module.named_parameters():
+        if "fpt_fuse" in name or "bfp_down" in name:
+            nn.init.normal_(parameter, std=0.05)
+
+
+class PatchTrunk(Backbone):
+    """A trunk whose features of a patch depend on that patch alone: no border, so nothing of the padding in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleDict({f"res{n}": nn.Conv2d(3, 8 * n, 2**n, stride=2**n) for n in (2, 3, 4, 5)})
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: conv(x) for name, conv in self.convs.items()}
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {f"res{n}": ShapeSpec(channels=8 * n, stride=2**n) for n in (2, 3, 4, 5)}
+
+
+def patch_fpt(**options: object) -> FPT:
+    torch.manual_seed(0)
+    trunk = PatchTrunk()
+    transform = PyramidTransform({"p2": 4, "p3": 8, "p4": 16, "p5": 32}, 16, channels=16, **options)
+    model = FPT(trunk, list(trunk.output_shape()), 16, transform=transform, zero_init_fuse=False)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize(
+    "opts",
+    [
+        [],
+        ["MODEL.FPT.PYRAMID", "bfp"],
+        ["MODEL.FPN.FUSE_TYPE", "avg"],
+        ["MODEL.FPN.NORM", "GN"],
+        ["MODEL.FPT.NORM", "BN"],
+        ["MODEL.FPT.BRANCHES", []],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", FPN_BUILDERS)
+def test_zero_fuse_is_detectron2s_fpn(name: str, opts: list) -> None:
+    torch.manual_seed(0)
+    cfg = small_config(name, *opts)
+    fpt = build_model(cfg).backbone.eval()
+    cfg.MODEL.BACKBONE.NAME = FPN_BUILDERS[name]
+    fpn = build_model(cfg).backbone.eval()
+    keys = fpt.load_state_dict(fpn.state_dict(), strict=False)
+    assert type(fpn) is FPN and keys.unexpected_keys == []
+    assert all(key.startswith(("fpt.", "fpt_fuse", "bfp_down")) for key in keys.missing_keys)
+    images = ImageList.from_tensors([torch.randn(3, 90, 128), torch.randn(3, 128, 70)], fpt.size_divisibility)
+    with torch.no_grad():
+        ours, theirs = fpt(images.tensor), fpn(images.tensor)
+    assert list(ours) == list(theirs)
+    for level in theirs:
+        torch.testing.assert_close(ours[level], theirs[level], rtol=1e-5, atol=1e-5)
+    assert fpt.output_shape() == fpn.output_shape()
+    assert fpt.size_divisibility == fpn.size_divisibility
+    assert fpt.padding_constraints == fpn.padding_constraints
+
+
+def test_branches_change_the_output_once_the_fusion_is_not_zero() -> None:
+    torch.manual_seed(0)
+    fpt = build_model(small_config()).backbone.eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = fpt(image)
+        randomize(fpt)
+        after = fpt(image)
+    assert all((after[level] - before[level]).abs().max() > 1e-3 for level in ("p2", "p3", "p4", "p5"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_kv_tokens": 12}, {"kv_stride": 2}, {"gt_square_size": 3}, {"gt_similarity": "dot"}],
+    ids=str,
+)
+def test_an_image_does_not_depend_on_what_it_is_batched_with(options: dict) -> None:
+    model = patch_fpt(**options)
+    height, width = 64, 96
+    small, large = torch.rand(3, height, width).double() + 0.1, torch.rand(3, 160, 128).double() + 0.1
+    with torch.no_grad():
+        alone = model(ImageList.from_tensors([small], 32).tensor)
+        batch = model(ImageList.from_tensors([small, large], 32).tensor)
+        blind = copy.deepcopy(model)
+        blind.level_masks = lambda *_: None
+        without_masks = blind(ImageList.from_tensors([small, large], 32).tensor)
+    for level in ("p2", "p3", "p4"):
+        stride = model.output_shape()[level].stride
+        # fpn_output's own 3x3 convolution sees one position of padding, in FPN too.
+        inside = (0, slice(None), slice(0, height // stride - 1), slice(0, width // stride - 1))
+        torch.testing.assert_close(batch[level][inside], alone[level][inside], rtol=1e-9, atol=1e-9)
+        assert (without_masks[level][inside] - alone[level][inside]).abs().max() > 1e-4
+
+
+def test_generalized_rcnn_pads_so_that_an_image_has_the_same_features_in_any_batch() -> None:
+    torch.manual_seed(0)
+    model = build_model(small_config()).eval()
+    backbone = patch_fpt()
+    model.backbone = backbone  # its size_divisibility is what the detector pads by
+    images = [torch.rand(3, 70, 100) * 255, torch.rand(3, 128, 160) * 255]
+    with torch.no_grad():
+        alone, together = (
+            backbone(model.preprocess_image([{"image": image} for image in batch]).tensor.double())
+            for batch in (images[:1], images)
+        )
+    for level, stride in (("p2", 4), ("p3", 8), ("p4", 16)):
+        inside = (0, slice(None), slice(0, 70 // stride - 1), slice(0, 100 // stride - 1))
+        torch.testing.assert_close(together[level][inside], alone[level][inside], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("smallest", [torch.rand(3, 5, 5) + 0.1, torch.zeros(3, 40, 40)], ids=["tiny", "all zero"])
+def test_a_tiny_or_empty_image_in_a_batch_stays_finite(smallest: Tensor) -> None:
+    model = patch_fpt(max_kv_tokens=9)
+    images = ImageList.from_tensors([smallest.double(), torch.rand(3, 128, 128).double() + 0.1], 32)
+    outputs = model(images.tensor)
+    sum(x.sum() for x in outputs.values()).backward()
+    assert all(x.isfinite().all() for x in outputs.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_training_step_of_a_detector_is_finite() -> None:
+    torch.manual_seed(0)
+    model = build_model(small_config(FASTER_RCNN, "MODEL.ROI_HEADS.NUM_CLASSES", 3)).train()
+    randomize(model)
+    target = Instances((96, 128), gt_boxes=Boxes([[10.0, 12.0, 70.0, 80.0]]), gt_classes=torch.tensor([1]))
+    with EventStorage():
+        losses = model([{"image": torch.rand(3, 96, 128) * 255, "instances": target}])
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_every_parameter_gets_a_gradient_once_the_fusion_is_not_zero() -> None:
+    torch.manual_seed(0)
+    backbone = build_model(small_config(FASTER_RCNN, "MODEL.FPT.PYRAMID", "bfp")).backbone.train()
+    ours = [(n, p) for n, p in backbone.named_parameters() if n.startswith(("fpt", "bfp_down"))]
+    image = torch.randn(1, 3, 128, 128)
+
+    def idle() -> list[str]:
+        backbone.zero_grad()
+        sum(x.square().sum() for x in backbone(image).values()).backward()
+        return [n for n, p in ours if p.grad is None or not p.grad.abs().sum() > 0]
+
+    # The fusion learns from the first step on, and what it reads from the second.
+    assert all(n.startswith("fpt.") for n in idle())
+    randomize(backbone)
+    # A key's bias shifts all scores of a query alike, which a softmax over dot products does not see.
+    assert all(n.endswith("key.bias") for n in idle())
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64)])
+def test_traced_backbone_gives_the_same_features(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    backbone = build_model(small_config()).backbone.eval()
+    randomize(backbone)
+    image = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        traced = torch.jit.trace(backbone, image, strict=False)
+        torch.testing.assert_close(traced(image), backbone(image), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("PYRAMID", "panet"),
+        ("BRANCHES", ["st", "xt"]),
+        ("ST_NUM_PARTS", 3),
+        ("GT_NUM_PARTS", 0),
+        ("GT_SIMILARITY", "cosine"),
+        ("GT_SQUARE_SIZE", 4),
+        ("KV_STRIDE", 0),
+        ("MAX_KV_TOKENS", -1),
+        ("ATTENTION_IMPL", "flash"),
+        ("DROP_BLOCK_PROB", 1.0),
+        ("DROP_BLOCK_SIZE", 2),
+        ("BRANCH_CHANNELS", 0),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(key: str, value: object) -> None:
+    cfg = small_config()
+    cfg.MODEL.FPT[key] = value
+    with pytest.raises(ValueError, match=rf"MODEL\.FPT\.{key} is .*; allowed: "):
+        build_model(cfg)
+
+
+def test_in_features_that_the_trunk_lacks_are_named() -> None:
+    with pytest.raises(ValueError, match=r"MODEL\.FPN\.IN_FEATURES is \['res2', 'res9'\]"):
+        build_model(small_config(FASTER_RCNN, "MODEL.FPN.IN_FEATURES", ["res2", "res9"]))
+
+
+def test_fpt_refuses_a_pyramid_or_a_transform_that_does_not_fit() -> None:
+    trunk = PatchTrunk()
+    with pytest.raises(ValueError, match="pyramid is 'x'"):
+        FPT(trunk, ["res2", "res3"], 16, pyramid="x")
+    with pytest.raises(ValueError, match="the transform has levels"):
+        FPT(trunk, ["res2", "res3"], 16, transform=PyramidTransform({"p3": 8, "p4": 16}, 16, channels=16))
