@@ -4,7 +4,7 @@ Shape legend: B batch, C channels, H_n x W_n size of level n. A mask is (B, H, W
 """
 
 import math
-from typing import Dict, Mapping, Optional, Sequence, Union
+from typing import Dict, Iterator, Mapping, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -113,30 +113,37 @@ class PyramidTransform(nn.Module):
             The concatenated branches (B, out_channels(n), H_n, W_n) of every level that has any.
         """
         source = self.source(features, masks)
-        return {n: self.transform_level(n, source, masks) for n in self.levels if self.out_channels(n) > 0}
+        return {
+            n: torch.cat(list(self.branches_of(n, source, masks)), dim=1)
+            for n in self.levels
+            if self.out_channels(n) > 0
+        }
 
-    def transform_level(
+    def branches_of(
         self, level: str, source: Mapping[str, Tensor], masks: Optional[Mapping[str, Tensor]] = None
-    ) -> Tensor:
-        """The concatenated branches of one level, from what :meth:`source` returned; zeros in the padding."""
+    ) -> Iterator[Tensor]:
+        """The branches of one level in their order, each (B, channels, H, W) with zeros in the padding.
+
+        Args:
+            source: what :meth:`source` returned. masks: as for :meth:`forward`.
+        """
         mask = dict.fromkeys(self.levels) if masks is None else masks
-        branches = []
         for coarse in self.levels:
             if level == coarse and level in self.st:
-                branches.append(self._run(self.st[level], source[level], mask[level]))
+                yield self._run(self.st[level], mask[level], source[level], mask[level])
             if (edge := f"{level}_{coarse}") in self.gt:
-                branches.append(self._run(self.gt[edge], source[level], source[coarse], mask[coarse]))
+                yield self._run(self.gt[edge], mask[level], source[level], source[coarse], mask[coarse])
         for fine in self.levels:
             if (edge := f"{level}_{fine}") in self.rt:
-                branches.append(self._run(self.rt[edge], source[level], source[fine], mask[level], mask[fine]))
-        return apply_mask(torch.cat(branches, dim=1), mask[level])
+                yield self._run(self.rt[edge], mask[level], source[level], source[fine], mask[level], mask[fine])
 
-    def _run(self, branch: nn.Module, *inputs: Optional[Tensor]) -> Tensor:
+    def _run(self, branch: nn.Module, mask: Optional[Tensor], *inputs: Optional[Tensor]) -> Tensor:
+        """The output of a branch on ``inputs``, with zeros in the padding of ``mask``."""
         if self.use_checkpoint and torch.is_grad_enabled():
             out: Tensor = checkpoint(branch, *inputs, use_reentrant=False)
         else:
             out = branch(*inputs)
-        return out
+        return apply_mask(out, mask)
 
 
 def _halvings(strides: Mapping[str, int]) -> Dict[str, int]:

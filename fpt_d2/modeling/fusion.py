@@ -4,6 +4,7 @@ from typing import Dict, Mapping, Optional
 
 import fvcore.nn.weight_init as weight_init
 import torch
+import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
@@ -39,7 +40,10 @@ def fuse(
     fuse_convs: Mapping[str, nn.Module],
     drop_block: Optional[nn.Module],
 ) -> Dict[str, Tensor]:
-    """``output_conv(x) + fuse_conv(branches)`` of every level; only one level's branches exist at a time.
+    """``output_conv(x) + fuse_conv(branches)`` of every level.
+
+    The convolution of the concatenated branches is a sum over the branches: added up one by one they never exist side
+    by side, which takes half the memory and no more time.
 
     Args:
         source: (B, C, H_n, W_n) by level. masks: (B, H_n, W_n) by level, or None.
@@ -52,6 +56,9 @@ def fuse(
     for level, x in source.items():
         y = output_convs[level](x)
         if level in fuse_convs:
-            y = y + fuse_convs[level](transform.transform_level(level, inputs, masks))
+            weights = iter(fuse_convs[level].weight.split(transform.channels, dim=1))
+            for branch in transform.branches_of(level, inputs, masks):
+                y += F.conv2d(branch, next(weights), padding=1)
+                del branch  # or it would still be there while the next one is computed
         outputs[level] = y if drop_block is None else drop_block(y)
     return outputs
