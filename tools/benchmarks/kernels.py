@@ -18,13 +18,14 @@ CHANNELS = 256
 SQUARE_SIZE = 5
 LOCAL = f"LGT {SQUARE_SIZE}x{SQUARE_SIZE}"
 
-# case, parts of the mixture, similarity. The target table compares the grounding of one part.
+# case, parts of the mixture, similarity. The paper has two parts in ST and four in GT. Here a self transformer and an
+# embedded grounding of as many parts are the same computation.
 MIXTURES = (
     ("ST N=4", 4, "embedded"),
     ("ST N=2", 2, "embedded"),
-    ("GT Euclidean", 1, "euclidean"),
     ("GT Euclidean N=4", 4, "euclidean"),
-    ("GT embedded", 1, "embedded"),
+    ("GT Euclidean N=1", 1, "euclidean"),
+    ("GT embedded N=1", 1, "embedded"),
 )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fpt_d2.config import add_fpt_config
 from fpt_d2.modeling import FPT, build_fpt_backbone
 
-from .textbook import TextbookGrounding
+from . import textbook
 from .workload import Entry, Setting, Workload
 
 CASE = "neck"
@@ -63,13 +63,6 @@ def build_neck(keys: Sequence[Any]) -> FPT:
     return build_fpt_backbone(cfg, GivenFeatures(), None)
 
 
-def to_textbook(neck: FPT) -> None:
-    """Replace the attention of ``neck`` by the textbook's, in place."""
-    for branches in (neck.fpt.st, neck.fpt.gt):
-        for edge, branch in branches.items():
-            branches[edge] = TextbookGrounding(branch)
-
-
 def run_neck(neck: FPT, features: dict[str, Tensor]) -> list[Tensor]:
     return list(neck.fuse(neck.source_pyramid(features), None).values())
 
@@ -77,8 +70,7 @@ def run_neck(neck: FPT, features: dict[str, Tensor]) -> list[Tensor]:
 def _make_neck(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
         neck = build_neck(NECKS[name])
-        if name == "FPT textbook":
-            to_textbook(neck)
+    form = textbook.run_neck if name == "FPT textbook" else run_neck
     padded = _padded(setting)
     features = {
         n: torch.randn(setting.batch, channels, *padded.level(stride), device=setting.device, requires_grad=True)
@@ -87,7 +79,7 @@ def _make_neck(name: str, setting: Setting) -> Workload:
 
     def run(training: bool) -> list[Tensor]:
         with setting.autocast():
-            return run_neck(neck, features)
+            return form(neck, features)
 
     return Workload(run, [*features.values(), *neck.parameters()])
 

@@ -7,12 +7,14 @@ H x W fine map, h x w coarse map, S side of the square of keys around a query.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fpt_d2.core import GroundingTransformer, SelfTransformer
+from fpt_d2.core import GroundingTransformer
+from fpt_d2.modeling import FPT
 
 
 def mixture_attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, *, similarity: str) -> Tensor:
@@ -74,22 +76,38 @@ def _square_index(fine: tuple[int, int], coarse: tuple[int, int], side: int, dev
     return (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
-class TextbookGrounding(nn.Module):
-    """A self or grounding transformer with the parameters of ours and the attention above."""
+def run_neck(neck: FPT, features: Mapping[str, Tensor]) -> list[Tensor]:
+    """FPT with the parameters of ``neck``, its attention as above and its fusion one convolution of a concatenation.
 
-    def __init__(self, ours: GroundingTransformer) -> None:
-        super().__init__()
-        self.ours = ours
+    Args:
+        features: of the trunk.
 
-    def forward(self, fine: Tensor, *coarse_and_mask: Tensor) -> Tensor:
-        """(B, C, H, W) and, for grounding, (B, C, h, w) -> (B, C, H, W); a mask is ignored."""
-        ours = self.ours
-        coarse = fine if isinstance(ours, SelfTransformer) else coarse_and_mask[0]
-        queries, keys = (t.flatten(2).transpose(1, 2) for t in (fine, coarse))
-        q, k, v = ours.query(queries), ours.key(keys), ours.value(keys)
-        if ours.similarity == "dot":
-            out = linear_attention(q, k, v)
-        else:
-            gate = k.new_ones(k.shape[0], 1) if ours.gate is None else torch.softmax(k.mean(1) @ ours.gate.t(), dim=1)
-            out = mixture_attention(q, k, v, gate, similarity=ours.similarity)
-        return ours.norm(out.transpose(1, 2).unflatten(2, fine.shape[-2:]))
+    Returns:
+        The levels, fine to coarse.
+    """
+    source = neck.source_pyramid(features)
+    maps = neck.fpt.source(source)
+    outputs = []
+    for level, x in source.items():
+        branches = [_ground(neck.fpt.st[level], maps[level], maps[level])]
+        for other in source:
+            if (edge := f"{level}_{other}") in neck.fpt.gt:
+                branches.append(_ground(neck.fpt.gt[edge], maps[level], maps[other]))
+        for other in source:
+            if (edge := f"{level}_{other}") in neck.fpt.rt:
+                branches.append(neck.fpt.rt[edge](maps[level], maps[other]))
+        output, fuse = (neck.get_submodule(f"{name}{level[1:]}") for name in ("fpn_output", "fpt_fuse"))
+        outputs.append(output(x) + fuse(torch.cat(branches, dim=1)))
+    return outputs
+
+
+def _ground(module: GroundingTransformer, fine: Tensor, coarse: Tensor) -> Tensor:
+    """A self or grounding transformer: (B, C, H, W) and (B, C, h, w) -> (B, C, H, W)."""
+    queries, keys = (t.flatten(2).transpose(1, 2) for t in (fine, coarse))
+    q, k, v = module.query(queries), module.key(keys), module.value(keys)
+    if module.similarity == "dot":
+        out = linear_attention(q, k, v)
+    else:
+        gate = k.new_ones(k.shape[0], 1) if module.gate is None else torch.softmax(k.mean(1) @ module.gate.t(), dim=1)
+        out = mixture_attention(q, k, v, gate, similarity=module.similarity)
+    return module.norm(out.transpose(1, 2).unflatten(2, fine.shape[-2:]))
