@@ -89,7 +89,7 @@ def test_the_command_line_with_two_processes(command_line, out: Path) -> None:
     words += ["SOLVER.BASE_LR", 0.0, "MODEL.RESNETS.NORM", "FrozenBN"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "train_net.py"), *command_line(*words)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr
     # Nothing is learned, so both stop when patience is over.
     assert "Stopped early" in run.stdout
