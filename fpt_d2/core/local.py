@@ -19,7 +19,7 @@ TILE = 4
 
 def ratio_of(fine: Tensor, coarse: Tensor) -> Tuple[int, int]:
     """Fine positions per coarse position along H and W, for any two sizes (7 x 7 over 4 x 4 is 2, 2)."""
-    ratios = (max(1, round(fine.shape[i] / coarse.shape[i])) for i in (-2, -1))
+    ratios = (max(1, round(int(fine.shape[i]) / int(coarse.shape[i]))) for i in (-2, -1))
     return next(ratios), next(ratios)
 
 
@@ -56,13 +56,13 @@ def local_mixture_attention(
         raise ValueError(f"square_size is {square_size}; it must be odd and positive")
     if key_mask is not None:
         k, v = (t * key_mask.unsqueeze(1).to(t.dtype) for t in (k, v))
-    height, width = q.shape[-2:]
+    height, width = map(int, q.shape[-2:])  # int: torch.jit.trace has tensors there
     rh, rw = ratio_of(q, k)
     side, border = min(TILE, -(-height // rh), -(-width // rw)), square_size // 2
     rows, columns = -(-height // (side * rh)), -(-width // (side * rw))
     q = F.pad(q, (0, columns * side * rw - width, 0, rows * side * rh - height))
     # zeros around the map; a negative pad cuts off what no window reaches
-    right, bottom = columns * side + border - k.shape[-1], rows * side + border - k.shape[-2]
+    right, bottom = columns * side + border - int(k.shape[-1]), rows * side + border - int(k.shape[-2])
     k, v = (F.pad(t, (border, right, border, bottom)) for t in (k, v))
     # split and unbind, not slices: the gradient of a slice is a map of zeros around it, for every strip
     k_strips, v_strips = (t.unfold(2, side + 2 * border, side).transpose(3, 4).unbind(2) for t in (k, v))

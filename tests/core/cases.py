@@ -37,7 +37,8 @@ def attention_inputs(
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest expected value."""
-    return float((actual.double() - expected.double()).abs().max() / expected.double().abs().max().clamp(min=1e-300))
+    actual, expected = actual.detach().double(), expected.detach().double()
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
 
 
 def values_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> List[Tensor]:

@@ -1,0 +1,76 @@
+"""Run by test_memory.py in a fresh process: how far each path raises the process's high-water mark, in MiB.
+
+The mark never falls, so that the first path that holds a matrix shows, and the control goes last. Detectron2 and its
+relatives cannot be imported here: the mathematics needs torch alone.
+"""
+
+import json
+import sys
+import warnings
+from functools import partial
+from typing import Any, Callable, Iterator, Tuple
+
+for name in ("detectron2", "torchvision", "fvcore"):
+    sys.modules[name] = None  # type: ignore[assignment]  # as Python marks what it must not import
+warnings.simplefilter("ignore")
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from fpt_d2 import core  # noqa: E402
+
+CHANNELS, PARTS = 16, 2
+core.chunked.STEP_BYTES = 2**20  # smaller steps for smaller maps than the real ones
+
+
+def high_water_mark() -> float:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
+def tokens(side: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """side x side queries, a quarter as many keys and values, a gate."""
+    shapes = [(1, side**2, CHANNELS), *[(1, side**2 // 4, CHANNELS)] * 2]
+    return [*(torch.randn(s).to(dtype) for s in shapes), torch.full((1, PARTS), 1 / PARTS, dtype=dtype)]
+
+
+def maps(side: int, *scales: int) -> list[Tensor]:
+    return [torch.randn(1, CHANNELS, side // s, side // s) for s in scales]
+
+
+def paths(side: int) -> Iterator[Tuple[str, Callable[..., Tensor], list[Tensor]]]:
+    padded = torch.arange(side**2 // 4).unsqueeze(0) < side**2 // 5
+    for impl in ("chunked", "sdpa"):
+        attend: Callable[..., Any] = partial(core.mixture_attention, impl=impl)
+        yield f"{impl} embedded", attend, tokens(side)
+        attend = partial(attend, similarity="euclidean", key_mask=padded)
+        yield f"{impl} euclidean masked bfloat16", attend, tokens(side, torch.bfloat16)
+    yield "linear", core.linear_attention, tokens(side)[:3]
+    gate = torch.full((1, PARTS), 1 / PARTS)
+    square = partial(core.local_mixture_attention, square_size=5)
+    yield "square", lambda *inputs: square(*inputs, gate), maps(side, 1, 2, 2)
+    yield "grounding transformer", core.GroundingTransformer(CHANNELS, num_parts=1), maps(side, 1, 2)
+    yield "self transformer", core.SelfTransformer(CHANNELS, num_parts=1, kv_stride=2), maps(side, 1)
+
+
+def train(function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+    out = function(*(t.requires_grad_() for t in inputs))
+    out.float().square().mean().backward()
+
+
+def main(side: int) -> None:
+    torch.manual_seed(0)
+    for _, function, inputs in paths(16):  # loads what a first use loads
+        train(function, inputs)
+    start, peaks = high_water_mark(), {}
+    for name, function, inputs in paths(side):
+        train(function, inputs)
+        peaks[name] = high_water_mark() - start
+    with torch.no_grad():
+        core.mixture_attention(*tokens(side)[:3], torch.ones(1, 1), impl="reference")
+    peaks["reference"] = high_water_mark() - start
+    print(json.dumps({"peaks": peaks, "packages": sorted({name.partition(".")[0] for name in sys.modules})}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
