@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,14 @@ def test_a_half_written_checkpoint_is_never_the_last(parse, out: Path, monkeypat
             trainer.checkpointer.save(name, iteration=3)
     assert trainer.checkpointer.get_checkpoint_file() == str(out / "model_0000001.pth")
     assert trainer.checkpointer.load(str(out / "model_0000001.pth"), checkpointables=[])["iteration"] == 1
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Python's own handler, which is not there in a process that a shell has started in the background."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 def interrupt() -> None:
