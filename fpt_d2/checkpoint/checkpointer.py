@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor
 
 from .convert import convert_resnet, is_torchvision_resnet
-from .files import WeightsError, check_weights_exist, read_weights
+from .files import check_weights_exist, read_weights, weights_by_name
 from .names import is_fpt
 from .origin import input_warning
 from .report import LoadReport
@@ -46,10 +45,7 @@ class FPTCheckpointer(DetectionCheckpointer):
         if filename.endswith((".pkl", ".pyth")):
             read_weights(filename)  # Detectron2 reads these itself, executing what they hold
         checkpoint = super()._load_file(filename)
-        weights = checkpoint["model"]
-        if not isinstance(weights, dict) or not all(isinstance(w, (Tensor, np.ndarray)) for w in weights.values()):
-            names = list(weights)[:5] if isinstance(weights, dict) else type(weights).__name__
-            raise WeightsError(f"{filename} is no checkpoint of weights by name; what it holds is {names}")
+        weights = weights_by_name(checkpoint["model"], filename)
         if is_torchvision_resnet(weights) and not any(".layer1." in name for name in self.model.state_dict()):
             checkpoint = convert_resnet(weights)
         return checkpoint

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from detectron2.utils.env import TORCH_VERSION
 from detectron2.utils.file_io import PathManager
+from torch import Tensor
 
 # All that an array needs; module names as numpy 1 writes them.
 _ARRAY_GLOBALS = {
@@ -69,6 +70,43 @@ def read_weights(path: str) -> Any:
         return readers.get(os.path.splitext(path)[1], _read_torch)(path)
     except Exception as error:  # a damaged file can make its reader raise anything
         raise WeightsError(_explain(path, error)) from error
+
+
+def read_state_dict(path: str) -> dict[str, Any]:
+    """The weights by name of a file of :func:`read_weights`: all of it, or what is called "model" or "state_dict".
+
+    Raises:
+        WeightsError: there are none.
+    """
+    content = read_weights(path)
+    for key in ("model", "state_dict"):
+        content = content.get(key, content) if isinstance(content, dict) else content
+    return weights_by_name(content, path)
+
+
+def weights_by_name(content: Any, path: str) -> dict[str, Any]:
+    """``content`` of the file, when it is weights by name, and a WeightsError otherwise."""
+    if isinstance(content, dict) and all(isinstance(w, (Tensor, np.ndarray)) for w in content.values()):
+        return content
+    found = list(content)[:5] if isinstance(content, dict) else type(content).__name__
+    raise WeightsError(f"{path} is no checkpoint of weights by name; what it holds is {found}")
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: str) -> None:
+    """Write a checkpoint that Detectron2 reads: as a pickle of arrays to ``.pkl``, else as torch does, to ``.pth``.
+
+    Raises:
+        WeightsError: the name has another suffix.
+    """
+    suffix = os.path.splitext(path)[1]
+    if suffix not in (".pkl", ".pth"):
+        raise WeightsError(f"{path} has the suffix {suffix!r}: Detectron2 knows .pkl and .pth")
+    if suffix == ".pkl":
+        arrays = {name: np.asarray(weight) for name, weight in checkpoint["model"].items()}
+        with open(path, "wb") as file:
+            pickle.dump({**checkpoint, "model": arrays}, file)
+    else:
+        torch.save(checkpoint, path)
 
 
 class _ArrayUnpickler(pickle.Unpickler):

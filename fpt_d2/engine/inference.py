@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -15,7 +16,7 @@ from .defaults import read_config
 logger = logging.getLogger(__name__)
 
 
-def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_score: float = 0.5) -> CfgNode:
+def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_score: Optional[float] = 0.5) -> CfgNode:
     """Build the config of a trained model, with its weights found.
 
     The weights are those given in ``opts``, else the last checkpoint in ``OUTPUT_DIR``, else those of the file.
@@ -23,7 +24,7 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
     Args:
         config_file: a YAML file.
         opts: ``KEY VALUE`` pairs that override it.
-        min_score: instances below this score are not predicted.
+        min_score: instances below this score are not predicted. None leaves that to the config.
 
     Returns:
         The config, frozen.
@@ -39,9 +40,10 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("There is no GPU for MODEL.DEVICE %s: predicting on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min_score
-    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = min_score
-    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = min_score
+    if min_score is not None:
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = min_score
+        cfg.MODEL.RETINANET.SCORE_THRESH_TEST = min_score
+        cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = min_score
     cfg.freeze()
     return cfg
 

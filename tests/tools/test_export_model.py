@@ -1,0 +1,142 @@
+"""What is exported computes what the model computes, at an image size that it was not exported with too."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable
+
+import pytest
+import torch
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+import fpt_d2
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    spec = importlib.util.spec_from_file_location("export_model", TOOLS / "export_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def small_config(name: str, backbone: str) -> CfgNode:
+    cfg = model_zoo.get_config(name)
+    fpt_d2.add_fpt_config(cfg)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.NAME = "cpu", "", backbone
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.ROI_BOX_HEAD.FC_DIM = cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
+    cfg.MODEL.FPT.BRANCH_CHANNELS = 16
+    cfg.MODEL.FPT.ZERO_INIT_FUSE = False  # so that what FPT computes is in the outputs
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cfg.TEST.DETECTIONS_PER_IMAGE = 20
+    return cfg
+
+
+def mask_rcnn(levels: int = 4) -> nn.Module:
+    """With a pyramid of the coarsest levels alone, for formats that take long."""
+    cfg = small_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", "build_resnet_fpt_backbone")
+    cfg.MODEL.FPN.IN_FEATURES = cfg.MODEL.FPN.IN_FEATURES[-levels:]
+    names = [f"p{n}" for n in range(6 - levels, 6)]
+    cfg.MODEL.RPN.IN_FEATURES, cfg.MODEL.ROI_HEADS.IN_FEATURES = [*names, "p6"], names
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32 * 2**i] for i in range(levels + 1)]
+    return with_statistics(build_model(cfg))
+
+
+def retinanet() -> nn.Module:
+    cfg = small_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml", "build_retinanet_resnet_fpt_backbone")
+    return with_statistics(build_model(cfg))
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """What an untrained model lacks: statistics of its norms, or activations explode, and scores that differ."""
+    with torch.no_grad():
+        for _ in range(20):
+            model.train().backbone(74 * torch.randn(1, 3, 64, 96))  # the spread of pixel values
+        for name, parameter in model.named_parameters():
+            if name.endswith(("cls_score.weight", "objectness_logits.weight")):
+                nn.init.xavier_normal_(parameter)
+    return model.eval()
+
+
+@pytest.mark.parametrize("make", [mask_rcnn, retinanet])
+def test_torchscript_of_the_whole_model(make: Callable[[], nn.Module], tool: ModuleType, tmp_path: Path) -> None:
+    model = make()
+    assert tool.export(model, "torchscript", str(tmp_path)) < 1e-4
+    image = 255 * torch.rand(3, 120, 140)  # of a size that has to be padded
+    with torch.no_grad():
+        expected = tool.traceable_model(model, image)(image)
+        outputs = torch.jit.load(str(tmp_path / "model.ts"))(image)
+    assert len(expected[0]) > 5
+    for output, value in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, value, atol=1e-3, rtol=1e-4)
+
+
+def test_torch_export_of_the_backbone(tool: ModuleType, tmp_path: Path) -> None:
+    model = mask_rcnn(levels=2)
+    assert tool.export(model, "torch_export", str(tmp_path)) < 1e-5
+    assert (tmp_path / "backbone.pt2").is_file()
+
+
+def test_onnx_of_the_backbone(tool: ModuleType, tmp_path: Path) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    assert tool.export(mask_rcnn(levels=2), "onnx", str(tmp_path)) < 1e-4
+
+
+def test_onnx_says_which_packages_it_needs(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install onnx onnxruntime onnxscript"):
+        tool.export_onnx(nn.Identity(), torch.zeros(1), str(tmp_path), 32)
+
+
+def test_compiled_backbone(tool: ModuleType) -> None:
+    # All of torch.compile but the code generation of its default backend, which takes minutes on a CPU.
+    module = tool.BackboneMaps(mask_rcnn(levels=2).backbone)
+    compiled = torch.compile(module, dynamic=True, backend="eager")
+    with torch.no_grad():
+        for size in ((64, 96), (96, 64)):
+            images = torch.randn(1, 3, *size)
+            for output, expected in zip(compiled(images), module(images), strict=True):
+                torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_difference_sees_a_wrong_export(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def traced_with_fixed_size(module: nn.Module, example: torch.Tensor, folder: str, divisor: int) -> Any:
+        shapes = [x.shape for x in module(example)]
+        return lambda images: [x.new_zeros(shape) for x, shape in zip(module(images), shapes)]
+
+    monkeypatch.setitem(tool.EXPORTERS, "broken", traced_with_fixed_size)
+    assert tool.export(mask_rcnn(levels=2), "broken", str(tmp_path)) == float("inf")
+
+
+def test_models_that_cannot_be_traced_whole(tool: ModuleType) -> None:
+    with pytest.raises(ValueError, match="a Linear cannot be traced as a whole; export its backbone: --format onnx"):
+        tool.traceable_model(nn.Linear(1, 1), torch.zeros(3, 8, 8))
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> str:
+    """A trained model, as far as the tool can tell."""
+    cfg = small_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", "build_resnet_fpt_backbone")
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model_final.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
+    (tmp_path / "model.yaml").write_text(cfg.dump())
+    return str(tmp_path / "model.yaml")
+
+
+def test_command_line(tool: ModuleType, config_file: str, tmp_path: Path) -> None:
+    opts = ["--opts", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"]  # an untrained model's boxes are too close to call
+    tool.main(["--config-file", config_file, "--format", "torchscript", "--output", f"{tmp_path}/out", *opts])
+    assert (tmp_path / "out" / "model.ts").is_file()
+    with pytest.raises(SystemExit, match="export_model.py: .*nowhere.pth"):
+        weights = ["--opts", "MODEL.WEIGHTS", "nowhere.pth"]
+        tool.main(["--config-file", config_file, "--format", "torchscript", "--output", str(tmp_path), *weights])
