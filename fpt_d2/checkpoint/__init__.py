@@ -2,6 +2,6 @@
 
 from .checkpointer import FPTCheckpointer
 from .convert import convert_resnet, fpn_part
-from .files import WeightsError, read_weights
+from .files import WeightsError, find_weights, read_weights
 
-__all__ = ["FPTCheckpointer", "WeightsError", "convert_resnet", "fpn_part", "read_weights"]
+__all__ = ["FPTCheckpointer", "WeightsError", "convert_resnet", "find_weights", "fpn_part", "read_weights"]

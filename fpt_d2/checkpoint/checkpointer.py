@@ -10,7 +10,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor
 
 from .convert import convert_resnet, is_torchvision_resnet
-from .files import check_weights_exist, read_weights, weights_by_name
+from .files import find_weights, read_weights, weights_by_name
 from .names import is_fpt
 from .origin import input_warning
 from .report import LoadReport
@@ -35,7 +35,7 @@ class FPTCheckpointer(DetectionCheckpointer):
         """
         self._source = path
         if path:
-            check_weights_exist(path)
+            find_weights(path)
         try:
             return super().load(path, *args, **kwargs)
         finally:

@@ -39,18 +39,23 @@ class WeightsError(ValueError):
     """Weights that cannot be used, said in one sentence."""
 
 
-def check_weights_exist(path: str) -> None:
+def find_weights(path: str) -> str:
     """Find the file of ``MODEL.WEIGHTS``, which for an address means to fetch it.
+
+    Returns:
+        Its local path.
 
     Raises:
         WeightsError: it is not there, or cannot be fetched.
     """
     try:
-        found = os.path.isfile(PathManager.get_local_path(urlparse(path)._replace(query="").geturl()))
+        # What follows a question mark is for Detectron2's checkpointer.
+        local: str = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
     except (OSError, RuntimeError, KeyError) as error:  # no connection; no such name in Detectron2's catalog
         raise WeightsError(f"The weights {path} cannot be fetched: {error}") from error
-    if not found:
+    if not os.path.isfile(local):
         raise WeightsError(f"There are no weights {path}: set MODEL.WEIGHTS to another file, or to '' for none")
+    return local
 
 
 def read_weights(path: str) -> Any:

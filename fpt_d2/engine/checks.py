@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from torch import nn
 
-from fpt_d2.checkpoint.files import check_weights_exist
+from fpt_d2.checkpoint import find_weights
 from fpt_d2.data import check_datasets
 from fpt_d2.evaluation import check_evaluator
 
@@ -92,7 +92,7 @@ def _check_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
         if not os.path.isfile(path):
             raise ConfigError(f"{path} is gone, but last_checkpoint beside it names it: write another name there")
     elif cfg.MODEL.WEIGHTS:
-        check_weights_exist(cfg.MODEL.WEIGHTS)  # before the data are read, and fetched by one process only
+        find_weights(cfg.MODEL.WEIGHTS)  # before the data are read, and fetched by one process only
     elif args.eval_only:
         raise ConfigError("--eval-only needs a trained model: add MODEL.WEIGHTS FILE")
 

@@ -1,15 +1,15 @@
 """The configuration of a trained model, as the demo and the tools that only predict need it."""
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Optional
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
 from torch import nn
+
+from fpt_d2.checkpoint import find_weights, read_weights
 
 from .defaults import read_config
 
@@ -30,8 +30,8 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
         The config, frozen.
 
     Raises:
-        ValueError: no such file, an unknown key or a wrong value, or weights that no detector was trained to.
-        FileNotFoundError: no such weights.
+        ValueError: no such file, an unknown key or a wrong value, no such weights or ones that are unsafe to read, or
+            weights that no detector was trained to.
     """
     cfg = read_config(config_file, opts)
     if "MODEL.WEIGHTS" not in opts[::2]:
@@ -61,9 +61,5 @@ def _check_weights(cfg: CfgNode) -> None:
             f"There is no trained model in {cfg.OUTPUT_DIR} and MODEL.WEIGHTS is {weights!r}: "
             "train first, or give a trained detector as MODEL.WEIGHTS path/to/model_final.pth"
         )
-    try:
-        found = os.path.isfile(PathManager.get_local_path(weights))
-    except OSError as error:
-        raise FileNotFoundError(f"The weights {weights} cannot be downloaded: {error}") from error
-    if not found:
-        raise FileNotFoundError(f"There are no weights {weights}: give a trained detector as MODEL.WEIGHTS")
+    # Detectron2's predictor would execute what a pickle holds: a file that is more than weights ends here.
+    read_weights(find_weights(weights))

@@ -10,8 +10,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
-from fpt_d2.checkpoint import WeightsError, read_weights
-from fpt_d2.checkpoint.files import check_weights_exist
+from fpt_d2.checkpoint import WeightsError, find_weights, read_weights
 
 
 class Burglar:
@@ -119,4 +118,4 @@ def test_safetensors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["nowhere/model.pth", "catalog://ImageNetPretrained/NoSuchModel", "catalog://none"])
 def test_weights_that_are_nowhere(path: str) -> None:
     with pytest.raises(WeightsError, match=path):
-        check_weights_exist(path)
+        find_weights(path)
