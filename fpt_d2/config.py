@@ -9,6 +9,9 @@ from .core.attention import IMPLEMENTATIONS as IMPLS
 
 LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
 
+# What Detectron2's get_norm knows.
+NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
+
 
 def add_fpt_config(cfg: CN) -> None:
     """Add the keys of the Feature Pyramid Transformer and of its training tools to ``cfg``.
@@ -139,6 +142,8 @@ def check_fpt_config(cfg: CN) -> None:
         ("PYRAMID", fpt.PYRAMID in ("fpn", "bfp"), "'fpn' or 'bfp'"),
         ("BRANCHES", set(fpt.BRANCHES) <= {"st", "gt", "rt"}, "any of 'st', 'gt', 'rt'"),
         ("BRANCH_CHANNELS", fpt.BRANCH_CHANNELS > 0, "a positive number"),
+        ("NORM", fpt.NORM in NORMS, ", ".join(map(repr, NORMS))),
+        ("NORM", not (fpt.NORM == "GN" and fpt.BRANCH_CHANNELS % 32), "'GN' where 32 divides BRANCH_CHANNELS"),
         ("ST_NUM_PARTS", _divides(fpt.ST_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
         ("GT_NUM_PARTS", _divides(fpt.GT_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
         ("GT_SIMILARITY", fpt.GT_SIMILARITY in ("euclidean", "embedded", "dot"), "'euclidean', 'embedded' or 'dot'"),
