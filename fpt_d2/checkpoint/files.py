@@ -161,5 +161,5 @@ def _explain(path: str, error: Exception) -> str:
         )
     if isinstance(error, WeightsError):
         return f"{path} cannot be read: {error}"
-    reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    reason = f"{type(error).__name__} {error}".partition("\n")[0].partition(". ")[0]
     return f"{path} ({os.path.getsize(path)} bytes) is cut short or damaged ({reason}): fetch it again"
