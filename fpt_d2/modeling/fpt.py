@@ -77,8 +77,9 @@ class FPT(FPN):
             conv = fuse_conv(in_channels, out_channels, stride=stride, zero_init=zero_init)
             self.add_module(f"{name}{level[1:]}", conv)
 
-    def _conv(self, name: str, level: str) -> Optional[nn.Module]:
-        return getattr(self, f"{name}{level[1:]}", None)
+    def _convs(self, name: str) -> Dict[str, nn.Module]:
+        """The convolutions of a name by level, of the levels that have one."""
+        return {n: getattr(self, f"{name}{n[1:]}") for n in self.levels if hasattr(self, f"{name}{n[1:]}")}
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
         """
@@ -103,9 +104,9 @@ class FPT(FPN):
                 x = x / 2 if self._fuse_type == "avg" else x
             maps.append(x)
         source = dict(zip(self.levels, reversed(maps)))
-        for finer, level in zip(self.levels, self.levels[1:]):
-            if (down := self._conv("bfp_down", level)) is not None:
-                source[level] = source[level] + _fit(down(source[finer]), source[level])
+        for level, down in self._convs("bfp_down").items():
+            finer = self.levels[self.levels.index(level) - 1]
+            source[level] = source[level] + _fit(down(source[finer]), source[level])
         return source
 
     def level_masks(self, images: Tensor, source: Mapping[str, Tensor]) -> Optional[Dict[str, Tensor]]:
@@ -114,16 +115,12 @@ class FPT(FPN):
 
     def fuse(self, source: Mapping[str, Tensor], masks: Optional[Mapping[str, Tensor]]) -> Dict[str, Tensor]:
         """``fpn_output(x) + fpt_fuse(branches)`` of every level."""
-        output_convs, fuse_convs = (
-            {n: conv for n in self.levels if (conv := self._conv(name, n)) is not None}
-            for name in ("fpn_output", "fpt_fuse")
-        )
         return fuse(
             source,
             masks,
             transform=self.fpt,
-            output_convs=output_convs,
-            fuse_convs=fuse_convs,
+            output_convs=self._convs("fpn_output"),
+            fuse_convs=self._convs("fpt_fuse"),
             drop_block=self.drop_block,
         )
 
