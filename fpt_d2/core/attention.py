@@ -71,11 +71,19 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_mask: Optional[Tens
     Returns:
         (B, Q, V) in the dtype of ``v``.
     """
-    with torch.autocast(q.device.type, enabled=False):  # the sum over all keys would overflow float16
+    context = linear_context(k, v, key_mask=key_mask)
+    with torch.autocast(q.device.type, enabled=False):
+        return (q.to(context.dtype) @ context).to(v.dtype)
+
+
+def linear_context(k: Tensor, v: Tensor, *, key_mask: Optional[Tensor] = None) -> Tensor:
+    """What :func:`linear_attention` multiplies every query with, ``k^T v / K``: (B, C, V), float32 or wider."""
+    with torch.autocast(k.device.type, enabled=False):  # the sum over all keys would overflow float16
         dtype = torch.promote_types(k.dtype, torch.float32)
-        weight = k.new_full((1, 1), 1 / k.shape[1], dtype=dtype) if key_mask is None else _mean_weights(key_mask, dtype)
-        context = (k * weight.unsqueeze(2)).transpose(1, 2) @ v.to(dtype)
-        return (q.to(dtype) @ context).to(v.dtype)
+        k, v = k.to(dtype), v.to(dtype)
+        if key_mask is None:
+            return k.transpose(1, 2) @ v / k.shape[1]
+        return (k * _mean_weights(key_mask, dtype).unsqueeze(2)).transpose(1, 2) @ v
 
 
 def mixture_gate(k: Tensor, weight: Tensor, *, key_mask: Optional[Tensor] = None) -> Tensor:
