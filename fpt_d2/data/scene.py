@@ -80,7 +80,7 @@ def draw_scene(
     image = draw_background(rng, height, width)
     for scene_object in objects:
         for mask in scene_object.parts:
-            _paint(rng, image, mask, scene_object.category)
+            paint_shape(rng, image, mask, partial(_contrasting_color, rng, scene_object.category))
     return np.round(255 * image).astype(np.uint8), objects
 
 
@@ -114,7 +114,7 @@ def _place(objects: list[SceneObject], draw: Callable[[], SceneObject]) -> None:
 
 def _single(rng: np.random.Generator, height: int, width: int, category: int, diameter: float) -> SceneObject:
     center = rng.uniform((0, 0), (width, height))
-    mask, area = _fill(category, center, diameter / 2, _rotation(rng), height, width)
+    mask, area = fill_shape(category, center, diameter / 2, _rotation(rng), height, width)
     return SceneObject(category, [mask], mask.copy(), area)
 
 
@@ -127,12 +127,12 @@ def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
     for _ in range(rng.integers(10, 19)):
         offset = np.clip(rng.normal(size=2), -2, 2) * 0.1 * short_side
         radius = rng.uniform(0.04, 0.065) * short_side
-        parts.append(_fill(category, center + offset, radius, _rotation(rng), height, width)[0])
+        parts.append(fill_shape(category, center + offset, radius, _rotation(rng), height, width)[0])
     visible = np.logical_or.reduce(parts)
     return SceneObject(category, parts, visible, float(np.count_nonzero(visible)))
 
 
-def _fill(
+def fill_shape(
     category: int, center: np.ndarray, radius: float, angle: float, height: int, width: int
 ) -> tuple[np.ndarray, float]:
     """Rasterize a shape.
@@ -155,8 +155,20 @@ def _fill(
     return mask.astype(bool), outer - sum(holes)
 
 
-def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, category: int) -> None:
-    """Paint a shape over ``image`` (H, W, 3), in place: a shaded color, often an outline, and a soft shadow."""
+def paint_shape(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    mask: np.ndarray,
+    choose_color: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Paint a shape over an image in place: a shaded color, often an outline, and a soft shadow.
+
+    Args:
+        rng: for what the color does not say.
+        image: (H, W, 3) float32 RGB in [0, 1].
+        mask: (sH, sW) of the shape.
+        choose_color: from the mean color (3,) of what the shape covers to its own color (3,).
+    """
     height, width = image.shape[:2]
     diameter = np.sqrt(np.count_nonzero(mask)) / SUPERSAMPLING
     alpha = shrink_mask(mask, height, width)
@@ -164,7 +176,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, catego
     shadow = cv2.warpAffine(alpha, np.array([[1, 0, reach], [0, 1, reach]]), (width, height))
     image *= 1 - 0.35 * cv2.GaussianBlur(shadow, (0, 0), reach)[..., None]
 
-    color = _contrasting_color(rng, category, image[alpha >= 0.5].mean(axis=0))
+    color = choose_color(image[alpha >= 0.5].mean(axis=0))
     angle = rng.uniform(0, 2 * np.pi)
     ys, xs = np.mgrid[:height, :width].astype(np.float32)
     slope = (xs - xs[alpha > 0].mean()) * np.cos(angle) + (ys - ys[alpha > 0].mean()) * np.sin(angle)

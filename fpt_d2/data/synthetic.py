@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from tqdm import tqdm
 
 from .coco_format import coco_annotation, coco_categories
 from .scene import MAX_SHAPES, SceneObject, draw_scene
+from .staging import staged_folder
 
 SPLITS = ("train", "val")  # a split's place enters the seed: append, never insert
 DESCRIPTION = "Synthetic shapes of fpt_d2"
@@ -52,19 +51,11 @@ def write_dataset(
         FileExistsError: ``root`` holds something, and ``overwrite`` is not set or it is something else.
         ValueError: a size or a number is out of range.
     """
-    root = Path(root).absolute()
     _check_arguments(num_train, num_val, image_size, seed)
-    _check_free(root, overwrite)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its final place, so that the last step is a rename; an interruption leaves nothing that looks complete.
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as parent:
-        staging = Path(parent) / root.name
+    with staged_folder(root, _is_synthetic, overwrite=overwrite) as staging:
         with tqdm(total=num_train + num_val, unit="image", disable=None if progress else True) as bar:
             for split, num_images in zip(SPLITS, (num_train, num_val)):
                 _write_split(staging, split, num_images, image_size, seed, bar)
-        if root.exists():
-            shutil.rmtree(root)
-        staging.rename(root)
 
 
 def synthetic_scene(
@@ -119,16 +110,6 @@ def _check_arguments(num_train: int, num_val: int, image_size: tuple[int, int], 
         raise ValueError(f"image_size must be (min, max) with {_SMALLEST_IMAGE} <= min <= max, not {image_size}.")
     if seed < 0:
         raise ValueError(f"seed must not be negative, but is {seed}.")
-
-
-def _check_free(root: Path, overwrite: bool) -> None:
-    """Refuse to write over what is there, and ever to delete anything but a data set of this generator."""
-    if not root.exists():
-        return
-    if not _is_synthetic(root):
-        raise FileExistsError(f"{root} exists and is not a synthetic data set: choose another folder, or remove it.")
-    if not overwrite:
-        raise FileExistsError(f"{root} holds a data set already: overwrite=True (--overwrite) replaces it.")
 
 
 def _is_synthetic(root: Path) -> bool:

@@ -148,7 +148,7 @@ def test_scales_reach_from_small_to_most_of_the_image():
 
 
 def test_a_ring_keeps_its_hole():
-    mask, area = scene_module._fill(CATEGORIES.index("ring"), np.array([40.0, 30.0]), 20.0, 0.3, 60, 80)
+    mask, area = scene_module.fill_shape(CATEGORIES.index("ring"), np.array([40.0, 30.0]), 20.0, 0.3, 60, 80)
     annotation = coco_annotation(SceneObject(CATEGORIES.index("ring"), [mask], mask, area), 60, 80)
     decoded = mask_util.decode(annotation["segmentation"])
     assert decoded[30, 40] == 0 and decoded[30, 40 + 16] == 1

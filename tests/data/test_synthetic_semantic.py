@@ -1,0 +1,204 @@
+"""The scenes for semantic segmentation: right labels, and classes that nothing near a square tells apart."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fpt_d2.data import context_scene, semantic
+from fpt_d2.data.context_scene import CLASS_COLORS, CLASSES, CONTEXT_CLASSES, IGNORE_LABEL, MIN_DISTANCE
+from fpt_d2.data.semantic import semantic_scene, write_semantic_dataset
+
+KEY = [CLASSES.index("star"), CLASSES.index("cross")]
+SQUARES = [CLASSES.index(name) for name in CONTEXT_CLASSES]
+
+
+class Square(NamedTuple):
+    """What can be seen of a square, and of the key far away."""
+
+    label: int
+    scene: int
+    position: tuple[float, float]
+    area: float
+    color: np.ndarray
+    # differences of its hue from the star's and the cross's, on a circle of 1
+    hue_differences: tuple[float, float]
+
+
+def hue(pixels: np.ndarray, where: np.ndarray) -> float:
+    r, g, b = np.median(pixels[where], axis=0) / 255
+    return cv2.cvtColor(np.float32([[[r, g, b]]]), cv2.COLOR_RGB2HSV)[0, 0, 0] / 360
+
+
+def squares_of(index: int, split: str = "train") -> list[Square]:
+    pixels, labels = semantic_scene(0, split, index)
+    key = [hue(pixels, labels == label) for label in KEY]
+    squares = []
+    for label in SQUARES:
+        count, components, stats, centers = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
+        for i in range(1, count):
+            own = hue(pixels, components == i)
+            differences = tuple(abs((own - other + 0.5) % 1 - 0.5) for other in key)
+            color = pixels[components == i].mean(axis=0)
+            squares.append(Square(label, index, tuple(centers[i]), stats[i, cv2.CC_STAT_AREA], color, differences))
+    return squares
+
+
+@pytest.fixture(scope="module")
+def squares() -> list[Square]:
+    return [square for index in range(250) for square in squares_of(index)]
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_same_seed_gives_the_same_bytes(tmp_path):
+    for name, seed, num_train in [("first", 7, 3), ("second", 7, 3), ("more", 7, 5), ("other", 8, 3)]:
+        write_semantic_dataset(tmp_path / name, num_train=num_train, num_val=2, seed=seed, progress=False)
+    first, more, other = (files(tmp_path / name) for name in ("first", "more", "other"))
+    assert first == files(tmp_path / "second")
+    assert len(first) == 2 * (3 + 2) + 1
+    assert first.items() <= more.items()
+    assert all(other[name] != content for name, content in first.items())
+
+
+def test_splits_differ():
+    assert not np.array_equal(semantic_scene(0, "train", 0)[0], semantic_scene(0, "val", 0)[0])
+
+
+def test_label_images_have_the_stated_form(tmp_path):
+    write_semantic_dataset(tmp_path / "context", num_train=8, num_val=1, progress=False)
+    seen = set()
+    for path in sorted((tmp_path / "context" / "labels" / "train").iterdir()):
+        with Image.open(path) as label, Image.open(tmp_path / f"context/images/train/{path.stem}.jpg") as image:
+            assert label.mode == "L" and image.mode == "RGB"
+            assert label.size == image.size == (context_scene.WIDTH, context_scene.HEIGHT)
+            seen |= set(np.unique(label).tolist())
+    assert seen == {*range(len(CLASSES)), IGNORE_LABEL}
+    info = json.loads((tmp_path / "context" / "info.json").read_text())
+    assert info["classes"] == list(CLASSES) and info["ignore_label"] == IGNORE_LABEL
+    assert len(CLASS_COLORS) == len(set(CLASS_COLORS)) == len(CLASSES)
+
+
+def test_only_outlines_are_ignored():
+    labels = semantic_scene(0, "train", 1)[1]
+    ignored = labels == IGNORE_LABEL
+    # an outline is thin: nothing is left of it where a pixel's eight neighbors must be of it too
+    assert ignored.any() and not cv2.erode(ignored.astype(np.uint8), np.ones((3, 3), np.uint8)).any()
+    # and no shape touches another
+    for label in range(1, len(CLASSES)):
+        beside = cv2.dilate((labels == label).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+        assert set(np.unique(labels[beside])) <= {0, label, IGNORE_LABEL}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("index", range(15))
+def test_exchanging_the_colors_of_the_key_exchanges_the_squares_and_nothing_near_them(index, split):
+    pixels, labels = semantic_scene(0, split, index)
+    other_pixels, other_labels = semantic_scene(0, split, index, exchanged=True)
+    star, cross = SQUARES
+    expected = labels.copy()
+    expected[labels == star], expected[labels == cross] = cross, star
+    np.testing.assert_array_equal(other_labels, expected)
+    changed = np.nonzero(np.any(pixels != other_pixels, axis=2).any(axis=0))[0]
+    columns = np.nonzero(np.isin(labels, SQUARES).any(axis=0))[0]
+    assert changed.size > 0
+    distance = np.abs(changed[:, None] - columns[None]).min()
+    # but for the shadow of the key
+    assert distance >= MIN_DISTANCE - context_scene._MARGIN
+
+
+def test_a_square_has_the_color_of_what_it_belongs_to(squares):
+    for square in squares:
+        own = SQUARES.index(square.label)
+        assert square.hue_differences[own] < 0.06 < square.hue_differences[1 - own], square
+
+
+def test_both_kinds_are_in_every_scene_equally_often(squares):
+    per_scene = np.zeros((250, 2), dtype=int)
+    for square in squares:
+        per_scene[square.scene, SQUARES.index(square.label)] += 1
+    assert np.all(per_scene >= 1)
+    assert np.mean(per_scene[:, 0] == per_scene[:, 1]) > 0.95  # the last ones may find no room
+    assert set(per_scene.sum(axis=1)) >= {4, 6}
+
+
+def nearest_neighbor_accuracy(features: np.ndarray, squares: list[Square]) -> float:
+    """How many squares have the label of the one in another scene with the most similar features (n, k)."""
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    scenes, labels = np.array([s.scene for s in squares]), np.array([s.label for s in squares])
+    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
+    distances[scenes[:, None] == scenes[None]] = np.inf
+    return float(np.mean(labels[distances.argmin(axis=1)] == labels))
+
+
+def test_looks_place_and_size_do_not_tell_the_class(squares):
+    assert len(squares) > 1000
+    near = np.array([[*s.color, *s.position, s.area] for s in squares])
+    for columns in (slice(0, 3), slice(3, 5), slice(5, 6), slice(None)):
+        # three standard deviations of guessing
+        assert abs(nearest_neighbor_accuracy(near[:, columns], squares) - 0.5) < 1.5 / len(squares) ** 0.5
+    far = np.array([[s.hue_differences[0] - s.hue_differences[1]] for s in squares])
+    assert nearest_neighbor_accuracy(far, squares) > 0.99
+
+
+def test_only_a_semantic_data_set_is_replaced(tmp_path):
+    root = tmp_path / "context"
+    write_semantic_dataset(root, num_train=1, num_val=1, progress=False)
+    with pytest.raises(FileExistsError, match="overwrite"):
+        write_semantic_dataset(root, num_train=2, num_val=1, progress=False)
+    write_semantic_dataset(root, num_train=2, num_val=1, overwrite=True, progress=False)
+    assert len(list((root / "labels" / "train").iterdir())) == 2
+    (root / semantic.INFO_FILE).write_text("{}")
+    with pytest.raises(FileExistsError, match="not a synthetic data set of this kind"):
+        write_semantic_dataset(root, num_train=1, num_val=1, overwrite=True, progress=False)
+    assert os.listdir(tmp_path) == ["context"]
+
+
+@pytest.mark.parametrize("arguments, words", [({"num_val": 0}, "at least 1"), ({"seed": -1}, "seed")])
+def test_wrong_arguments_are_named(tmp_path, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        write_semantic_dataset(tmp_path / "context", **arguments)
+    assert os.listdir(tmp_path) == []
+
+
+COMMAND_LINE = """
+import runpy, sys
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from fpt_d2.data import DatasetError
+
+try:
+    DatasetCatalog.get("fpt_context_sem_seg_train")
+except DatasetError as error:
+    print(error)
+for options in (["--num-train", "3", "--num-val", "2"], ["--num-val", "2"], ["--max-size", "100"]):
+    sys.argv = ["generate_shapes.py", "--task", "semantic", *options]
+    try:
+        runpy.run_path("tools/generate_shapes.py", run_name="__main__")
+    except SystemExit as exit:
+        print("exit status", exit.code)
+for split in ("train", "val"):
+    name = f"fpt_context_sem_seg_{split}"
+    print(len(DatasetCatalog.get(name)), MetadataCatalog.get(name).evaluator_type)
+"""
+
+
+def test_command_line_writes_where_the_registered_data_set_is_read(tmp_path):
+    repository = Path(__file__).parents[2]
+    environment = os.environ | {"DETECTRON2_DATASETS": str(tmp_path), "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-c", COMMAND_LINE]
+    run = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=True)
+    missing, wrote, *rest = run.stdout.splitlines()
+    assert "python tools/generate_shapes.py --task semantic" in missing
+    assert str(tmp_path / "fpt_context") in wrote
+    assert rest == ["exit status 0", "exit status 1", "exit status 2", "3 sem_seg", "2 sem_seg"]
+    assert "--overwrite" in run.stderr and "--max-size is not for --task semantic" in run.stderr
+    assert "Traceback" not in run.stderr
