@@ -4,9 +4,10 @@ Shape legend: B batch, C channels, H_n x W_n size of level n. A mask is (B, H, W
 """
 
 import math
-from typing import Dict, Iterator, Mapping, Optional, Sequence, Union
+from typing import Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -113,37 +114,95 @@ class PyramidTransform(nn.Module):
             The concatenated branches (B, out_channels(n), H_n, W_n) of every level that has any.
         """
         source = self.source(features, masks)
-        return {
-            n: torch.cat(list(self.branches_of(n, source, masks)), dim=1)
-            for n in self.levels
-            if self.out_channels(n) > 0
-        }
+        outputs = {}
+        for n in self.levels:
+            branches = [self._run(branch, names, source, masks) for branch, names in self._edges(n)]
+            if branches:
+                outputs[n] = torch.cat(branches, dim=1)
+        return outputs
 
-    def branches_of(
-        self, level: str, source: Mapping[str, Tensor], masks: Optional[Mapping[str, Tensor]] = None
-    ) -> Iterator[Tensor]:
-        """The branches of one level in their order, each (B, channels, H, W) with zeros in the padding.
+    def add_fused(
+        self,
+        y: Tensor,
+        weight: Tensor,
+        level: str,
+        source: Mapping[str, Tensor],
+        masks: Optional[Mapping[str, Tensor]] = None,
+    ) -> Tensor:
+        """Add the 3x3 convolution of the concatenated branches of ``level`` to ``y``, in place.
+
+        Branch by branch: they never exist side by side, which takes half the memory and no more time. Groundings that
+        are affine maps of the level are never computed at all: they go into the weight.
 
         Args:
+            y: (B, O, H_n, W_n). weight: (O, out_channels(n), 3, 3).
             source: what :meth:`source` returned. masks: as for :meth:`forward`.
+
+        Returns:
+            ``y``.
         """
-        mask = dict.fromkeys(self.levels) if masks is None else masks
+        affine = []
+        for (branch, names), part in zip(self._edges(level), weight.split(self.channels, dim=1)):
+            if isinstance(branch, GroundingTransformer) and branch.is_affine:
+                coarse = names[1]
+                affine.append((part, *branch.as_affine(source[coarse], None if masks is None else masks[coarse])))
+            else:
+                y += F.conv2d(self._run(branch, names, source, masks), part, padding=1)
+        if affine:
+            y += _convolve_affine(source[level], None if masks is None else masks[level], affine)
+        return y
+
+    def _edges(self, level: str) -> Iterator[Tuple[nn.Module, Tuple[str, ...]]]:
+        """The branches of a level in their order, each with the levels whose maps it takes."""
         for coarse in self.levels:
             if level == coarse and level in self.st:
-                yield self._run(self.st[level], mask[level], source[level], mask[level])
+                yield self.st[level], (level,)
             if (edge := f"{level}_{coarse}") in self.gt:
-                yield self._run(self.gt[edge], mask[level], source[level], source[coarse], mask[coarse])
+                yield self.gt[edge], (level, coarse)
         for fine in self.levels:
             if (edge := f"{level}_{fine}") in self.rt:
-                yield self._run(self.rt[edge], mask[level], source[level], source[fine], mask[level], mask[fine])
+                yield self.rt[edge], (level, fine)
 
-    def _run(self, branch: nn.Module, mask: Optional[Tensor], *inputs: Optional[Tensor]) -> Tensor:
-        """The output of a branch on ``inputs``, with zeros in the padding of ``mask``."""
+    def _run(
+        self,
+        branch: nn.Module,
+        names: Sequence[str],
+        source: Mapping[str, Tensor],
+        masks: Optional[Mapping[str, Tensor]],
+    ) -> Tensor:
+        """(B, channels, H, W), with zeros in the padding."""
+        mask = dict.fromkeys(self.levels) if masks is None else masks
+        # Attention asks where keys are; only rendering needs to know of its target too.
+        masked = names if isinstance(branch, RenderingTransformer) else names[-1:]
+        inputs = [*(source[n] for n in names), *(mask[n] for n in masked)]
         if self.use_checkpoint and torch.is_grad_enabled():
             out: Tensor = checkpoint(branch, *inputs, use_reentrant=False)
         else:
             out = branch(*inputs)
-        return apply_mask(out, mask)
+        return apply_mask(out, mask[names[0]])
+
+
+def _convolve_affine(x: Tensor, mask: Optional[Tensor], maps: Sequence[Tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The sum of the 3x3 convolutions of affine maps of ``x`` as one: a matrix of channels fits into its weight.
+
+    Args:
+        x: (B, C, H, W), zero in the padding of ``mask``, (B, H, W) or None.
+        maps: of each the convolution's weight (O, C, 3, 3), matrix (B, C, C) and offset (B, C).
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        weight = torch.stack([torch.einsum("oihw,bji->bojhw", w.to(m.dtype), m) for w, m, _ in maps]).sum(0)
+        offset = torch.stack([torch.einsum("oihw,bi->bohw", w.to(c.dtype), c) for w, _, c in maps]).sum(0)
+    # The offset ends with the image, or it would be missing from the zeros around a convolution's input.
+    valid = torch.ones_like(x[:, :1]) if mask is None else mask.unsqueeze(1).to(x.dtype)
+    return _convolve_each(x, weight) + _convolve_each(valid, offset.unsqueeze(2))
+
+
+def _convolve_each(x: Tensor, weight: Tensor) -> Tensor:
+    """A 3x3 convolution with weights of its own for each image: (B, C, H, W), (B, O, C, 3, 3) -> (B, O, H, W)."""
+    batch = x.shape[0]
+    weight = weight.to(x.dtype).flatten(0, 1)
+    out = F.conv2d(x.flatten(0, 1).unsqueeze(0), weight, padding=1, groups=batch)
+    return out.squeeze(0).unflatten(0, (batch, -1))
 
 
 def _halvings(strides: Mapping[str, int]) -> Dict[str, int]:

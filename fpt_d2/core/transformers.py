@@ -4,12 +4,19 @@ Shape legend: B batch, N parts of the mixture, C channels, H x W target map, h x
 False where a position is padding (see :mod:`.padding`).
 """
 
-from typing import Callable, Optional
+from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from .attention import IMPLEMENTATIONS, SOFTMAX_SIMILARITIES, linear_attention, mixture_attention, mixture_gate
+from .attention import (
+    IMPLEMENTATIONS,
+    SOFTMAX_SIMILARITIES,
+    linear_attention,
+    linear_context,
+    mixture_attention,
+    mixture_gate,
+)
 from .local import local_mixture_attention
 from .padding import apply_mask, masked_mean, pool_to_tokens, to_tokens
 
@@ -86,6 +93,23 @@ class GroundingTransformer(nn.Module):
             gate = self._mixture_gate(k, mask)
             out = mixture_attention(q, k, v, gate, similarity=self.similarity, key_mask=mask, impl=self.impl)
         return out.transpose(1, 2).unflatten(2, fine.shape[-2:])
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the output is an affine map of the finer level's channels, the same at every position."""
+        return self.similarity == "dot" and isinstance(self.norm, nn.Identity)
+
+    def as_affine(self, coarse: Tensor, mask: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """The map that :meth:`forward` is of the finer level where :attr:`is_affine`, ``x M + c``.
+
+        Returns:
+            Matrix (B, C, C) and offset (B, C), float32 or wider.
+        """
+        keys, mask = pool_to_tokens(coarse, mask, stride=self.kv_stride, max_tokens=self.max_kv_tokens)
+        context = linear_context(self.key(keys), self.value(keys), key_mask=mask)
+        with torch.autocast(coarse.device.type, enabled=False):
+            weight, bias = (t.to(context.dtype) for t in (self.query.weight, self.query.bias))
+            return weight.t() @ context, bias @ context
 
     def _attend_in_square(self, fine: Tensor, coarse: Tensor, mask: Optional[Tensor]) -> Tensor:
         q = self.query(to_tokens(fine))

@@ -4,7 +4,6 @@ from typing import Dict, Mapping, Optional
 
 import fvcore.nn.weight_init as weight_init
 import torch
-import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
@@ -42,9 +41,6 @@ def fuse(
 ) -> Dict[str, Tensor]:
     """``output_conv(x) + fuse_conv(branches)`` of every level.
 
-    The convolution of the concatenated branches is a sum over the branches: added up one by one they never exist side
-    by side, which takes half the memory and no more time.
-
     Args:
         source: (B, C, H_n, W_n) by level. masks: (B, H_n, W_n) by level, or None.
         transform: None for no branches.
@@ -56,9 +52,6 @@ def fuse(
     for level, x in source.items():
         y = output_convs[level](x)
         if level in fuse_convs:
-            weights = iter(fuse_convs[level].weight.split(transform.channels, dim=1))
-            for branch in transform.branches_of(level, inputs, masks):
-                y += F.conv2d(branch, next(weights), padding=1)
-                del branch  # or it would still be there while the next one is computed
+            y = transform.add_fused(y, fuse_convs[level].weight, level, inputs, masks)
         outputs[level] = y if drop_block is None else drop_block(y)
     return outputs

@@ -68,7 +68,7 @@ def test_export_with_dynamic_batch_and_size():
 
 
 def test_compile_gives_the_same_values_and_gradients():
-    module = OnTuples(gt_square_size=3)
+    module = OnTuples(branches=["st", "gt"], gt_square_size=3)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     assert_same(compiled, module, inputs())
     gradients = []
