@@ -1,6 +1,7 @@
 """Pictures of a training: its curves, and what the trained model predicts."""
 
-from fpt_d2.visualization.curves import plot_learning_curves
+from fpt_d2.visualization.comparison import Run, plot_comparison
+from fpt_d2.visualization.curves import plot_learning_curves, read_metrics
 from fpt_d2.visualization.predictions import (
     Example,
     draw_ground_truth,
@@ -8,4 +9,13 @@ from fpt_d2.visualization.predictions import (
     draw_predictions_grid,
 )
 
-__all__ = ["Example", "draw_ground_truth", "draw_predictions", "draw_predictions_grid", "plot_learning_curves"]
+__all__ = [
+    "Example",
+    "Run",
+    "draw_ground_truth",
+    "draw_predictions",
+    "draw_predictions_grid",
+    "plot_comparison",
+    "plot_learning_curves",
+    "read_metrics",
+]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 logger = logging.getLogger(__name__)
 
 # Okabe and Ito's colors, which colorblind readers can tell apart; yellow is left out, too pale on white.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _VALIDATION = "validation/"
 # The figures of an evaluation that are worth a curve; those of single categories and sizes would hide them.
 _SCORES = ("AP", "AP50", "mIoU", "PQ")
@@ -124,7 +124,7 @@ def _draw_panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
         is_validation, is_score = key.startswith(_VALIDATION), key.endswith(_SCORES)
         axes.plot(
             *zip(*curve),
-            color=_COLORS[groups.index(_group(key)) % len(_COLORS)],
+            color=COLORS[groups.index(_group(key)) % len(COLORS)],
             linestyle="--" if is_validation or key.endswith("AP50") else "-",
             linewidth=1.8,
             # Evaluations are few: a marker shows each, and makes a single one visible at all.
@@ -137,7 +137,7 @@ def _draw_panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
         )
     if any(key.startswith(_VALIDATION) for key in curves):
         title = f"{title} (dashed: validation)"
-    _style_axes(axes, title, show_legend=len(groups) > 1)
+    style_axes(axes, title, show_legend=len(groups) > 1)
 
 
 def _group(key: str) -> str:
@@ -145,7 +145,8 @@ def _group(key: str) -> str:
     return _base(key).rsplit("/", 1)[0]
 
 
-def _style_axes(axes: Axes, title: str, *, show_legend: bool) -> None:
+def style_axes(axes: Axes, title: str, *, show_legend: bool) -> None:
+    """What the plots over iterations have in common."""
     axes.set_title(title, fontsize=13, fontweight="bold", loc="left")
     axes.set_xlabel("iteration", fontsize=11)
     axes.tick_params(labelsize=10)

@@ -1,0 +1,16 @@
+"""The picture of several trainings side by side."""
+
+from PIL import Image
+
+from fpt_d2.visualization import Run, plot_comparison
+
+
+def test_draws_every_metric_and_takes_seeds_of_different_lengths(tmp_path):
+    curves = {"bbox/AP": [[(9, 10.0), (19, 30.0)], [(9, 12.0)]], "segm/AP": [[(9, 9.0)], [(9, 8.0)]]}
+    path = tmp_path / "new" / "comparison.png"
+    plot_comparison([Run("FPN", 1.5, curves), Run("FPT", 2.5, curves)], path)
+    with Image.open(path) as image:
+        two_rows = image.size
+    plot_comparison([Run("FPN", 1.5, {"bbox/AP": curves["bbox/AP"]})], path)
+    with Image.open(path) as image:
+        assert image.size == (two_rows[0], two_rows[1] // 2)
