@@ -20,18 +20,19 @@ def random_color(
     return np.array(colorsys.hsv_to_rgb(*hsv), dtype=np.float32)
 
 
-def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A gradient, stripes, a checkerboard or clouds between two muted colors, with fine grain over it.
+def draw_background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, str]:
+    """One of `PATTERNS` between two muted colors, with fine grain over it.
 
     Returns:
-        (H, W, 3) float32 RGB.
+        (H, W, 3) float32 RGB, and the pattern's name.
     """
-    pattern = (_gradient, _stripes, _checks, _clouds)[rng.integers(4)](rng, height, width)[..., None]
+    name = PATTERNS[rng.integers(len(PATTERNS))]
+    pattern = _DRAW[name](rng, height, width)[..., None]
     first = random_color(rng, saturation=(0.1, 0.45), value=(0.25, 0.95))
     # The second color stays near the first, or the stripes would hide the shapes.
     second = np.clip(first + rng.uniform(-0.2, 0.2, 3).astype(np.float32), 0.0, 1.0)
     grain = rng.normal(0.0, rng.uniform(0.005, 0.03), (height, width, 1)).astype(np.float32)
-    return np.clip(first + pattern * (second - first) + grain, 0.0, 1.0)
+    return np.clip(first + pattern * (second - first) + grain, 0.0, 1.0), name
 
 
 def _position(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -70,3 +71,8 @@ def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         grid = rng.random((cells, cells)).astype(np.float32) / 2**octave
         clouds += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     return (clouds - clouds.min()) / np.ptp(clouds)
+
+
+# The order enters the seed: append, never insert.
+_DRAW = {"gradient": _gradient, "stripes": _stripes, "checks": _checks, "clouds": _clouds}
+PATTERNS: tuple[str, ...] = tuple(_DRAW)

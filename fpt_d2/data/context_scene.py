@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backgrounds import draw_background, random_color
-from .scene import MAX_ROTATION, fill_shape, paint_shape, shrink_mask
+from .scene import MAX_ROTATION, fill_contours, paint_shape, place_outline, shrink_mask
 from .shapes import CATEGORIES
 
 HEIGHT, WIDTH = 80, 384
@@ -67,7 +67,7 @@ def draw_context_scene(rng: np.random.Generator, *, exchanged: bool = False) -> 
         where a pixel is part shape and part ground.
     """
     shapes = _arrange(rng, exchanged)
-    image = draw_background(rng, HEIGHT, WIDTH)
+    image, _ = draw_background(rng, HEIGHT, WIDTH)
     labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     for shape in shapes:
         _draw(rng, image, labels, shape)
@@ -123,7 +123,8 @@ def _draw(rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, shape
     last = np.minimum(np.ceil(shape.center + shape.radius).astype(int) + _MARGIN, (WIDTH, HEIGHT))
     window = slice(first[1], last[1]), slice(first[0], last[0])
     height, width = labels[window].shape
-    mask, _ = fill_shape(shape.category, shape.center - first, shape.radius, shape.angle, height, width)
+    contours = place_outline(shape.category, shape.center - first, shape.radius, shape.angle)
+    mask, _ = fill_contours(contours, height, width)
     hue = (shape.hue, shape.hue)
     # Whatever the ground: a color that contrasts with it would tell where a shape stands.
     color = random_color(rng, saturation=(0.7, 1.0), value=(0.65, 1.0), hue=hue)

@@ -3,9 +3,10 @@
 Shape legend: H, W are the image's height and width; s is `SUPERSAMPLING`. Masks are bool.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple, Optional
 
 import cv2
 import numpy as np
@@ -39,12 +40,15 @@ class SceneObject:
         parts: (sH, sW) mask of every shape of the object, before occlusion; one, unless it is a crowd.
         visible: (sH, sW) mask of what later objects leave of it.
         area: area of the object in mask pixels, the part beyond the image's border included.
+        outline: (K, 2) corners of its outer contour, x and y in image pixels, some maybe beyond the border; None
+            for a crowd.
     """
 
     category: int
     parts: list[np.ndarray]
     visible: np.ndarray
     area: float
+    outline: Optional[np.ndarray] = None
 
     @property
     def iscrowd(self) -> bool:
@@ -55,9 +59,18 @@ class SceneObject:
         return np.count_nonzero(self.visible & ~hidden) / self.area
 
 
-def draw_scene(
-    rng: np.random.Generator, height: int, width: int, *, num_shapes: int, crowd: bool
-) -> tuple[np.ndarray, list[SceneObject]]:
+class Scene(NamedTuple):
+    """A drawn image and what is in it."""
+
+    # (H, W, 3), RGB, uint8
+    pixels: np.ndarray
+    # From back to front.
+    objects: list[SceneObject]
+    # One of `backgrounds.PATTERNS`.
+    background: str
+
+
+def draw_scene(rng: np.random.Generator, height: int, width: int, *, num_shapes: int, crowd: bool) -> Scene:
     """Draw a scene.
 
     Args:
@@ -65,9 +78,6 @@ def draw_scene(
         height, width: size of the image.
         num_shapes: how many shapes to place; fewer when there is no room.
         crowd: also place a cluster of many small shapes of one category.
-
-    Returns:
-        (H, W, 3) uint8 RGB image, and its objects from back to front.
     """
     objects: list[SceneObject] = []
     if crowd:
@@ -77,11 +87,11 @@ def draw_scene(
         category, diameter = int(rng.integers(len(CATEGORIES))), _diameter(rng, min(height, width))
         _place(objects, partial(_single, rng, height, width, category, diameter))
 
-    image = draw_background(rng, height, width)
+    image, background = draw_background(rng, height, width)
     for scene_object in objects:
         for mask in scene_object.parts:
             paint_shape(rng, image, mask, partial(_contrasting_color, rng, scene_object.category))
-    return np.round(255 * image).astype(np.uint8), objects
+    return Scene(np.round(255 * image).astype(np.uint8), objects, background)
 
 
 def shrink_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -114,8 +124,9 @@ def _place(objects: list[SceneObject], draw: Callable[[], SceneObject]) -> None:
 
 def _single(rng: np.random.Generator, height: int, width: int, category: int, diameter: float) -> SceneObject:
     center = rng.uniform((0, 0), (width, height))
-    mask, area = fill_shape(category, center, diameter / 2, _rotation(rng), height, width)
-    return SceneObject(category, [mask], mask.copy(), area)
+    contours = place_outline(category, center, diameter / 2, _rotation(rng))
+    mask, area = fill_contours(contours, height, width)
+    return SceneObject(category, [mask], mask.copy(), area, contours[0])
 
 
 def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
@@ -127,28 +138,31 @@ def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
     for _ in range(rng.integers(10, 19)):
         offset = np.clip(rng.normal(size=2), -2, 2) * 0.1 * short_side
         radius = rng.uniform(0.04, 0.065) * short_side
-        parts.append(fill_shape(category, center + offset, radius, _rotation(rng), height, width)[0])
+        parts.append(fill_contours(place_outline(category, center + offset, radius, _rotation(rng)), height, width)[0])
     visible = np.logical_or.reduce(parts)
     return SceneObject(category, parts, visible, float(np.count_nonzero(visible)))
 
 
-def fill_shape(
-    category: int, center: np.ndarray, radius: float, angle: float, height: int, width: int
-) -> tuple[np.ndarray, float]:
-    """Rasterize a shape.
+def place_outline(category: int, center: np.ndarray, radius: float, angle: float) -> list[np.ndarray]:
+    """Contours (K, 2) of a shape in an image, x and y in pixels; those after the first are holes.
 
     Args:
         center: (2,) x and y in image pixels.
         radius: of the shape's circumscribed circle, in image pixels.
         angle: rotation in radians.
+    """
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return [radius * c @ rotation + center for c in OUTLINES[CATEGORIES[category]]]
+
+
+def fill_contours(contours: Sequence[np.ndarray], height: int, width: int) -> tuple[np.ndarray, float]:
+    """Rasterize a shape.
 
     Returns:
         (sH, sW) mask, and the whole shape's area in mask pixels.
     """
-    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    outlines = OUTLINES[CATEGORIES[category]]
     # The center of mask pixel (i, j) has the coordinates (j + 0.5, i + 0.5) in cv2's numbering (j, i).
-    contours = [(radius * c @ rotation + center) * SUPERSAMPLING - 0.5 for c in outlines]
+    contours = [c * SUPERSAMPLING - 0.5 for c in contours]
     mask = np.zeros((SUPERSAMPLING * height, SUPERSAMPLING * width), dtype=np.uint8)
     cv2.fillPoly(mask, [np.round(c).astype(np.int32) for c in contours], 1)
     outer, *holes = (cv2.contourArea(c.astype(np.float32)) for c in contours)

@@ -35,3 +35,8 @@ OUTLINES: dict[str, list[np.ndarray]] = {
 }
 
 CATEGORIES: tuple[str, ...] = tuple(OUTLINES)
+
+# The keypoints: the tips of a star, clockwise, every other corner of its outline.
+KEYPOINT_CATEGORY = "star"
+KEYPOINTS = ("top", "upper_right", "lower_right", "lower_left", "upper_left")
+KEYPOINT_FLIP_MAP = (("upper_right", "upper_left"), ("lower_right", "lower_left"))

@@ -11,8 +11,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .coco_format import coco_annotation, coco_categories
-from .scene import MAX_SHAPES, SceneObject, draw_scene
+from .backgrounds import PATTERNS
+from .coco_format import (
+    coco_annotation,
+    coco_categories,
+    coco_keypoints,
+    keypoint_categories,
+    panoptic_categories,
+    panoptic_segments,
+)
+from .scene import MAX_SHAPES, Scene, draw_scene
+from .shapes import CATEGORIES, KEYPOINT_CATEGORY
 from .staging import staged_folder
 
 SPLITS = ("train", "val")  # a split's place enters the seed: append, never insert
@@ -34,7 +43,12 @@ def write_dataset(
     overwrite: bool = False,
     progress: bool = True,
 ) -> None:
-    """Write ``annotations/instances_{train,val}.json`` and the images in ``train/`` and ``val/`` under ``root``.
+    """Write images into ``train/`` and ``val/`` under ``root``, and ``annotations/*.json`` for them in COCO's format.
+
+    The latter are ``instances_{train,val}.json``; ``keypoints_{train,val}.json``, of stars alone; and
+    ``panoptic_{train,val}.json`` for the segments in ``panoptic_{train,val}/``. Labels for the semantic head of a
+    panoptic model are in ``panoptic_stuff_{train,val}/``, as Detectron2's script makes them for COCO: 0 on every shape,
+    the backgrounds from 1.
 
     The same seed gives the same bytes (with the same versions of numpy, OpenCV and Pillow), and image i of a split
     is the same however many there are. The folder appears only when it is complete.
@@ -58,10 +72,8 @@ def write_dataset(
                 _write_split(staging, split, num_images, image_size, seed, bar)
 
 
-def synthetic_scene(
-    seed: int, split: str, index: int, image_size: tuple[int, int] = (96, 160)
-) -> tuple[np.ndarray, list[SceneObject]]:
-    """Image ``index`` of a split: (H, W, 3) uint8 RGB, and its objects from back to front."""
+def synthetic_scene(seed: int, split: str, index: int, image_size: tuple[int, int] = (96, 160)) -> Scene:
+    """Image ``index`` of a split."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     short = int(rng.integers(image_size[0], image_size[1] + 1))
     size = [short, round(short * rng.uniform(1.0, _MAX_ASPECT))]
@@ -74,30 +86,58 @@ def synthetic_scene(
 
 
 def _write_split(root: Path, split: str, num_images: int, image_size: tuple[int, int], seed: int, bar: tqdm) -> None:
-    (root / split).mkdir(parents=True)
+    for folder in (split, f"panoptic_{split}", f"panoptic_stuff_{split}"):
+        (root / folder).mkdir()
     images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    annotations: dict[str, list[dict[str, Any]]] = {"instances": [], "keypoints": [], "panoptic": []}
     for index in range(num_images):
-        pixels, objects = synthetic_scene(seed, split, index, image_size)
-        height, width = pixels.shape[:2]
+        scene = synthetic_scene(seed, split, index, image_size)
+        height, width = scene.pixels.shape[:2]
         image_id = index + 1
         file_name = f"{image_id:06d}.{'png' if index % _PNG_EVERY == _PNG_EVERY - 1 else 'jpg'}"
-        Image.fromarray(pixels).save(root / split / file_name, quality=92)
+        Image.fromarray(scene.pixels).save(root / split / file_name, quality=92)
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width, "license": 1})
-        for number, scene_object in enumerate(objects):
+        for number, scene_object in enumerate(scene.objects):
             ids = {"id": image_id * _MAX_OBJECTS + number, "image_id": image_id}
-            annotations.append(ids | coco_annotation(scene_object, height, width))
+            annotation = ids | coco_annotation(scene_object, height, width)
+            annotations["instances"].append(annotation)
+            if CATEGORIES[scene_object.category] == KEYPOINT_CATEGORY:
+                annotations["keypoints"].append(annotation | coco_keypoints(scene_object, height, width))
+        annotations["panoptic"].append(_write_panoptic(root, split, image_id, scene))
         bar.update()
-    _write_annotations(root / "annotations" / f"instances_{split}.json", images, annotations, seed)
+    categories = {
+        "instances": coco_categories(),
+        "keypoints": keypoint_categories(),
+        "panoptic": panoptic_categories(),
+    }
+    for kind, records in annotations.items():
+        _write_annotations(root / "annotations" / f"{kind}_{split}.json", images, records, categories[kind], seed)
 
 
-def _write_annotations(path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]], seed: int) -> None:
+def _write_panoptic(root: Path, split: str, image_id: int, scene: Scene) -> dict[str, Any]:
+    """Write an image's segments, and its labels for a semantic head; return its panoptic annotation."""
+    file_name = f"{image_id:06d}.png"
+    ids, segments = panoptic_segments(scene)
+    # COCO: id = R + 256 G + 256^2 B
+    Image.fromarray(np.stack([ids, 0 * ids, 0 * ids], axis=2)).save(root / f"panoptic_{split}" / file_name)
+    labels = np.where(ids == len(scene.objects) + 1, 1 + PATTERNS.index(scene.background), 0).astype(np.uint8)
+    Image.fromarray(labels).save(root / f"panoptic_stuff_{split}" / file_name)
+    return {"image_id": image_id, "file_name": file_name, "segments_info": segments}
+
+
+def _write_annotations(
+    path: Path,
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+    seed: int,
+) -> None:
     content = {
         "info": {"description": DESCRIPTION, "version": "1.0", "seed": seed},
         "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
         "images": images,
         "annotations": annotations,
-        "categories": coco_categories(),
+        "categories": categories,
     }
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
