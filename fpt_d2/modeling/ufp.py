@@ -3,6 +3,8 @@
 from typing import Dict, Optional, Sequence, Tuple
 
 import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
@@ -15,6 +17,22 @@ from .fusion import fuse, fuse_conv, level_masks
 def ufp_strides(kernels: Sequence[int], stride: int) -> Dict[str, int]:
     """Names (``u7`` is the level of kernel 7) and strides, all equal, of the levels of :class:`UFP`."""
     return {f"u{kernel}": stride for kernel in kernels}
+
+
+class _LineConv(Conv2d):
+    """A convolution along one axis that keeps the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Tuple[int, int]) -> None:
+        height, width = kernel_size
+        super().__init__(in_channels, out_channels, kernel_size, padding=(height // 2, width // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
+            return super().forward(x)
+        # The gradient of a 31x1 kernel over 10 to 16 rows writes beyond its memory in PyTorch 2.14 on the CPU (oneDNN)
+        # when the padding is the convolution's own.
+        height, width = self.padding
+        return F.conv2d(F.pad(x, (width, width, height, height)), self.weight, self.bias)
 
 
 class GlobalConv(nn.Module):
@@ -145,7 +163,7 @@ def _path(in_channels: int, out_channels: int, sides: Sequence[Tuple[int, int]])
     """Convolutions with these kernels, one after the other, that keep the size."""
     path = nn.Sequential()
     for height, width in sides:
-        conv = Conv2d(in_channels, out_channels, (height, width), padding=(height // 2, width // 2))
+        conv = _LineConv(in_channels, out_channels, (height, width))
         weight_init.c2_xavier_fill(conv)
         path.append(conv)
         in_channels = out_channels

@@ -1,5 +1,8 @@
 """UFP: its levels, their fusion with the branches, grounding within squares between levels of one size, padding."""
 
+import os
+import subprocess
+import sys
 from typing import Any, Sequence
 
 import pytest
@@ -151,3 +154,28 @@ def test_a_transform_over_other_levels_is_refused() -> None:
     transform = PyramidTransform({"p3": 8, "p4": 8}, WIDTH, channels=WIDTH)
     with pytest.raises(ValueError, match="p3"):
         build(transform=transform)
+
+
+SHORT_MAP = """
+import torch
+from fpt_d2.modeling.ufp import GlobalConv
+conv = GlobalConv(32, 32, 31)
+for height in range(1, 34):
+    for _ in range(3):
+        conv(torch.randn(2, 32, height, 20)).sum().backward()
+        torch.randn(3000)  # memory that is not whole shows when it is asked for
+"""
+
+
+def test_a_kernel_longer_than_the_map_can_be_trained_on_the_cpu() -> None:
+    """In a process of its own: where PyTorch writes beyond its memory, it is aborted."""
+    environment = os.environ | {"MALLOC_CHECK_": "3", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", SHORT_MAP], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_padding_for_training_is_that_of_inference() -> None:
+    conv, x = GlobalConv(3, 4, 15).double(), images(2, 3, 6, 20)
+    with torch.no_grad():
+        expected = conv(x)
+    torch.testing.assert_close(conv(x), expected, rtol=0, atol=1e-12)
