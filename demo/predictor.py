@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.engine import DefaultPredictor
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
 from fpt_d2.data import register_from_config
+from fpt_d2.engine.inference import build_predictor
 
 logger = logging.getLogger("fpt_d2.demo")
 
@@ -31,7 +31,7 @@ class VisualizationDemo:
     def __init__(self, cfg: CfgNode, instance_mode: ColorMode = ColorMode.IMAGE) -> None:
         self.metadata = _get_metadata(cfg)
         self.instance_mode = instance_mode
-        self.predictor = DefaultPredictor(cfg)
+        self.predictor = build_predictor(cfg)
 
     def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], VisImage]:
         """Predict on one image and draw the result.

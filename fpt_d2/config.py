@@ -7,7 +7,15 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 from .core.attention import IMPLEMENTATIONS as IMPLS
 
+# Registered names.
+SEMANTIC_SEGMENTATION = "SemanticSegmentor"  # Detectron2's
+UFP_BACKBONE = "build_resnet_ufp_backbone"
+SEM_SEG_HEADS = ("build_ufp_head", "build_ppm_head", "build_aspp_head", "build_oc_head")
+
 LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
+
+# What Detectron2's RandomCrop knows.
+CROP_TYPES = ("relative", "relative_range", "absolute", "absolute_range")
 
 # What Detectron2's get_norm knows.
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
@@ -103,12 +111,30 @@ def _add_sem_seg_config(cfg: CN) -> None:
     # Sides of the grids that build_ppm_head pools to. PSPNet's.
     head.PPM_BINS = [1, 2, 3, 6]
 
+    # In training of semantic segmentation change brightness, contrast, saturation and hue at random, as SSD does. The
+    # key of Detectron2's PointRend project.
+    cfg.INPUT.COLOR_AUG_SSD = False
+    # Predict semantic segmentation in overlapping windows of SIZE (height, width), STRIDE (down, right) apart, and
+    # average the logits where they overlap; in every evaluation and in the demo. For a model trained on crops of that
+    # size, and images whose activations do not fit into memory. Pixels of the scaled image (INPUT.MIN_SIZE_TEST).
+    cfg.TEST.SLIDING_WINDOW = CN({"ENABLED": False})
+    cfg.TEST.SLIDING_WINDOW.SIZE = (768, 768)
+    cfg.TEST.SLIDING_WINDOW.STRIDE = (512, 512)
+    # Write each semantic prediction of an evaluation as a PNG of the data set's label ids (Cityscapes: the format of
+    # its server) and as a picture over its image.
+    cfg.TEST.SEM_SEG_RESULTS = False
+
 
 def _add_dataset_config(cfg: CN) -> None:
     # A user's own data sets in COCO format, registered before training starts:
     # (("my_train", "annotations/train.json", "images/train"), ("my_val", "annotations/val.json", "images/val")).
     cfg.DATASETS.REGISTER_COCO = ()
-    # Check the annotation files of DATASETS.TRAIN and DATASETS.TEST in COCO format before training starts.
+    # The same for semantic segmentation: (name, image folder, mask folder, classes). The mask of x.jpg is x.png, of
+    # one channel: indices into the classes, 255 for none.
+    # (("my_train", "images/train", "masks/train", ("road", "sky")), ("my_val", "images/val", "masks/val", ...)).
+    cfg.DATASETS.REGISTER_SEM_SEG = ()
+    # Check the files of DATASETS.TRAIN and DATASETS.TEST before training starts: annotations in COCO format, and for
+    # semantic segmentation every mask.
     cfg.DATASETS.CHECK = True
 
 
@@ -126,6 +152,21 @@ def _add_training_config(cfg: CN) -> None:
     cfg.TEST.PATIENCE = 0
     # Draw the predictions on this many images of DATASETS.TEST into TensorBoard at every TEST.EVAL_PERIOD.
     cfg.TEST.VIS_IMAGES = 0
+
+
+def check_model_config(cfg: CN) -> None:
+    """Check every value that the model of ``cfg`` has of this project.
+
+    Raises:
+        ValueError: naming each key with a bad value, the value, and what is allowed.
+    """
+    check_fpt_config(cfg)
+    if cfg.MODEL.BACKBONE.NAME == UFP_BACKBONE:
+        check_ufp_config(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        check_sem_seg_data_config(cfg)
+        if cfg.MODEL.SEM_SEG_HEAD.NAME in SEM_SEG_HEADS:
+            check_sem_seg_head_config(cfg)
 
 
 def check_fpt_config(cfg: CN) -> None:
@@ -187,6 +228,11 @@ def check_sem_seg_head_config(cfg: CN) -> None:
         ValueError: naming each key with a bad value, the value, and what is allowed.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
+    # Of another backbone the features are known only when the model is built.
+    is_ufp = cfg.MODEL.BACKBONE.NAME == UFP_BACKBONE
+    features = [*cfg.MODEL.RESNETS.OUT_FEATURES, *(f"u{kernel}" for kernel in cfg.MODEL.UFP.KERNELS)]
+    has_levels = bool(head.IN_FEATURES) and set(head.IN_FEATURES) <= set(features)
+    of_ufp = f"any of {features} (MODEL.RESNETS.OUT_FEATURES, MODEL.UFP.KERNELS)"
     # key, is its value allowed, what is allowed
     rules = [
         ("LOSS_TYPE", head.LOSS_TYPE in LOSS_TYPES, ", ".join(map(repr, LOSS_TYPES))),
@@ -194,9 +240,39 @@ def check_sem_seg_head_config(cfg: CN) -> None:
         ("AUX_LOSS_WEIGHT", head.AUX_LOSS_WEIGHT >= 0, "0 or more"),
         ("PPM_BINS", len(head.PPM_BINS) > 0 and min(head.PPM_BINS) > 0, "positive numbers"),
         ("ASPP_DILATIONS", len(head.ASPP_DILATIONS) == 3 and min(head.ASPP_DILATIONS) > 0, "three positive numbers"),
+        ("IN_FEATURES", has_levels or not is_ufp, of_ufp),
+        ("AUX_FEATURE", head.AUX_FEATURE in ("", *features) or not is_ufp, f"'' (off), {of_ufp}"),
         ("ASPP_DROPOUT", 0 <= head.ASPP_DROPOUT < 1, "0 (off) up to below 1"),
     ]
     _raise_bad([(f"MODEL.SEM_SEG_HEAD.{key}", head[key], fine, allowed) for key, fine, allowed in rules])
+
+
+def check_sem_seg_data_config(cfg: CN) -> None:
+    """Check the values of ``INPUT`` and ``TEST`` by which images of semantic segmentation are cut and put together.
+
+    Raises:
+        ValueError: naming each key with a bad value, the value, and what is allowed.
+    """
+    inputs, crop, window = cfg.INPUT, cfg.INPUT.CROP, cfg.TEST.SLIDING_WINDOW
+    flips, share = ("horizontal", "vertical", "none"), crop.SINGLE_CATEGORY_MAX_AREA
+    pair = len(crop.SIZE) == 2 and min(crop.SIZE) > 0
+    absolute = crop.TYPE.startswith("absolute")
+    fits = all(isinstance(x, int) for x in crop.SIZE) if absolute else max(crop.SIZE, default=0) <= 1
+    fits = pair and fits and not (crop.TYPE == "absolute_range" and crop.SIZE[0] > crop.SIZE[1])
+    size, stride = window.SIZE, window.STRIDE
+    has_size = len(size) == 2 and min(size) > 0
+    slides = len(stride) == 2 and all(0 < x <= y for x, y in zip(stride, size))
+    # key, value, is it allowed, what is allowed
+    rules = [
+        ("INPUT.RANDOM_FLIP", inputs.RANDOM_FLIP, inputs.RANDOM_FLIP in flips, ", ".join(map(repr, flips))),
+        ("INPUT.FORMAT", inputs.FORMAT, inputs.FORMAT in ("RGB", "BGR") or not inputs.COLOR_AUG_SSD, "'RGB', 'BGR'"),
+        ("INPUT.CROP.TYPE", crop.TYPE, crop.TYPE in CROP_TYPES, ", ".join(map(repr, CROP_TYPES))),
+        ("INPUT.CROP.SIZE", crop.SIZE, fits, "two numbers of pixels where TYPE is absolute, else two shares up to 1"),
+        ("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", share, 0 < share <= 1, "above 0, up to 1 (off)"),
+        ("TEST.SLIDING_WINDOW.SIZE", size, has_size, "two positive numbers"),
+        ("TEST.SLIDING_WINDOW.STRIDE", stride, slides, "two positive numbers, at most those of SIZE"),
+    ]
+    _raise_bad(rules)
 
 
 def _raise_bad(rules: List[Tuple[str, object, bool, str]]) -> None:

@@ -15,12 +15,11 @@ from typing import Optional
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.engine import DefaultPredictor
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from fpt_d2.data import register_from_config
-from fpt_d2.engine.inference import get_inference_config
+from fpt_d2.engine.inference import build_predictor, get_inference_config
 from fpt_d2.visualization import Example, draw_predictions_grid
 
 logger = logging.getLogger("fpt_d2.tools")
@@ -50,7 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         dataset_dicts = _load_dataset(cfg)[: args.num_images]
     except (OSError, ValueError) as error:
         raise SystemExit(f"visualize_predictions.py: {error}") from error
-    predictor = DefaultPredictor(cfg)
+    predictor = build_predictor(cfg)
     examples = []
     for dataset_dict in tqdm(dataset_dicts, unit="image"):
         image = read_image(dataset_dict["file_name"], format="BGR")

@@ -11,8 +11,10 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..config import SEMANTIC_SEGMENTATION
 from .coco_check import CocoCheck
 from .errors import DatasetError
+from .sem_seg_check import check_sem_seg
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,9 @@ _NUM_CLASSES_NODE = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS",
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """Check that the data sets of a config are registered and whole, and fit the model.
 
-    The files are those of every data set that has ``json_file`` and ``image_root`` in its metadata, in COCO format.
-    They are read by one process of each machine, and not at all with ``DATASETS.CHECK False``.
+    The files are those of every data set that has ``json_file`` and ``image_root`` in its metadata, in COCO format,
+    and for semantic segmentation every image and mask. They are read by one process of each machine, and not at all
+    with ``DATASETS.CHECK False``.
 
     Args:
         cfg: the config.
@@ -37,9 +40,13 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     names = list(dict.fromkeys([*train, *cfg.DATASETS.TEST]))
     _check_registered(names)
     problems: list[str] = []
+    read_files = cfg.DATASETS.CHECK and comm.get_local_rank() == 0
     for name in names:
+        if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+            problems += check_sem_seg(cfg, name, read_files=read_files)
+            continue
         num_classes = len(MetadataCatalog.get(name).get("thing_classes") or ())
-        if cfg.DATASETS.CHECK and comm.get_local_rank() == 0:
+        if read_files:
             file_problems, num_in_file = _check_files(cfg, name, is_train=name in train)
             problems += file_problems
             num_classes = num_classes or num_in_file

@@ -13,7 +13,7 @@ from fpt_d2.checkpoint import find_weights
 from fpt_d2.data import check_datasets
 from fpt_d2.evaluation import check_evaluator
 
-from ..config import check_fpt_config
+from ..config import SEMANTIC_SEGMENTATION, check_model_config
 from .defaults import ConfigError
 
 
@@ -29,7 +29,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     _check_device(cfg, args)
     try:
-        check_fpt_config(cfg)
+        check_model_config(cfg)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if not args.eval_only:
@@ -103,6 +103,13 @@ def _check_testing(cfg: CfgNode) -> None:
             check_evaluator(name)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if cfg.TEST.AUG.ENABLED and not issubclass(META_ARCH_REGISTRY.get(architecture), GeneralizedRCNN):
-        raise ConfigError(f"TEST.AUG.ENABLED needs an R-CNN: Detectron2 cannot augment for {architecture}")
+    name = cfg.MODEL.META_ARCHITECTURE
+    is_semantic = name == SEMANTIC_SEGMENTATION
+    if cfg.TEST.AUG.ENABLED and not is_semantic and not issubclass(META_ARCH_REGISTRY.get(name), GeneralizedRCNN):
+        raise ConfigError(
+            f"TEST.AUG.ENABLED needs an R-CNN or a {SEMANTIC_SEGMENTATION}: Detectron2 cannot augment for {name}"
+        )
+    if cfg.TEST.SLIDING_WINDOW.ENABLED and not is_semantic:
+        raise ConfigError(f"TEST.SLIDING_WINDOW.ENABLED needs a {SEMANTIC_SEGMENTATION}: {name} sees whole images only")
+    if cfg.TEST.SEM_SEG_RESULTS and not is_semantic:
+        raise ConfigError(f"TEST.SEM_SEG_RESULTS needs a {SEMANTIC_SEGMENTATION}, not {name}")

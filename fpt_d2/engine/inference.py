@@ -1,4 +1,4 @@
-"""The configuration of a trained model, as the demo and the tools that only predict need it."""
+"""Inference by the keys of ``TEST``, and a trained model as the demo and the tools that only predict need it."""
 
 import logging
 from collections.abc import Sequence
@@ -7,13 +7,22 @@ from typing import Optional
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA, SemanticSegmentor
 from torch import nn
 
 from fpt_d2.checkpoint import find_weights, read_weights
+from fpt_d2.data.labels import flipped_classes
+from fpt_d2.modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
 
+from ..config import SEMANTIC_SEGMENTATION, check_model_config
 from .defaults import read_config
 
 logger = logging.getLogger(__name__)
+
+# In the names of Detectron2's files that hold a trunk alone.
+_TRUNK_WEIGHTS = ("ImageNetPretrained", "DeepLab/R-")
 
 
 def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_score: Optional[float] = 0.5) -> CfgNode:
@@ -31,9 +40,10 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
 
     Raises:
         ValueError: no such file, an unknown key or a wrong value, no such weights or ones that are unsafe to read, or
-            weights that no detector was trained to.
+            weights that no whole model was trained to.
     """
     cfg = read_config(config_file, opts)
+    check_model_config(cfg)
     if "MODEL.WEIGHTS" not in opts[::2]:
         cfg.MODEL.WEIGHTS = _last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
     _check_weights(cfg)
@@ -48,6 +58,53 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
     return cfg
 
 
+def build_predictor(cfg: CfgNode) -> DefaultPredictor:
+    """Detectron2's predictor, for semantic segmentation with the windows and the augmentation that ``TEST`` asks for.
+
+    Args:
+        cfg: of :func:`get_inference_config`.
+    """
+    is_augmented = cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
+    predictor = DefaultPredictor(tta_config(cfg) if is_augmented else cfg)
+    predictor.model = (with_tta if is_augmented else with_sliding_window)(cfg, predictor.model)
+    return predictor
+
+
+def without_ddp(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def with_sliding_window(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """``model``, in the windows of ``TEST.SLIDING_WINDOW`` where they are enabled and it is a SemanticSegmentor."""
+    window = cfg.TEST.SLIDING_WINDOW
+    if not window.ENABLED or not isinstance(without_ddp(model), SemanticSegmentor):
+        return model
+    return SlidingWindow(without_ddp(model), size=window.SIZE, stride=window.STRIDE)
+
+
+def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """``model``, an R-CNN or a SemanticSegmentor, with the scales and flips of ``TEST.AUG``.
+
+    Its images are those of :func:`tta_config`.
+    """
+    if not isinstance(without_ddp(model), SemanticSegmentor):
+        return GeneralizedRCNNWithTTA(cfg, model)
+    flipped = flipped_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])) if cfg.DATASETS.TEST else None
+    model = with_sliding_window(cfg, without_ddp(model))
+    return SemanticSegmentorWithTTA(model, DatasetMapperTTA(cfg), flipped_classes=flipped)
+
+
+def tta_config(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with images as :func:`with_tta` takes them: for semantic segmentation not scaled, so that they are
+    scaled once."""
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.MIN_SIZE_TEST = 0
+        cfg.freeze()
+    return cfg
+
+
 def _last_checkpoint(folder: str) -> str:
     """The newest checkpoint of a training, "" when there is none."""
     checkpointer = DetectionCheckpointer(nn.Module(), folder)
@@ -56,10 +113,10 @@ def _last_checkpoint(folder: str) -> str:
 
 def _check_weights(cfg: CfgNode) -> None:
     weights = cfg.MODEL.WEIGHTS
-    if not weights or "ImageNetPretrained" in weights:
+    if not weights or any(trunk in weights for trunk in _TRUNK_WEIGHTS):
         raise ValueError(
             f"There is no trained model in {cfg.OUTPUT_DIR} and MODEL.WEIGHTS is {weights!r}: "
-            "train first, or give a trained detector as MODEL.WEIGHTS path/to/model_final.pth"
+            "train first, or give a trained model as MODEL.WEIGHTS path/to/model_final.pth"
         )
     # Detectron2's predictor would execute what a pickle holds: a file that is more than weights ends here.
     read_weights(find_weights(weights))

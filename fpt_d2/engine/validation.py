@@ -27,7 +27,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
+from fpt_d2.data import SemSegMapper
 from fpt_d2.visualization import draw_predictions
+
+from ..config import SEMANTIC_SEGMENTATION
+from .inference import with_sliding_window, without_ddp
 
 
 @contextmanager
@@ -75,15 +79,11 @@ def _copy_for_losses(model: nn.Module) -> nn.Module:
 
     A copy, because heads keep running figures too, such as RetinaNet's normaliser of its losses.
     """
-    model = copy.deepcopy(_without_ddp(model)).train()
+    model = copy.deepcopy(without_ddp(model)).train()
     for module in model.modules():
         if isinstance(module, (Backbone, _BatchNorm, _DropoutNd)):
             module.eval()
     return model
-
-
-def _without_ddp(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
 def _annotated_loader(cfg: CfgNode) -> DataLoader:
@@ -94,7 +94,10 @@ def _annotated_loader(cfg: CfgNode) -> DataLoader:
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else None,
     )
     augmentations = build_augmentation(cfg, is_train=False)
-    mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        mapper = SemSegMapper(cfg, augmentations=augmentations)
+    else:
+        mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
@@ -102,7 +105,7 @@ def put_predictions(cfg: CfgNode, model: nn.Module) -> None:
     """Put the predictions on the first ``TEST.VIS_IMAGES`` images of ``DATASETS.TEST`` into the event storage."""
     if not comm.is_main_process():
         return
-    model, mapper = _without_ddp(model), DatasetMapper(cfg, is_train=False)
+    model, mapper = with_sliding_window(cfg, without_ddp(model)), DatasetMapper(cfg, is_train=False)
     named = [(name, record) for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)[: cfg.TEST.VIS_IMAGES]]
     with preserved_rng(), inference_context(model), torch.no_grad():
         for name, record in named[: cfg.TEST.VIS_IMAGES]:

@@ -204,9 +204,6 @@ def test_the_number_of_classes_must_be_that_of_the_data(registered, architecture
         check_datasets(cfg)
     cfg.MODEL[key].NUM_CLASSES = 2
     check_datasets(cfg)
-    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
-    cfg.MODEL[key].NUM_CLASSES = 5
-    check_datasets(cfg)
 
 
 def test_the_files_are_not_read_where_the_check_is_off(registered):

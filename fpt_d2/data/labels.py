@@ -1,0 +1,85 @@
+"""Label images of semantic segmentation: reading them, colors of their classes, and what a flip does to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from detectron2.data import Metadata
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from .errors import DatasetError
+
+# Of pixels that belong to no class; of every data set that this project knows.
+IGNORE_LABEL = 255
+
+# What PIL raises for a file that is missing, no image, cut short or far too large.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@contextmanager
+def open_labels(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """Open a label image, whose pixels are class indices: of 8 bits, gray or with a palette.
+
+    Raises:
+        DatasetError: it cannot be read, or it is a picture of another kind.
+    """
+    try:
+        with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
+            if image.mode not in ("L", "P"):
+                raise DatasetError(f"{path} is no 8-bit label image but of mode {image.mode}")
+            yield image
+    except UNREADABLE as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(f"{path} cannot be read ({error})") from error
+
+
+def read_labels(path: str | os.PathLike) -> np.ndarray:
+    """Read a label image. Of one with a palette (as Pascal VOC's are) the indices are the labels, not the colors.
+
+    Returns:
+        (H, W), uint8.
+
+    Raises:
+        DatasetError: as :func:`open_labels`.
+    """
+    with open_labels(path) as image:
+        return np.array(image)
+
+
+def label_colors(num_classes: int) -> list[tuple[int, int, int]]:
+    """Pascal VOC's colors, which any number of classes up to 256 has: the bits of the label, dealt out to R, G and B.
+
+    Returns:
+        RGB of each class, in 0..255; that of class 0 is black.
+    """
+
+    def channel(label: int, first: int) -> int:
+        return sum((label >> (3 * i + first) & 1) << (7 - i) for i in range(8))
+
+    return [(channel(label, 0), channel(label, 1), channel(label, 2)) for label in range(num_classes)]
+
+
+def flipped_classes(metadata: Metadata) -> list[int] | None:
+    """What each class becomes in the mirror, by the data set's ``stuff_flip_map`` of (left, right) names.
+
+    It is what ``keypoint_flip_map`` is to key points. Without it every class stays what it is.
+
+    Returns:
+        For each class its index in a flipped image; None where none changes.
+
+    Raises:
+        DatasetError: a pair names no class.
+    """
+    names: Sequence[str] = metadata.get("stuff_classes") or ()
+    flipped = list(range(len(names)))
+    for left, right in metadata.get("stuff_flip_map") or ():
+        if left not in names or right not in names:
+            raise DatasetError(f"stuff_flip_map of {metadata.name!r} has ({left}, {right}): both must be classes")
+        i, j = names.index(left), names.index(right)
+        flipped[i], flipped[j] = j, i
+    return flipped if flipped != sorted(flipped) else None
