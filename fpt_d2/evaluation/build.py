@@ -11,7 +11,6 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
-    CityscapesSemSegEvaluator,
     COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
@@ -20,14 +19,15 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
-from detectron2.utils.file_io import PathManager
-from PIL import Image
+
+from fpt_d2.data.labels import read_labels
+
+from .sem_seg_results import SemSegResults
 
 
-def _load_labels(path: str, dtype: Any = None) -> np.ndarray:
-    """Label image (H, W). Detectron2 releases before NumPy 2 ask it for an array without a copy, which it refuses."""
-    with PathManager.open(path, "rb") as file:
-        return np.asarray(Image.open(file), dtype=dtype)
+def _load_labels(path: str, dtype: Any) -> np.ndarray:
+    """As training reads them; Detectron2's own way fails with NumPy 2 in its releases before it."""
+    return read_labels(path).astype(dtype)
 
 
 def _coco(name: str, folder: str) -> DatasetEvaluator:
@@ -56,7 +56,8 @@ _EVALUATIONS = {
     "coco_panoptic_seg": _Evaluation(_coco_panoptic, "panopticapi"),
     "lvis": _Evaluation(lambda name, folder: LVISEvaluator(name, output_dir=folder), "lvis"),
     "cityscapes_instance": _Evaluation(lambda name, _: CityscapesInstanceEvaluator(name), "cityscapesscripts"),
-    "cityscapes_sem_seg": _Evaluation(lambda name, _: CityscapesSemSegEvaluator(name), "cityscapesscripts"),
+    # The same mIoU as cityscapesscripts', without that package; TEST.SEM_SEG_RESULTS writes what it reads.
+    "cityscapes_sem_seg": _Evaluation(_sem_seg),
     "pascal_voc": _Evaluation(lambda name, _: PascalVOCDetectionEvaluator(name)),
     "sem_seg": _Evaluation(_sem_seg),
 }
@@ -66,7 +67,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     """Build the evaluator that a data set's ``evaluator_type`` asks for.
 
     Args:
-        cfg: for ``OUTPUT_DIR`` and ``DATASETS.TEST``.
+        cfg: for ``OUTPUT_DIR``, ``DATASETS.TEST`` and ``TEST.SEM_SEG_RESULTS``.
         dataset_name: a registered data set.
         output_folder: where the evaluator leaves its files; ``OUTPUT_DIR/inference`` by default. Of several data sets
             to be tested each gets a folder of its name in it, because evaluators name their files alike.
@@ -78,7 +79,10 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     if len(cfg.DATASETS.TEST) > 1:
         folder = os.path.join(folder, dataset_name)
-    return _EVALUATIONS[MetadataCatalog.get(dataset_name).evaluator_type].build(dataset_name, folder)
+    evaluator = _EVALUATIONS[MetadataCatalog.get(dataset_name).evaluator_type].build(dataset_name, folder)
+    if cfg.TEST.SEM_SEG_RESULTS:
+        return DatasetEvaluators([evaluator, SemSegResults(dataset_name, folder)])
+    return evaluator
 
 
 def check_evaluator(dataset_name: str) -> None:

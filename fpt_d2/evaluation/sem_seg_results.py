@@ -1,0 +1,69 @@
+"""Semantic predictions as files: PNGs of label ids, as a benchmark's server takes them, and pictures to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import DatasetEvaluator
+from PIL import Image
+
+from fpt_d2.visualization import draw_predictions
+
+LABEL_FOLDER, OVERLAY_FOLDER = "sem_seg_labels", "sem_seg_overlays"
+
+
+class SemSegResults(DatasetEvaluator):
+    """Write the prediction on every image ``x.jpg`` as ``sem_seg_labels/x.png`` and ``sem_seg_overlays/x.png``.
+
+    The first is of the size of the image, with the data set's own label ids where its metadata have
+    ``stuff_dataset_id_to_contiguous_id``, else class indices. For Cityscapes that is the format of its server and of
+    ``cityscapesscripts``. Files of an earlier evaluation are replaced.
+    """
+
+    def __init__(self, dataset_name: str, output_folder: str) -> None:
+        """
+        Args:
+            dataset_name: a registered data set.
+            output_folder: gets the two folders.
+        """
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._names = _names([record["file_name"] for record in DatasetCatalog.get(dataset_name)])
+        self._label_ids = _label_ids(self._metadata)
+        self._labels, self._overlays = Path(output_folder, LABEL_FOLDER), Path(output_folder, OVERLAY_FOLDER)
+
+    def reset(self) -> None:
+        for folder in (self._labels, self._overlays):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for record, output in zip(inputs, outputs):
+            name = f"{self._names[record['file_name']]}.png"
+            classes = output["sem_seg"].argmax(dim=0).cpu().numpy()
+            Image.fromarray(self._label_ids[classes]).save(self._labels / name)
+            picture = draw_predictions(read_image(record["file_name"], "RGB"), output, self._metadata)
+            Image.fromarray(picture).save(self._overlays / name)
+
+    def evaluate(self) -> None:
+        """Nothing is measured."""
+
+
+def _names(files: Sequence[str]) -> dict[str, str]:
+    """The name of each image without folder and suffix; with both where two would be alike."""
+    names = {file: Path(file).stem for file in files}
+    if len(set(names.values())) < len(names):
+        common = os.path.commonpath([os.path.dirname(file) for file in files])
+        names = {file: "_".join(Path(os.path.relpath(file, common)).parts) for file in files}
+    return names
+
+
+def _label_ids(metadata: Metadata) -> np.ndarray:
+    """(K,), the label id of every class."""
+    ids = {index: label for label, index in (metadata.get("stuff_dataset_id_to_contiguous_id") or {}).items()}
+    label_ids = [ids.get(index, index) for index in range(len(metadata.stuff_classes))]
+    return np.array(label_ids, dtype=np.uint8 if max(label_ids) < 256 else np.uint16)
