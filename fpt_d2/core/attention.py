@@ -24,6 +24,7 @@ def mixture_attention(
     *,
     similarity: str = "embedded",
     key_mask: Optional[Tensor] = None,
+    scale: Optional[float] = None,
     impl: str = "auto",
 ) -> Tensor:
     r"""Attention by a mixture of softmaxes, exact, without a Q x K matrix (FPT paper, self and grounding transformer).
@@ -39,6 +40,7 @@ def mixture_attention(
         gate: (B, N), mixture weights that sum to one; see :func:`mixture_gate`.
         similarity: "embedded" or "euclidean".
         key_mask: (B, K) bool, False where a key is padding; at least one True in each row. None: all are valid.
+        scale: of the scores, in the place of 1 / sqrt(D).
         impl: "auto" takes "chunked" on the CPU and "sdpa" on other devices and wherever the graph is recorded
             (torch.compile, torch.export, torch.jit.trace); "reference" stores every score.
 
@@ -52,10 +54,10 @@ def mixture_attention(
     if impl == "auto":
         impl = "sdpa" if _is_recorded() or q.device.type != "cpu" else "chunked"
     if impl == "reference":
-        return reference.mixture_attention(q, k, v, gate, similarity=similarity, key_mask=key_mask)
+        return reference.mixture_attention(q, k, v, gate, similarity=similarity, key_mask=key_mask, scale=scale)
+    scale = (q.shape[2] // gate.shape[1]) ** -0.5 if scale is None else scale
     if impl == "sdpa":
-        return _sdpa(q, k, v, gate, similarity, key_mask)
-    scale = (q.shape[2] // gate.shape[1]) ** -0.5
+        return _sdpa(q, k, v, gate, similarity, key_mask, scale)
     bias = _key_bias(k, gate.shape[1], scale, similarity, key_mask)
     return chunked_mixture_attention(q, k, v, gate, bias=bias, scale=2 * scale if similarity == "euclidean" else scale)
 
@@ -133,10 +135,11 @@ def _key_bias(k: Tensor, num_parts: int, scale: float, similarity: str, key_mask
     return bias
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, similarity: str, key_mask: Optional[Tensor]) -> Tensor:
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, similarity: str, key_mask: Optional[Tensor], scale: float
+) -> Tensor:
     """The mixture as N heads of torch's fused attention and their sum: attention is linear in its parts."""
     num_parts, width = gate.shape[1], v.shape[2]
-    scale = (q.shape[2] // num_parts) ** -0.5
     q, k = (t.unflatten(2, (num_parts, -1)).transpose(1, 2) for t in (q, k))  # (B, N, Q or K, D)
     if similarity == "euclidean":
         q, k = _euclidean_as_dot(q, k)

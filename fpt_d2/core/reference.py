@@ -30,6 +30,7 @@ def mixture_attention(
     *,
     similarity: str,
     key_mask: Optional[Tensor] = None,
+    scale: Optional[float] = None,
 ) -> Tensor:
     """``sum_n gate_n softmax_j(s(q_in, k_jn) / sqrt(D)) v_j``; arguments of :func:`.attention.mixture_attention`."""
     dtype = torch.promote_types(q.dtype, torch.float32)
@@ -42,7 +43,7 @@ def mixture_attention(
                 scores = -(q_n.unsqueeze(2) - k_n.unsqueeze(1)).square().sum(-1)
             else:
                 scores = q_n @ k_n.transpose(1, 2)
-            scores = scores / width**0.5  # (B, Q, K)
+            scores = scores * (width**-0.5 if scale is None else scale)  # (B, Q, K)
             if key_mask is not None:
                 scores = scores.masked_fill(~key_mask.unsqueeze(1), float("-inf"))
             out = out + gate[:, n, None, None].to(dtype) * (scores.softmax(-1) @ v.to(dtype))

@@ -190,6 +190,16 @@ def test_gate(masked):
     assert mixture_gate(k.half(), weight.half()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("impl", [*FAST, "reference"])
+@every_similarity
+def test_another_scale_is_another_length_of_the_vectors(impl, similarity):
+    q, k, v, gate, mask = attention_inputs(14, queries=[9], keys=[7], parts=2, masked=True)
+    options = {"similarity": similarity, "key_mask": mask, "impl": impl}
+    factor = 0.3**0.5 * 4**0.25  # of both: 4 channels a part divide by 4 ** 0.5
+    expected = mixture_attention(factor * q, factor * k, v, gate, **options)
+    assert relative_error(mixture_attention(q, k, v, gate, scale=0.3, **options), expected) < 1e-12
+
+
 def test_auto_is_chunked_on_the_cpu_and_reference_can_be_forced():
     q, k, v, gate, _ = attention_inputs(12, queries=[9], keys=[7], parts=2)
     results = {impl: mixture_attention(q, k, v, gate, impl=impl) for impl in ("auto", "chunked", "reference")}
