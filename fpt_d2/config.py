@@ -20,6 +20,9 @@ CROP_TYPES = ("relative", "relative_range", "absolute", "absolute_range")
 # What Detectron2's get_norm knows.
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN")
 
+# Key, its value, is that allowed, what is allowed.
+Rule = Tuple[str, object, bool, str]
+
 
 def add_fpt_config(cfg: CN) -> None:
     """Add the keys of the Feature Pyramid Transformer and of its training tools to ``cfg``.
@@ -31,6 +34,9 @@ def add_fpt_config(cfg: CN) -> None:
         cfg: a Detectron2 config, changed in place.
     """
     _add_model_config(cfg)
+    _add_trunk_config(cfg)
+    _add_peer_config(cfg)
+    _add_roi_head_config(cfg)
     _add_sem_seg_config(cfg)
     _add_dataset_config(cfg)
     _add_training_config(cfg)
@@ -80,6 +86,52 @@ def _add_model_config(cfg: CN) -> None:
     # carries block size 3, drop probability 0.2, commented out. 0 is off.
     fpt.DROP_BLOCK_PROB = 0.0
     fpt.DROP_BLOCK_SIZE = 3
+
+
+def _add_trunk_config(cfg: CN) -> None:
+    trunk = cfg.MODEL.TRUNK = CN()
+    # The bottom-up backbone of every neck of this project, by its name in Detectron2's BACKBONE_REGISTRY:
+    # "build_resnet_backbone" (MODEL.RESNETS), "build_torchvision_backbone", "build_timm_backbone", or one's own. Not of
+    # UFP, which has a dilated ResNet.
+    trunk.BUILDER = "build_resnet_backbone"
+    # The model of torchvision or timm, e.g. "convnext_tiny", "efficientnet_b0", "resnet50.a1_in1k".
+    trunk.NAME = ""
+    # torchvision: the modules whose outputs are the features, fine to coarse. They are then called res2 (stride 4) to
+    # res5 (stride 32), as MODEL.FPN.IN_FEATURES names them.
+    trunk.LAYERS = []
+    # Start with the library's own weights, which it downloads. They want INPUT.FORMAT "RGB" and a PIXEL_STD.
+    trunk.PRETRAINED = False
+    # Batch norms of a torchvision or timm model: "FrozenBN" (as MODEL.RESNETS.NORM is by default), "BN" or "SyncBN".
+    trunk.NORM = "FrozenBN"
+
+    # Attention in a ResNet (the NL, GC and AA trunks of the paper's tables), as lists of places: "res4.5" is block 5 of
+    # res4, "res4.-2" its last but one, "res4" all its blocks. All start as if they were absent.
+    plugins = cfg.MODEL.PLUGINS = CN()
+    # Non-local blocks. Their paper has one at res4.-2, or five: res3.1, res3.3, res4.1, res4.3, res4.5.
+    plugins.NON_LOCAL = []
+    # "embedded" (dot product, softmax) or "dot" (dot product over the number of positions).
+    plugins.NON_LOCAL_SIMILARITY = "embedded"
+    # Global context blocks. Their paper has them all through res3, res4, res5.
+    plugins.GLOBAL_CONTEXT = []
+    # Attention-augmented convolutions. Their paper has them all through res3, res4, res5.
+    plugins.ATTENTION_AUGMENTED = []
+
+
+def _add_peer_config(cfg: CN) -> None:
+    # BiFPN has the features and the width of MODEL.FPN, whose NORM is that of its laterals.
+    bifpn = cfg.MODEL.BIFPN = CN()
+    # How often the two-way pyramid is repeated. EfficientDet-D0 has 3.
+    bifpn.NUM_LAYERS = 3
+    # Normalisation of the fusing convolutions. EfficientDet has batch norm over large batches; "GN" suits small ones.
+    bifpn.NORM = "GN"
+
+
+def _add_roi_head_config(cfg: CN) -> None:
+    # Heads for ROI_HEADS.NAME "AdaptiveROIHeads", which pools every RoI from every level (PANet).
+    # Normalisation of the fully connected layers of "AdaptiveBoxHead": "" or "GN" (the authors' head of two of them).
+    cfg.MODEL.ROI_BOX_HEAD.FC_NORM = ""
+    # The class-agnostic fully connected branch of "AdaptiveMaskHead" (PANet).
+    cfg.MODEL.ROI_MASK_HEAD.FC_FUSION = True
 
 
 def _add_sem_seg_config(cfg: CN) -> None:
@@ -170,7 +222,7 @@ def check_model_config(cfg: CN) -> None:
 
 
 def check_fpt_config(cfg: CN) -> None:
-    """Check every value of ``MODEL.FPT``.
+    """Check every value of ``MODEL.FPT``, of the trunk below it and of its peers.
 
     Raises:
         ValueError: naming each key with a bad value, the value, and what is allowed.
@@ -196,7 +248,82 @@ def check_fpt_config(cfg: CN) -> None:
         ("DROP_BLOCK_PROB", 0 <= fpt.DROP_BLOCK_PROB < 1, "0 (off) up to below 1"),
         ("DROP_BLOCK_SIZE", fpt.DROP_BLOCK_SIZE > 0 and fpt.DROP_BLOCK_SIZE % 2 == 1, "a positive odd number"),
     ]
-    _raise_bad([(f"MODEL.FPT.{key}", fpt[key], fine, allowed) for key, fine, allowed in rules])
+    fpt_rules = [(f"MODEL.FPT.{key}", fpt[key], fine, allowed) for key, fine, allowed in rules]
+    _raise_bad([*fpt_rules, *_trunk_rules(cfg), *_bifpn_rules(cfg), *_roi_head_rules(cfg)])
+
+
+def check_trunk_config(cfg: CN) -> None:
+    """Check every value of ``MODEL.TRUNK`` and ``MODEL.PLUGINS``.
+
+    Raises:
+        ValueError: naming each key with a bad value, the value, and what is allowed.
+    """
+    _raise_bad(_trunk_rules(cfg))
+
+
+def check_bifpn_config(cfg: CN) -> None:
+    """Check every value of ``MODEL.BIFPN``.
+
+    Raises:
+        ValueError: naming each key with a bad value, the value, and what is allowed.
+    """
+    _raise_bad(_bifpn_rules(cfg))
+
+
+def check_roi_head_config(cfg: CN) -> None:
+    """Check the values of the RoI heads that this project's heads read.
+
+    Raises:
+        ValueError: naming each key with a bad value, the value, and what is allowed.
+    """
+    _raise_bad(_roi_head_rules(cfg))
+
+
+def _trunk_rules(cfg: CN) -> List[Rule]:
+    trunk, plugins = cfg.MODEL.TRUNK, cfg.MODEL.PLUGINS
+    library = trunk.BUILDER in ("build_torchvision_backbone", "build_timm_backbone")
+    layers = trunk.BUILDER != "build_torchvision_backbone" or len(trunk.LAYERS) > 0
+    similarity = plugins.NON_LOCAL_SIMILARITY
+    rules = [
+        ("NAME", bool(trunk.NAME) or not library, f"the name of a model, where BUILDER is '{trunk.BUILDER}'"),
+        ("LAYERS", layers, "the modules whose outputs are the features, where BUILDER is 'build_torchvision_backbone'"),
+        ("NORM", trunk.NORM in ("FrozenBN", "BN", "SyncBN"), "'FrozenBN', 'BN' or 'SyncBN'"),
+    ]
+    return [
+        *((f"MODEL.TRUNK.{key}", trunk[key], fine, allowed) for key, fine, allowed in rules),
+        ("MODEL.PLUGINS.NON_LOCAL_SIMILARITY", similarity, similarity in ("embedded", "dot"), "'embedded' or 'dot'"),
+    ]
+
+
+def _bifpn_rules(cfg: CN) -> List[Rule]:
+    bifpn, width = cfg.MODEL.BIFPN, cfg.MODEL.FPN.OUT_CHANNELS
+    used = "bifpn" in cfg.MODEL.BACKBONE.NAME
+    return [
+        ("MODEL.BIFPN.NUM_LAYERS", bifpn.NUM_LAYERS, bifpn.NUM_LAYERS > 0, "1 or more"),
+        ("MODEL.BIFPN.NORM", bifpn.NORM, bifpn.NORM in NORMS, ", ".join(map(repr, NORMS))),
+        (
+            "MODEL.BIFPN.NORM",
+            bifpn.NORM,
+            not (used and bifpn.NORM == "GN" and width % 32),
+            f"'GN' where 32 divides MODEL.FPN.OUT_CHANNELS, which is {width}",
+        ),
+    ]
+
+
+def _roi_head_rules(cfg: CN) -> List[Rule]:
+    heads, box, mask = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
+    pools_all = heads in ("AdaptiveROIHeads", "AdaptiveCascadeROIHeads")
+    pools_one = heads in ("StandardROIHeads", "CascadeROIHeads", "Res5ROIHeads")
+    boxes, masks = box.NAME == "AdaptiveBoxHead", mask.NAME == "AdaptiveMaskHead"
+    box_fits = not (boxes and pools_one) and not (pools_all and box.NAME == "FastRCNNConvFCHead")
+    mask_fits = not (masks and pools_one) and not (pools_all and mask.NAME == "MaskRCNNConvUpsampleHead")
+    fitting = f"one for MODEL.ROI_HEADS.NAME {heads!r}; the Adaptive... heads go with Adaptive(Cascade)ROIHeads alone"
+    return [
+        ("MODEL.ROI_BOX_HEAD.NAME", box.NAME, box_fits, fitting),
+        ("MODEL.ROI_BOX_HEAD.FC_NORM", box.FC_NORM, box.FC_NORM in ("", "GN"), "'' or 'GN'"),
+        ("MODEL.ROI_MASK_HEAD.NAME", mask.NAME, mask_fits or not cfg.MODEL.MASK_ON, fitting),
+        ("MODEL.ROI_MASK_HEAD.NUM_CONV", mask.NUM_CONV, mask.NUM_CONV > 1 or not masks, "2 or more"),
+    ]
 
 
 def check_ufp_config(cfg: CN) -> None:
@@ -275,7 +402,7 @@ def check_sem_seg_data_config(cfg: CN) -> None:
     _raise_bad(rules)
 
 
-def _raise_bad(rules: List[Tuple[str, object, bool, str]]) -> None:
+def _raise_bad(rules: List[Rule]) -> None:
     bad = [f"{key} is {value!r}; allowed: {allowed}" for key, value, fine, allowed in rules if not fine]
     if bad:
         raise ValueError(". ".join(bad))

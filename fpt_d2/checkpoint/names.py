@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Optional
 
-# The modules that FPT adds to FPN. No checkpoint from elsewhere has them.
-_FPT = re.compile(r"(^|\.)(fpt|fpt_fuse\d+|bfp_down\d+)\.")
+# The modules that this project adds to FPN and ResNet. No checkpoint from elsewhere has them.
+_FPT = re.compile(r"(^|\.)(fpt|fpt_fuse\d+|bfp_down\d+|bifpn|bottom_up\.plugins)\.")
 _STATISTICS = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 
 _RESNET_DEPTHS = {
@@ -20,7 +20,7 @@ _RESNET_DEPTHS = {
 
 
 def is_fpt(name: str) -> bool:
-    """Whether a tensor belongs to what FPT adds to FPN."""
+    """Whether a tensor belongs to what FPT, its peers and its trunks add to FPN and ResNet."""
     return _FPT.search(name) is not None
 
 

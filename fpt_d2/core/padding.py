@@ -30,6 +30,13 @@ def valid_mask(images: Tensor) -> Tensor:
     return mask | ~filled.flatten(1).any(1)[:, None, None]
 
 
+def padding_mask(images: Tensor) -> Optional[Tensor]:
+    """:func:`valid_mask`, or None where nothing is padded; not None in a recorded graph, which serves other images."""
+    mask = valid_mask(images)
+    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return mask if recorded or not bool(mask.all()) else None
+
+
 def _up_to_last(filled: Tensor) -> Tensor:
     """(B, L) bool -> (B, L) bool: True up to and including the last True."""
     return filled.flip(1).long().cumsum(1).flip(1) > 0

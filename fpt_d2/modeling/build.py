@@ -1,33 +1,51 @@
-"""From a config to a backbone: the only reader of ``MODEL.FPT`` and ``MODEL.UFP``."""
+"""From a config to a backbone: the only reader of ``MODEL.FPT``, ``MODEL.UFP`` and ``MODEL.BIFPN``."""
 
 from functools import partial
 from typing import Mapping, Optional
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-from detectron2.projects.deeplab import build_resnet_deeplab_backbone
 from torch import nn
 
-from ..config import check_fpt_config, check_ufp_config
+from ..config import check_bifpn_config, check_fpt_config, check_ufp_config
 from ..core import DropBlock, PyramidTransform
+from .bifpn import BiFPN
 from .fpt import FPT, pyramid_strides
+from .trunks import build_trunk
 from .ufp import UFP, ufp_strides
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPT:
-    """ResNet and FPT, p2 to p6 (with IN_FEATURES res2 to res5)."""
-    return build_fpt_backbone(cfg, build_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+    """ResNet, or what else ``MODEL.TRUNK`` says, and FPT: p2 to p6 (with IN_FEATURES res2 to res5)."""
+    return build_fpt_backbone(cfg, build_trunk(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPT:
-    """ResNet and FPT, p3 to p7 (with IN_FEATURES res3 to res5): p6 and p7 from res5, as in Detectron2's RetinaNet."""
-    bottom_up = build_resnet_backbone(cfg, input_shape)
-    top_block = LastLevelP6P7(bottom_up.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS)
-    return build_fpt_backbone(cfg, bottom_up, top_block)
+    """ResNet, or what else ``MODEL.TRUNK`` says, and FPT: p3 to p7 (with IN_FEATURES res3 to res5).
+
+    p6 and p7 come from the trunk's coarsest feature, as in Detectron2's RetinaNet.
+    """
+    bottom_up = build_trunk(cfg, input_shape)
+    _check_in_features(cfg.MODEL.FPN.IN_FEATURES, bottom_up)
+    coarsest = cfg.MODEL.FPN.IN_FEATURES[-1]
+    channels = bottom_up.output_shape()[coarsest].channels
+    return build_fpt_backbone(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, coarsest))
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> BiFPN:
+    """ResNet, or what else ``MODEL.TRUNK`` says, and BiFPN: p2 to p6 (with IN_FEATURES res2 to res5)."""
+    return _build_bifpn(cfg, input_shape, num_extra_levels=1)
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> BiFPN:
+    """ResNet, or what else ``MODEL.TRUNK`` says, and BiFPN: p3 to p7 (with IN_FEATURES res3 to res5)."""
+    return _build_bifpn(cfg, input_shape, num_extra_levels=2)
 
 
 @BACKBONE_REGISTRY.register()
@@ -40,7 +58,7 @@ def build_resnet_ufp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> UFP:
     check_fpt_config(cfg)
     check_ufp_config(cfg)
     ufp = cfg.MODEL.UFP
-    bottom_up = build_resnet_deeplab_backbone(cfg, input_shape)
+    bottom_up = build_trunk(cfg, input_shape, "build_resnet_deeplab_backbone")
     strides = ufp_strides(ufp.KERNELS, bottom_up.output_shape()[ufp.IN_FEATURE].stride)
     return UFP(
         bottom_up,
@@ -82,6 +100,26 @@ def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn
     )
 
 
+def _build_bifpn(cfg: CfgNode, input_shape: ShapeSpec, *, num_extra_levels: int) -> BiFPN:
+    """
+    Raises:
+        ValueError: a config value that is not allowed, naming its key.
+    """
+    check_bifpn_config(cfg)
+    fpn, bifpn = cfg.MODEL.FPN, cfg.MODEL.BIFPN
+    bottom_up = build_trunk(cfg, input_shape)
+    _check_in_features(fpn.IN_FEATURES, bottom_up)
+    return BiFPN(
+        bottom_up,
+        fpn.IN_FEATURES,
+        fpn.OUT_CHANNELS,
+        num_layers=bifpn.NUM_LAYERS,
+        num_extra_levels=num_extra_levels,
+        norm=bifpn.NORM,
+        lateral_norm=fpn.NORM,
+    )
+
+
 def _build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) -> Optional[PyramidTransform]:
     """The transform over levels of these strides and this width; None where no branch is on."""
     fpt = cfg.MODEL.FPT
@@ -115,5 +153,5 @@ def _check_in_features(in_features: list[str], bottom_up: Backbone) -> None:
     if not in_features or any(f not in available for f in in_features):
         raise ValueError(
             f"MODEL.FPN.IN_FEATURES is {list(in_features)}; allowed: a contiguous part of what the bottom-up backbone "
-            f"returns, {available} (MODEL.RESNETS.OUT_FEATURES)"
+            f"returns, {available} (of a ResNet: MODEL.RESNETS.OUT_FEATURES)"
         )

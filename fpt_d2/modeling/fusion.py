@@ -3,12 +3,11 @@
 from typing import Dict, Mapping, Optional
 
 import fvcore.nn.weight_init as weight_init
-import torch
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from ..core import PyramidTransform
-from ..core.padding import resize_mask, valid_mask
+from ..core.padding import padding_mask, resize_mask
 
 
 def fuse_conv(in_channels: int, out_channels: int, *, stride: int = 1, zero_init: bool) -> Conv2d:
@@ -23,11 +22,8 @@ def fuse_conv(in_channels: int, out_channels: int, *, stride: int = 1, zero_init
 
 def level_masks(images: Tensor, levels: Mapping[str, Tensor]) -> Optional[Dict[str, Tensor]]:
     """The valid area (B, H_n, W_n) of every level of padded images (B, 3, H, W); None where nothing is padded."""
-    mask = valid_mask(images)
-    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    if not recorded and bool(mask.all()):
-        return None
-    return {n: resize_mask(mask, x.shape[-2:]) for n, x in levels.items()}
+    mask = padding_mask(images)
+    return None if mask is None else {n: resize_mask(mask, x.shape[-2:]) for n, x in levels.items()}
 
 
 def fuse(

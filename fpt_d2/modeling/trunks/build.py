@@ -1,0 +1,114 @@
+"""From a config to a trunk: the only reader of ``MODEL.TRUNK`` and ``MODEL.PLUGINS``."""
+
+import logging
+from typing import Any, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import DeformConv, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet
+from torch import nn
+
+from ...config import check_trunk_config
+from .library import FeatureTrunk, timm_trunk, torchvision_trunk
+from .resnet import PluginResNet
+
+logger = logging.getLogger(__name__)
+
+
+def build_trunk(cfg: CfgNode, input_shape: ShapeSpec, builder: Optional[str] = None) -> Backbone:
+    """The bottom-up backbone of a neck.
+
+    Args:
+        cfg: with the keys of :func:`fpt_d2.add_fpt_config`.
+        builder: its name in Detectron2's registry; ``MODEL.TRUNK.BUILDER`` where None.
+
+    Raises:
+        ValueError: a config value that is not allowed, or that cannot be had here, naming its key.
+    """
+    check_trunk_config(cfg)
+    name = builder or cfg.MODEL.TRUNK.BUILDER
+    if name not in BACKBONE_REGISTRY or name == cfg.MODEL.BACKBONE.NAME:
+        raise ValueError(
+            f"MODEL.TRUNK.BUILDER is {name!r}; allowed: a backbone without a neck in Detectron2's BACKBONE_REGISTRY, "
+            "such as 'build_resnet_backbone', 'build_torchvision_backbone', 'build_timm_backbone'"
+        )
+    if "resnet" in name and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) and not issubclass(DeformConv, nn.Module):
+        raise ValueError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs Detectron2's compiled operators, which the one installed here has "
+            "not: set it to [False, False, False, False], or install a Detectron2 built with detectron2._C"
+        )
+    return _plug_in(cfg, BACKBONE_REGISTRY.get(name)(cfg, input_shape))
+
+
+def _plug_in(cfg: CfgNode, trunk: Backbone) -> Backbone:
+    """The trunk with the blocks of ``MODEL.PLUGINS``; itself where there are none."""
+    plugins = cfg.MODEL.PLUGINS
+    if not (plugins.NON_LOCAL or plugins.GLOBAL_CONTEXT or plugins.ATTENTION_AUGMENTED):
+        return trunk
+    if type(trunk) is not ResNet:
+        raise ValueError(f"MODEL.PLUGINS needs Detectron2's ResNet; the trunk is a {type(trunk).__name__}")
+    try:
+        return PluginResNet(
+            trunk.stem,
+            [list(stage) for stage in trunk.stages],  # frozen already, as far as they shall be
+            out_features=list(trunk.output_shape()),
+            non_local=plugins.NON_LOCAL,
+            global_context=plugins.GLOBAL_CONTEXT,
+            attention_augmented=plugins.ATTENTION_AUGMENTED,
+            non_local_similarity=plugins.NON_LOCAL_SIMILARITY,
+        )
+    except ValueError as error:
+        raise ValueError(f"MODEL.PLUGINS: {error}") from error
+
+
+@BACKBONE_REGISTRY.register()
+def build_torchvision_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureTrunk:
+    """A model of torchvision, its features named res2 to res5 by their strides."""
+    from torchvision.models import get_model_weights
+
+    trunk = cfg.MODEL.TRUNK
+    model = _explained(torchvision_trunk, cfg, layers=trunk.LAYERS)
+    if trunk.PRETRAINED:
+        transforms = get_model_weights(trunk.NAME).DEFAULT.transforms()
+        _warn_of_input(cfg, transforms.mean, transforms.std)
+    return model
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureTrunk:
+    """A model of timm, its features named res2 to res5 by their strides."""
+    model = _explained(timm_trunk, cfg)
+    if cfg.MODEL.TRUNK.PRETRAINED:
+        from timm import get_pretrained_cfg
+
+        pretrained = get_pretrained_cfg(cfg.MODEL.TRUNK.NAME)
+        _warn_of_input(cfg, pretrained.mean, pretrained.std)
+    return model
+
+
+def _explained(make: Any, cfg: CfgNode, **options: Any) -> FeatureTrunk:
+    """Make a trunk; of what goes wrong, say that it is about the config's."""
+    trunk = cfg.MODEL.TRUNK
+    try:
+        return make(trunk.NAME, pretrained=trunk.PRETRAINED, norm=trunk.NORM, **options)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"MODEL.TRUNK: {error}") from error
+    except OSError as error:  # of the network, if not of the file
+        raise ValueError(
+            f"MODEL.TRUNK.PRETRAINED: the weights of {trunk.NAME} cannot be fetched ({error}): set it to False, and "
+            "MODEL.WEIGHTS to weights that are here"
+        ) from error
+
+
+def _warn_of_input(cfg: CfgNode, mean: Any, std: Any) -> None:
+    """Libraries' weights want RGB images, and a scale that Detectron2's defaults do not have."""
+    model = cfg.MODEL
+    mean, std = ([round(255 * x, 3) for x in values] for values in (mean, std))
+    given = torch.tensor([*model.PIXEL_MEAN, *model.PIXEL_STD])
+    if cfg.INPUT.FORMAT != "RGB" or not torch.allclose(given, torch.tensor([*mean, *std]), rtol=0.05):
+        logger.warning(
+            "The weights of %s want INPUT.FORMAT RGB, MODEL.PIXEL_MEAN %s, MODEL.PIXEL_STD %s: the model has %s, %s, %s"
+            ", which costs accuracy",
+            *(model.TRUNK.NAME, mean, std, cfg.INPUT.FORMAT, model.PIXEL_MEAN, model.PIXEL_STD),
+        )
