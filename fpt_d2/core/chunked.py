@@ -71,7 +71,7 @@ class _ChunkedMixture(torch.autograd.Function):
         with torch.autocast(q.device.type, enabled=False):
             for images, scores in _groups(q, k, gate, bias, ctx.scale):
                 group: List[Any] = [None if g is None else g[images] for g in grads]
-                _add_gradients(scores, v[images], grad_out[images], *group)
+                _add_gradients(scores, ctx.scale, v[images], grad_out[images], *group)
         return (*(None if g is None else g.to(t.dtype) for g, t in zip(grads, inputs)), None)
 
 
@@ -98,13 +98,14 @@ class _Scores:
 
     def __init__(self, q: Tensor, k: Tensor, gate: Tensor, bias: Optional[Tensor], scale: float, chunk: int) -> None:
         self.dtype = _score_dtype(q)
-        self.scale, self.chunk, self.num_parts = scale, chunk, gate.shape[1]
+        self.chunk, self.num_parts = chunk, gate.shape[1]
         self.gate = gate.to(self.dtype).t()[:, :, None, None]  # (N, G, 1, 1)
         self.bias = None
         if bias is not None:  # (N, G, 1, K)
             self.bias = bias.to(self.dtype).transpose(0, 1).unsqueeze(2).expand(self.num_parts, -1, -1, -1)
-        # Contiguous, or every chunk's matrix product would copy them.
-        self.q, self.k = (_cut(t.to(self.dtype), self.num_parts).contiguous() for t in (q, k))
+        # Contiguous, or every chunk's matrix product would copy them. Scaled here, which saves a pass over the scores.
+        self.q = _cut(q.to(self.dtype), self.num_parts).contiguous() * scale
+        self.k = _cut(k.to(self.dtype), self.num_parts).contiguous()
         self._buffers = [self.q.new_empty(0)] * 4
 
     def chunks(self) -> Iterator[slice]:
@@ -125,9 +126,9 @@ class _Scores:
         scores = self.buffer(0, rows)
         q, k = self.q[part, :, rows], self.k[part].transpose(1, 2)
         if self.bias is None:
-            torch.bmm(q, k, out=scores).mul_(self.scale)
+            torch.bmm(q, k, out=scores)
         else:
-            torch.baddbmm(self.bias[part], q, k, alpha=self.scale, out=scores)
+            torch.baddbmm(self.bias[part], q, k, out=scores)
         return torch.softmax(scores, dim=-1, out=scores)
 
     def mixed_weights(self, rows: slice) -> Tensor:
@@ -142,6 +143,7 @@ class _Scores:
 
 def _add_gradients(
     scores: _Scores,
+    scale: float,
     v: Tensor,
     grad_out: Tensor,
     grad_q: Tensor,
@@ -157,19 +159,22 @@ def _add_gradients(
         grad_rows = grad_out[:, rows].to(scores.dtype)
         # d out / d weights, the same for every part
         grad_weights = torch.bmm(grad_rows, values_t, out=scores.buffer(2, rows))
-        mixed = scores.buffer(1, rows).zero_()
+        mixed = scores.buffer(1, rows)
         for part in range(scores.num_parts):
             gate = scores.gate[part]
             weights = scores.part_weights(part, rows)
-            mixed.addcmul_(weights, gate)
-            # softmax backward, dS = w * (dW - sum_k w dW); the gate is left to the narrow products below
-            grad_scores = torch.mul(weights, grad_weights, out=scores.buffer(3, rows))
-            expectation = grad_scores.sum(2, keepdim=True)
-            grad_gate[:, part] += expectation.sum((1, 2))
-            grad_scores.addcmul_(weights, expectation, value=-1)
+            if part == 0:
+                torch.mul(weights, gate, out=mixed)
+            else:
+                mixed.addcmul_(weights, gate)
+            inner = torch.bmm(weights.flatten(1).unsqueeze(1), grad_weights.flatten(1).unsqueeze(2))
+            grad_gate[:, part] += inner.view(-1)
+            # without the gate, which is left to the narrow products below
+            grad_scores = torch.ops.aten._softmax_backward_data.out(
+                grad_weights, weights, -1, weights.dtype, grad_input=scores.buffer(3, rows)
+            )
             if grad_bias is not None:
                 grad_bias[:, part if grad_bias.shape[1] > 1 else 0] += grad_scores.sum(1) * gate[:, 0]
-            factor = gate * scores.scale
-            grad_q_parts[part, :, rows] = torch.bmm(grad_scores, scores.k[part]) * factor
-            grad_k_parts[part] += torch.bmm(grad_scores.transpose(1, 2), scores.q[part, :, rows] * factor)
+            grad_q_parts[part, :, rows] = torch.bmm(grad_scores, scores.k[part]) * (gate * scale)
+            grad_k_parts[part] += torch.bmm(grad_scores.transpose(1, 2), scores.q[part, :, rows] * gate)
         grad_v += torch.bmm(mixed.transpose(1, 2), grad_rows)

@@ -131,8 +131,9 @@ class PyramidTransform(nn.Module):
     ) -> Tensor:
         """Add the 3x3 convolution of the concatenated branches of ``level`` to ``y``, in place.
 
-        Branch by branch: they never exist side by side, which takes half the memory and no more time. Groundings that
-        are affine maps of the level are never computed at all: they go into the weight.
+        Only as many branches exist at once as are together as wide as the output: one of the paper's width, which takes
+        half the memory of a concatenation of all and no more time. Groundings that are affine maps of the level are
+        never computed at all: they go into the weight.
 
         Args:
             y: (B, O, H_n, W_n). weight: (O, out_channels(n), 3, 3).
@@ -141,13 +142,20 @@ class PyramidTransform(nn.Module):
         Returns:
             ``y``.
         """
-        affine = []
+        affine, others = [], []
         for (branch, names), part in zip(self._edges(level), weight.split(self.channels, dim=1)):
             if isinstance(branch, GroundingTransformer) and branch.is_affine:
                 coarse = names[1]
                 affine.append((part, *branch.as_affine(source[coarse], None if masks is None else masks[coarse])))
             else:
-                y += F.conv2d(self._run(branch, names, source, masks), part, padding=1)
+                others.append((branch, names, part))
+        side_by_side = max(1, weight.shape[0] // self.channels)
+        for start in range(0, len(others), side_by_side):
+            branches, names, parts = zip(*others[start : start + side_by_side])
+            # Not kept in a variable, which would outlive the convolution.
+            y += F.conv2d(
+                _concat([self._run(*edge, source, masks) for edge in zip(branches, names)]), _concat(parts), padding=1
+            )
         if affine:
             y += _convolve_affine(source[level], None if masks is None else masks[level], affine)
         return y
@@ -180,6 +188,11 @@ class PyramidTransform(nn.Module):
         else:
             out = branch(*inputs)
         return apply_mask(out, mask[names[0]])
+
+
+def _concat(maps: Sequence[Tensor]) -> Tensor:
+    """Side by side in their channels; a single one as it is, which ``torch.cat`` would copy."""
+    return maps[0] if len(maps) == 1 else torch.cat(list(maps), dim=1)
 
 
 def _convolve_affine(x: Tensor, mask: Optional[Tensor], maps: Sequence[Tuple[Tensor, Tensor, Tensor]]) -> Tensor:
