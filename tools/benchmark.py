@@ -26,7 +26,7 @@ from benchmarks.plots import save_plots
 from benchmarks.report import results_table, save, verdicts_table
 from benchmarks.session import Result, Session, available_memory
 from benchmarks.targets import judge
-from benchmarks.workload import Entry, Setting
+from benchmarks.workload import FORWARD, TRAIN, Entry, Setting
 from tqdm import tqdm
 
 SIZES = {
@@ -34,6 +34,7 @@ SIZES = {
     "necks": ((256, 256), (512, 512), (1024, 1024), (800, 1333), (2048, 2048)),
     "detectors": ((800, 1333),),
 }
+MODE_NAMES = {"forward": FORWARD, "training": TRAIN}
 QUICK_SIZES = ((64, 64),)
 # Share of the free memory that a step may need.
 MEMORY_SHARE = 0.8
@@ -48,6 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--batch", type=int, default=1, help="images in a batch (default 1)")
+    parser.add_argument("--mode", choices=(*MODE_NAMES, "both"), default="both", help="default both")
     parser.add_argument("--repeats", type=int, default=5, help="steps that the median is taken of (default 5)")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU (default 1: robust where others work too)")
     parser.add_argument(
@@ -93,7 +95,8 @@ def _measure(args: argparse.Namespace, setting: Setting, machine: Machine, about
     repeats = 1 if args.quick else args.repeats
     results: list[Result] = []
     with tqdm(plan, unit="case", disable=None) as bar:
-        session = Session(machine, repeats, args.threads, limit, args.max_seconds, progress=bar.set_postfix_str)
+        modes = tuple(MODE_NAMES.values()) if args.mode == "both" else (MODE_NAMES[args.mode],)
+        session = Session(machine, modes, repeats, args.threads, limit, args.max_seconds, progress=bar.set_postfix_str)
         for suite, entries, sized in bar:
             results += session.measure_case(suite, entries, sized)
             save(args.output, about, results, judge(results, args.device))

@@ -110,10 +110,8 @@ def test_operators_that_torch_does_not_count():
 
 
 def _session(**changes):
-    values = dict(
-        machine=cost.Machine(1e12, 1e12), repeats=1, threads=1, memory_limit=1e12, max_seconds=1e6, progress=str
-    )
-    return Session(**{**values, **changes})
+    values = dict(modes=MODES, repeats=1, threads=1, memory_limit=1e12, max_seconds=1e6, progress=str)
+    return Session(**{"machine": cost.Machine(1e12, 1e12), **values, **changes})
 
 
 def test_what_does_not_fit_or_takes_too_long_is_skipped_with_its_need():

@@ -24,12 +24,15 @@ FEATURES = {"res2": (256, 4), "res3": (512, 8), "res4": (1024, 16), "res5": (204
 # Neck by name: the keys in which it differs from the config defaults.
 EXACT = ("MODEL.FPT.MAX_KV_TOKENS", 0, "MODEL.FPT.KV_STRIDE", 1)
 BUDGET = ("MODEL.FPT.MAX_KV_TOKENS", 1024)
+# The authors' grounding, which folds into the fusion convolution.
+DOT = (*BUDGET, "MODEL.FPT.GT_SIMILARITY", "dot")
 LIGHT = ("MODEL.FPT.MAX_KV_TOKENS", 256, "MODEL.FPT.BRANCH_CHANNELS", 64)
 NECKS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
     "FPT exact": EXACT,
     "FPT budget": BUDGET,
+    "FPT budget, dot": DOT,
     "FPT light": LIGHT,
     "FPT textbook": EXACT,
 }

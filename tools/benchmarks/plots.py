@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .session import Result
-from .workload import MODES
 
 QUANTITIES = {"time": ("seconds", "seconds per step"), "memory": ("peak_mib", "peak MiB above inputs")}
 PANELS_PER_ROW = 4
@@ -31,7 +30,7 @@ def save_plots(folder: Path, results: list[Result]) -> list[Path]:
 
 
 def _figure(results: list[Result], quantity: str, label: str) -> Figure:
-    panels = list(dict.fromkeys((r.case, mode) for r in results for mode in MODES))
+    panels = list(dict.fromkeys((r.case, r.mode) for r in results))
     columns = min(len(panels), PANELS_PER_ROW)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(8, 3.6 * columns), 3.8 * rows), layout="constrained")

@@ -1,7 +1,7 @@
 """One run of the benchmark: which entries run at which size, which are skipped and why, and in what order."""
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
@@ -9,7 +9,7 @@ import torch
 
 from .cost import Cost, Machine, compute_cost
 from .measure import FirstStep, OutOfMemory, Time, start_runner
-from .workload import MODES, Entry, Setting
+from .workload import Entry, Setting
 
 MIB = 2**20
 
@@ -59,6 +59,7 @@ class Session:
     """
 
     machine: Machine
+    modes: Sequence[str]
     repeats: int
     threads: int
     memory_limit: float
@@ -71,7 +72,7 @@ class Session:
         """Measure entries of one case at one size, in turn in each mode."""
         runners = {}
         try:
-            for mode in MODES:
+            for mode in self.modes:
                 where = f"{entries[0].case}, {setting.height} x {setting.width}, {mode}"
                 self.progress(where)
                 blanks, firsts = {}, {}
