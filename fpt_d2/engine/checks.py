@@ -12,6 +12,7 @@ from torch import nn
 from fpt_d2.checkpoint import find_weights
 from fpt_d2.data import check_datasets
 from fpt_d2.evaluation import check_evaluator
+from fpt_d2.modeling import check_backbone
 
 from ..config import SEMANTIC_SEGMENTATION, check_model_config
 from .defaults import ConfigError
@@ -30,6 +31,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     _check_device(cfg, args)
     try:
         check_model_config(cfg)
+        check_backbone(cfg)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if not args.eval_only:

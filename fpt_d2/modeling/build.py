@@ -3,9 +3,10 @@
 from functools import partial
 from typing import Mapping, Optional
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
@@ -98,6 +99,26 @@ def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn
         top_block=top_block,
         fuse_type=fpn.FUSE_TYPE,
     )
+
+
+def check_backbone(cfg: CfgNode) -> None:
+    """Build the backbone of ``cfg`` without memory for its weights, for what only that can tell.
+
+    Raises:
+        ValueError: it cannot be built, for a reason of ours (a place, a feature, a package that is not there) or of
+            Detectron2's.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TRUNK.PRETRAINED = False
+    try:
+        with torch.device("meta"):
+            build_backbone(cfg)
+    except (AssertionError, KeyError) as error:  # how Detectron2 refuses
+        raise ValueError(
+            f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} cannot be built from this config: "
+            f"{type(error).__name__} {error}"
+        ) from error
 
 
 def _build_bifpn(cfg: CfgNode, input_shape: ShapeSpec, *, num_extra_levels: int) -> BiFPN:
