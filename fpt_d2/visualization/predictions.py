@@ -49,9 +49,10 @@ class _Canvas(Visualizer):
         super().draw_text(text, position, font_size=self._LABEL_POINTS / self.output.scale, **kwargs)
         label = self.output.ax.texts[-1]
         box = label.get_window_extent(self.output.canvas.get_renderer())
-        # Into the picture, beyond whose right and lower edge Detectron2 places some. The y axis points down.
-        left = max(0, box.x1 - self.output.width * self.output.scale)
-        up = max(0, -box.y0)
+        # Into the picture, beyond whose edges Detectron2 places some. The y axis points down.
+        width, height = self.output.width * self.output.scale, self.output.height * self.output.scale
+        left = max(0, box.x1 - width) - max(0, -box.x0)
+        up = max(0, -box.y0) - max(0, box.y1 - height)
         label.set_position(
             (label.get_position()[0] - left / self.output.scale, label.get_position()[1] - up / self.output.scale)
         )

@@ -94,6 +94,20 @@ def test_categories_without_names_are_numbered():
     assert _changed(draw_predictions(_image(), _outputs(0.9), bare)) is not None
 
 
+@pytest.mark.parametrize("edge", [np.s_[:, :6], np.s_[:, -6:], np.s_[:6, :], np.s_[-6:, :]])
+def test_the_name_of_a_class_at_an_edge_is_moved_into_the_picture(edge):
+    scores = torch.ones(2, 60, 90)
+    scores[1][edge] = 2
+    names = Metadata(name="edge", stuff_classes=["", "grassland"], stuff_colors=[(200, 200, 200), (200, 200, 0)])
+    picture = draw_predictions(_image(60, 90), {"sem_seg": scores}, names, scale=2)
+    middle = torch.ones(2, 60, 90)
+    middle[1][27:33] = 2
+    whole = draw_predictions(_image(60, 90), {"sem_seg": middle}, names, scale=2)
+    # The nearly black background of the name is all there.
+    dark, expected = ((p.max(axis=2) < 60).sum() for p in (picture, whole))
+    assert dark == pytest.approx(expected, rel=0.1)
+
+
 def test_semantic_and_panoptic_outputs_are_drawn():
     scores = torch.zeros(2, 80, 100)
     scores[0, :40], scores[1, 40:] = 1, 1
