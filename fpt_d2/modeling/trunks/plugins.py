@@ -40,7 +40,9 @@ class NonLocal(nn.Module):
             raise ValueError(f"similarity is {similarity!r}; allowed: {', '.join(NON_LOCAL_SIMILARITIES)}")
         inner = inner_channels or max(channels // 2, 1)
         self.similarity = similarity
-        self.query, self.key, self.value = (nn.Linear(channels, inner) for _ in range(3))
+        self.query, self.value = (nn.Linear(channels, inner) for _ in range(2))
+        # A softmax over the keys does not see what is the same for all of them.
+        self.key = nn.Linear(channels, inner, bias=similarity == "dot")
         # The paper starts the scale of a norm here at zero; a norm that is always the identity's is left out.
         self.out = _zero(nn.Linear(inner, channels))
 
@@ -73,7 +75,7 @@ class GlobalContext(nn.Module):
         """
         super().__init__()
         inner = max(int(channels * ratio), 1)
-        self.attention = nn.Linear(channels, 1)
+        self.attention = nn.Linear(channels, 1, bias=False)  # which a softmax does not see
         self.reduce, self.norm = nn.Linear(channels, inner), nn.LayerNorm(inner)
         self.out = _zero(nn.Linear(inner, channels))
 
@@ -126,8 +128,8 @@ class AttentionAugmentation(nn.Module):
         self.num_heads, self.max_distance = num_heads, max_distance
         keys = num_heads * max(20, int(out_channels * key_ratio) // num_heads)
         values = num_heads * max(1, int(out_channels * value_ratio) // num_heads)
-        self.query, self.key = nn.Linear(in_channels, keys), nn.Linear(in_channels, keys)
-        self.value = nn.Linear(in_channels, values)
+        self.query, self.value = nn.Linear(in_channels, keys), nn.Linear(in_channels, values)
+        self.key = nn.Linear(in_channels, keys, bias=False)  # which a softmax does not see
         width = keys // num_heads
         self.rows, self.columns = (
             nn.Parameter(torch.randn(2 * max_distance + 1, width) * width**-0.5) for _ in range(2)
