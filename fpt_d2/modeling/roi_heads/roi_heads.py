@@ -22,7 +22,9 @@ class _AdaptivePooling:
     @classmethod
     def _init_mask_head(cls, cfg: CfgNode, input_shape: Dict[str, ShapeSpec]) -> Dict[str, Any]:
         options: Dict[str, Any] = super()._init_mask_head(cfg, input_shape)
-        return {**options, "mask_pooler": _pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)} if options else options
+        if options.get("mask_pooler") is None:  # no masks, or a head that takes the levels themselves
+            return options
+        return {**options, "mask_pooler": _pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)}
 
 
 @ROI_HEADS_REGISTRY.register()
