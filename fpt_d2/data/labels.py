@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from detectron2.data import Metadata
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
@@ -64,8 +64,8 @@ def label_colors(num_classes: int) -> list[tuple[int, int, int]]:
     return [(channel(label, 0), channel(label, 1), channel(label, 2)) for label in range(num_classes)]
 
 
-def flipped_classes(metadata: Metadata) -> list[int] | None:
-    """What each class becomes in the mirror, by the data set's ``stuff_flip_map`` of (left, right) names.
+def flipped_classes(dataset_names: Sequence[str]) -> list[int] | None:
+    """What each class of these data sets becomes in the mirror, by their ``stuff_flip_map`` of (left, right) names.
 
     It is what ``keypoint_flip_map`` is to key points. Without it every class stays what it is.
 
@@ -73,8 +73,18 @@ def flipped_classes(metadata: Metadata) -> list[int] | None:
         For each class its index in a flipped image; None where none changes.
 
     Raises:
-        DatasetError: a pair names no class.
+        DatasetError: the data sets differ in it, or a pair names no class.
     """
+    all_flipped = [_flipped_classes(MetadataCatalog.get(name)) for name in dataset_names]
+    if any(flipped != all_flipped[0] for flipped in all_flipped):
+        raise DatasetError(
+            f"The data sets {', '.join(dataset_names)} differ in what a flip makes of their classes (stuff_flip_map): "
+            "set INPUT.RANDOM_FLIP none and TEST.AUG.FLIP False"
+        )
+    return all_flipped[0] if all_flipped else None
+
+
+def _flipped_classes(metadata: Metadata) -> list[int] | None:
     names: Sequence[str] = metadata.get("stuff_classes") or ()
     flipped = list(range(len(names)))
     for left, right in metadata.get("stuff_flip_map") or ():

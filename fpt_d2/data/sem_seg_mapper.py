@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import check_image_size, read_image
 from fvcore.transforms.transform import HFlipTransform, Transform
@@ -17,6 +18,8 @@ from fvcore.transforms.transform import HFlipTransform, Transform
 from ..config import SEMANTIC_SEGMENTATION
 from .errors import DatasetError
 from .labels import flipped_classes, read_labels
+
+logger = logging.getLogger(__name__)
 
 
 class LabelFlipTransform(HFlipTransform):
@@ -38,20 +41,21 @@ class LabelFlipTransform(HFlipTransform):
 class RandomLabelFlip(T.RandomFlip):
     """Detectron2's RandomFlip for data sets in which a flip changes classes."""
 
-    def __init__(self, flipped: Sequence[int], **kwargs: Any) -> None:
+    def __init__(self, flipped: Sequence[int], *, horizontal: bool = True, vertical: bool = False) -> None:
         """
         Args:
             flipped: see :func:`.labels.flipped_classes`.
-            kwargs: of RandomFlip.
+            horizontal, vertical: as in RandomFlip.
         """
-        super().__init__(**kwargs)
-        self.flipped = np.arange(256, dtype=np.uint8)
-        self.flipped[: len(flipped)] = flipped
+        super().__init__(horizontal=horizontal, vertical=vertical)
+        self.flipped = list(flipped)
+        self._table = np.arange(256, dtype=np.uint8)
+        self._table[: len(flipped)] = flipped
 
     def get_transform(self, image: np.ndarray) -> Transform:
         transform = super().get_transform(image)
         if isinstance(transform, HFlipTransform):  # one upside down leaves left and right
-            return LabelFlipTransform(transform.width, self.flipped)
+            return LabelFlipTransform(transform.width, self._table)
         return transform
 
 
@@ -72,7 +76,7 @@ def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation | T.Transfor
         )
     if inputs.RANDOM_FLIP != "none":
         direction = {"horizontal": inputs.RANDOM_FLIP == "horizontal", "vertical": inputs.RANDOM_FLIP == "vertical"}
-        flipped = _flipped_classes(cfg.DATASETS.TRAIN)
+        flipped = flipped_classes(cfg.DATASETS.TRAIN)
         augmentations.append(RandomLabelFlip(flipped, **direction) if flipped else T.RandomFlip(**direction))
     if inputs.COLOR_AUG_SSD:
         # Here, because importing that project registers its heads, which a user's own copy of it would do too.
@@ -97,6 +101,7 @@ class SemSegMapper:
         """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        logger.info("Augmentations of images and masks: %s", augmentations)
 
     @classmethod
     def from_config(
@@ -138,14 +143,3 @@ def build_train_mapper(cfg: CfgNode) -> SemSegMapper | DatasetMapper:
     if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
         return SemSegMapper(cfg)
     return DatasetMapper(cfg, is_train=True)
-
-
-def _flipped_classes(names: Sequence[str]) -> list[int] | None:
-    """What the classes of these data sets, which share one list of classes, become in the mirror."""
-    all_flipped = [flipped_classes(MetadataCatalog.get(name)) for name in names]
-    if any(flipped != all_flipped[0] for flipped in all_flipped):
-        raise DatasetError(
-            f"DATASETS.TRAIN {tuple(names)}: a flip changes the classes of one and not of another (stuff_flip_map); "
-            "set INPUT.RANDOM_FLIP none"
-        )
-    return all_flipped[0] if all_flipped else None

@@ -11,6 +11,7 @@ from torch import nn
 
 from fpt_d2.checkpoint import find_weights
 from fpt_d2.data import check_datasets
+from fpt_d2.data.labels import flipped_classes
 from fpt_d2.evaluation import check_evaluator
 from fpt_d2.modeling import check_backbone
 
@@ -36,7 +37,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
         raise ConfigError(str(error)) from error
     if not args.eval_only:
         _check_training(cfg, args)
-        _check_output_dir(cfg, args)
+        check_output_dir(cfg.OUTPUT_DIR, resume=args.resume or cfg.DEBUG.ENABLED)
     _check_weights(cfg, args)
     check_datasets(cfg, eval_only=args.eval_only)
     _check_testing(cfg)
@@ -74,16 +75,26 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
         raise ConfigError("TEST.LOSS and TEST.VIS_IMAGES need images: set DATASETS.TEST")
 
 
-def _check_output_dir(cfg: CfgNode, args: argparse.Namespace) -> None:
+def check_output_dir(folder: str, *, resume: bool, key: str = "OUTPUT_DIR") -> None:
+    """Make the folder of a training's output, unless it holds another training that would be written over.
+
+    Args:
+        folder: the folder.
+        resume: that training is to go on.
+        key: what the folder is called in the config.
+
+    Raises:
+        ConfigError: it cannot be made, or holds a training.
+    """
     try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made: {error.strerror}") from error
-    names = os.listdir(cfg.OUTPUT_DIR)
+        raise ConfigError(f"{key} {folder} cannot be made: {error.strerror}") from error
+    names = os.listdir(folder)
     trained = "last_checkpoint" in names or any(n.startswith("model_") and n.endswith(".pth") for n in names)
-    if trained and not args.resume and not cfg.DEBUG.ENABLED:
+    if trained and not resume:
         raise ConfigError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} holds a training already: go on with it by --resume, or choose another folder"
+            f"{key} {folder} holds a training already: go on with it by --resume, or choose another folder"
         )
 
 
@@ -111,6 +122,10 @@ def _check_testing(cfg: CfgNode) -> None:
         raise ConfigError(
             f"TEST.AUG.ENABLED needs an R-CNN or a {SEMANTIC_SEGMENTATION}: Detectron2 cannot augment for {name}"
         )
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.KEYPOINT_ON:
+        raise ConfigError("TEST.AUG.ENABLED needs a model without keypoints: Detectron2 cannot augment for them")
+    if cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.FLIP and is_semantic:
+        flipped_classes(cfg.DATASETS.TEST)
     if cfg.TEST.SLIDING_WINDOW.ENABLED and not is_semantic:
         raise ConfigError(f"TEST.SLIDING_WINDOW.ENABLED needs a {SEMANTIC_SEGMENTATION}: {name} sees whole images only")
     if cfg.TEST.SEM_SEG_RESULTS and not is_semantic:

@@ -7,7 +7,6 @@ from typing import Optional
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA, SemanticSegmentor
 from torch import nn
@@ -89,7 +88,7 @@ def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """
     if not isinstance(without_ddp(model), SemanticSegmentor):
         return GeneralizedRCNNWithTTA(cfg, model)
-    flipped = flipped_classes(MetadataCatalog.get(cfg.DATASETS.TEST[0])) if cfg.DATASETS.TEST else None
+    flipped = flipped_classes(cfg.DATASETS.TEST) if cfg.TEST.AUG.FLIP else None
     model = with_sliding_window(cfg, without_ddp(model))
     return SemanticSegmentorWithTTA(model, DatasetMapperTTA(cfg), flipped_classes=flipped)
 

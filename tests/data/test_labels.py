@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from fpt_d2.data import DatasetError
@@ -47,7 +47,7 @@ def test_the_colors_are_pascal_vocs() -> None:
 
 
 def test_left_and_right_change_in_the_mirror() -> None:
-    flipped = flipped_classes(MetadataCatalog.get("lip_sem_seg_train"))
+    flipped = flipped_classes(["lip_sem_seg_train", "lip_sem_seg_val"])
     names = MetadataCatalog.get("lip_sem_seg_train").stuff_classes
     assert [flipped[other] for other in flipped] == list(range(20))
     moved = {names[i]: names[j] for i, j in enumerate(flipped) if i != j}
@@ -56,7 +56,10 @@ def test_left_and_right_change_in_the_mirror() -> None:
         for part in ("arm", "leg", "shoe")
         for side, other in (("left", "right"), ("right", "left"))
     }
-    assert flipped_classes(MetadataCatalog.get("voc_2012_sem_seg_val")) is None
-    wrong = Metadata(name="wrong", stuff_classes=["arm"], stuff_flip_map=[("arm", "leg")])
+    assert flipped_classes(["voc_2012_sem_seg_val"]) is None
+    with pytest.raises(DatasetError, match="lip_sem_seg_val, voc_2012_sem_seg_val differ.*set INPUT.RANDOM_FLIP none"):
+        flipped_classes(["lip_sem_seg_val", "voc_2012_sem_seg_val"])
+    MetadataCatalog.get("wrong").set(stuff_classes=["arm"], stuff_flip_map=[("arm", "leg")])
     with pytest.raises(DatasetError, match=r"stuff_flip_map of 'wrong' has \(arm, leg\)"):
-        flipped_classes(wrong)
+        flipped_classes(["wrong"])
+    MetadataCatalog.remove("wrong")

@@ -56,7 +56,8 @@ def test_a_training_with_everything_on_and_its_evaluation(command_line, train_ne
     metrics = read_metrics(out)
     for name in ("total_loss", "validation/loss_sem_seg", "sem_seg/mIoU", "sem_seg/fwIoU", "sem_seg_TTA/mIoU"):
         assert metrics[name] >= 0, name
-    assert (out / "model_best.pth").exists() and (out / "learning_curves.png").stat().st_size > 1000
+    assert torch.load(out / "model_best.pth", weights_only=True)["best"]["metric"] == "sem_seg/mIoU"
+    assert (out / "learning_curves.png").stat().st_size > 1000
     for folder in ("inference", "inference_TTA"):
         for kind in ("sem_seg_labels", "sem_seg_overlays"):
             assert sorted(p.name for p in (out / folder / kind).iterdir()) == [f"{i}.png" for i in range(4)]
@@ -179,6 +180,22 @@ def test_a_wrong_value_of_ufp_or_its_heads_is_one_sentence(words, sentence, trai
     assert train_net([*common, *map(str, words)]) == 2
     error = capsys.readouterr().err
     assert sentence in error and len(error.strip().splitlines()) == 1
+
+
+def test_sets_that_differ_in_the_mirror_are_refused_before_training(command_line, train_net, capsys) -> None:
+    names = ["mirrored", "plain"]
+    for name in names:
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).set(stuff_classes=CLASSES, ignore_label=255, evaluator_type="sem_seg")
+    MetadataCatalog.get("mirrored").stuff_flip_map = [CLASSES[1:]]
+    words = ["DATASETS.TEST", tuple(names), "TEST.AUG.ENABLED", True, "DATASETS.CHECK", False]
+    try:
+        assert train_net(command_line(*words)) == 2
+    finally:
+        for name in names:
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    assert "The data sets mirrored, plain differ" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["TEST.SLIDING_WINDOW.ENABLED", "TEST.SEM_SEG_RESULTS", "TEST.AUG.ENABLED"])
