@@ -49,6 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--batch", type=int, default=1, help="images in a batch (default 1)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="cases or entries whose names contain one of these")
     parser.add_argument("--mode", choices=(*MODE_NAMES, "both"), default="both", help="default both")
     parser.add_argument("--repeats", type=int, default=5, help="steps that the median is taken of (default 5)")
     parser.add_argument("--threads", type=int, default=1, help="on the CPU (default 1: robust where others work too)")
@@ -112,8 +113,16 @@ def _plan(args: argparse.Namespace, setting: Setting) -> list[tuple[str, list[En
         for height, width in sorted(sizes, key=lambda size: size[0] * size[1]):
             sized = Setting(height, width, setting.batch, setting.device, setting.dtype)
             for case in dict.fromkeys(entry.case for entry in tables[suite]):
-                plan.append((suite, [entry for entry in tables[suite] if entry.case == case], sized))
+                entries = [entry for entry in tables[suite] if entry.case == case and _is_wanted(entry, args.only)]
+                if entries:
+                    plan.append((suite, entries, sized))
+    if not plan:
+        raise SystemExit(f"benchmark.py: --only {' '.join(args.only)} fits no case or entry of --suite {args.suite}")
     return plan
+
+
+def _is_wanted(entry: Entry, names: Optional[Sequence[str]]) -> bool:
+    return names is None or any(name.lower() in f"{entry.case} / {entry.name}".lower() for name in names)
 
 
 def _about(args: argparse.Namespace, machine: Machine) -> dict[str, Any]:

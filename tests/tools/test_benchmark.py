@@ -144,6 +144,14 @@ def test_quick_run_of_the_command(benchmark, tmp_path, capsys, monkeypatch):
     assert "| GT dot" in out and "not in this run" in out
 
 
+def test_only_what_is_named_is_measured(benchmark, tmp_path):
+    assert benchmark.main(["--quick", "--only", "gt dot", "LGT", "--mode", "forward", "--output", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "benchmark.json").read_text())["results"]
+    assert {(r["case"], r["mode"]) for r in results} == {("GT dot", FORWARD), ("LGT 5x5", FORWARD)}
+    with pytest.raises(SystemExit, match="--only nothing fits no case or entry of --suite necks"):
+        benchmark.main(["--suite", "necks", "--only", "nothing", "--output", str(tmp_path)])
+
+
 def test_targets_are_judged_by_the_ratios():
     blank = Result("kernels", "GT dot", "ours", 512, 512, 1, TRAIN, seconds=1.0, peak_mib=10.0)
     results = [blank, replace(blank, entry="textbook", seconds=12.0, peak_mib=79.0)]
