@@ -113,8 +113,8 @@ def _add_trunk_config(cfg: CN) -> None:
     plugins.NON_LOCAL_SIMILARITY = "embedded"
     # Global context blocks. Their paper has them all through res3, res4, res5.
     plugins.GLOBAL_CONTEXT = []
-    # Attention-augmented convolutions. Their paper has them all through res3, res4, res5; at the sizes of detection those
-    # of res3 cost several times the trunk.
+    # Attention-augmented convolutions. Their paper has them all through res3, res4, res5; at the sizes of detection
+    # those of res3 cost several times the trunk.
     plugins.ATTENTION_AUGMENTED = []
 
 
