@@ -20,7 +20,7 @@ setup(
     description="Feature Pyramid Transformer for Detectron2",
     packages=[*find_packages(include=["fpt_d2", "fpt_d2.*"]), "fpt_d2.configs"],
     package_dir={"fpt_d2.configs": "configs"},
-    package_data={"fpt_d2.configs": ["**/*.yaml"]},
+    package_data={"fpt_d2.configs": ["**/*.yaml", "**/*.py"]},
     python_requires=">=3.9",
     # Nothing, so that pip replaces nothing: torch, torchvision and Detectron2 come in builds for a machine, which
     # only its user can choose, and Detectron2 brings everything else that the package imports.
@@ -29,6 +29,7 @@ setup(
         # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each
         # other. Ask for this where there is no cv2.
         "demo": ["opencv-python-headless"],
+        "export": ["onnx", "onnxruntime", "onnxscript"],
         "dev": ["mypy", "pytest", "ruff"],
     },
     classifiers=[

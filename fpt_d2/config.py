@@ -207,6 +207,27 @@ def _add_training_config(cfg: CN) -> None:
     cfg.TEST.VIS_IMAGES = 0
 
 
+def add_point_rend_config(cfg: CN, config_file: str) -> None:
+    """Add the keys of Detectron2's PointRend project to ``cfg`` if a config file, or one that it is based on, has any.
+
+    Only then, because importing that project registers its heads, which a user's own copy of it would do too.
+
+    Raises:
+        ValueError: the file needs the project, and it is not there.
+    """
+    model = CN.load_yaml_with_base(config_file, allow_unsafe=True).get("MODEL")
+    if not isinstance(model, dict) or "POINT_HEAD" not in model:
+        return
+    try:
+        from detectron2.projects.point_rend import add_pointrend_config
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"MODEL.POINT_HEAD in {config_file} is of Detectron2's PointRend project, which this Detectron2 comes "
+            "without: install one that has detectron2.projects.point_rend"
+        ) from error
+    add_pointrend_config(cfg)
+
+
 def check_model_config(cfg: CN) -> None:
     """Check every value that the model of ``cfg`` has of this project.
 
@@ -324,6 +345,18 @@ def _roi_head_rules(cfg: CN) -> List[Rule]:
         ("MODEL.ROI_BOX_HEAD.FC_NORM", box.FC_NORM, box.FC_NORM in ("", "GN"), "'' or 'GN'"),
         ("MODEL.ROI_MASK_HEAD.NAME", mask.NAME, mask_fits or not cfg.MODEL.MASK_ON, fitting),
         ("MODEL.ROI_MASK_HEAD.NUM_CONV", mask.NUM_CONV, mask.NUM_CONV > 1 or not masks, "2 or more"),
+        *_point_rend_rules(cfg),
+    ]
+
+
+def _point_rend_rules(cfg: CN) -> List[Rule]:
+    if "POINT_HEAD" not in cfg.MODEL or cfg.MODEL.ROI_MASK_HEAD.NAME != "PointRendMaskHead":
+        return []
+    classes, all_classes = cfg.MODEL.POINT_HEAD.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    masks = cfg.INPUT.MASK_FORMAT
+    return [
+        ("MODEL.POINT_HEAD.NUM_CLASSES", classes, classes == all_classes, f"MODEL.ROI_HEADS.NUM_CLASSES {all_classes}"),
+        ("INPUT.MASK_FORMAT", masks, masks == "bitmask", "'bitmask' for MODEL.ROI_MASK_HEAD.NAME 'PointRendMaskHead'"),
     ]
 
 

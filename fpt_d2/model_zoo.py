@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+    from omegaconf import DictConfig
 
 
 def get_config_file(name: str) -> str:
     """Find a config of this project.
 
     Args:
-        name: path inside ``configs/``, such as ``"COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"``.
+        name: path inside ``configs/``, such as ``"COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"``, or ``.py`` for the
+            lazy config.
 
     Returns:
         The path of that file.
@@ -23,14 +25,14 @@ def get_config_file(name: str) -> str:
         ValueError: there is no such config; the message has the names nearest to it.
     """
     root = _config_root()
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*") if path.suffix in (".yaml", ".py"))
     if name in names:
         return str(root / name)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     raise ValueError(f"fpt_d2 has no config {name!r}; the nearest are: {', '.join(near or names)}")
 
 
-def get_config(name: str, trained: bool = False) -> CfgNode:
+def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
     """Read a config of this project over Detectron2's defaults and this project's.
 
     Args:
@@ -38,15 +40,15 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
         trained: in Detectron2, asks for the weights trained with the config. None have been published for FPT.
 
     Returns:
-        The config, which can still be changed.
+        The config, which can still be changed; of a ``.py`` file what ``LazyConfig.load`` returns.
 
     Raises:
-        ValueError: there is no such config.
+        ValueError: there is no such config, or it needs a project that this Detectron2 comes without.
         RuntimeError: ``trained`` is set.
     """
-    from detectron2.config import get_cfg
+    from detectron2.config import LazyConfig, get_cfg
 
-    from fpt_d2.config import add_fpt_config
+    from fpt_d2.config import add_fpt_config, add_point_rend_config
 
     config_file = get_config_file(name)
     if trained:
@@ -54,8 +56,11 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
             f"no weights trained with {name} are published: set MODEL.WEIGHTS to your own, or to those of a Detectron2 "
             "FPN model (detectron2.model_zoo.get_checkpoint_url), which FPT starts from"
         )
+    if config_file.endswith(".py"):
+        return LazyConfig.load(config_file)
     cfg = get_cfg()
     add_fpt_config(cfg)
+    add_point_rend_config(cfg, config_file)
     cfg.merge_from_file(config_file)
     return cfg
 

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Where the heads of a meta-architecture read their number of classes.
 _NUM_CLASSES_NODE = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+_COCO_KEYPOINTS = 17  # whose OKS sigmas pycocotools has
 
 
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
@@ -51,8 +52,32 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
             problems += file_problems
             num_classes = num_classes or num_in_file
         problems += _check_num_classes(cfg, name, num_classes)
+        problems += _check_keypoints(cfg, name) + _check_stuff(cfg, name)
     if problems:
         raise DatasetError("\n".join(problems))
+
+
+def check_names(*groups: Iterable[str]) -> None:
+    """Check that data sets are registered, and their annotation files there where they have any.
+
+    Raises:
+        DatasetError: everything that is wrong, in one message.
+    """
+    names = list(dict.fromkeys(name for group in groups for name in group))
+    _check_registered(names)
+    problems = []
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        json_file = metadata.get("json_file")
+        if json_file and not PathManager.isfile(json_file):
+            problems.append(_unreadable(metadata, f"{json_file} does not exist"))
+    if problems:
+        raise DatasetError("\n".join(problems))
+
+
+def _unreadable(metadata: Metadata, reason: object) -> str:
+    remedy = metadata.get("how_to_get") or "Detectron2's own data sets belong under $DETECTRON2_DATASETS"
+    return f"The data set {metadata.name!r} cannot be read: {reason}; {remedy}."
 
 
 def _check_registered(names: Iterable[str]) -> None:
@@ -79,6 +104,43 @@ def _check_num_classes(cfg: CfgNode, name: str, num_classes: int) -> list[str]:
     ]
 
 
+def _check_keypoints(cfg: CfgNode, name: str) -> list[str]:
+    if not cfg.MODEL.KEYPOINT_ON:
+        return []
+    keypoints = MetadataCatalog.get(name).get("keypoint_names")
+    if not keypoints:
+        return [
+            f"The data set {name!r} names no keypoints, which MODEL.KEYPOINT_ON needs: register it in Python, with "
+            "keypoint_names and keypoint_flip_map in its metadata."
+        ]
+    problems = []
+    if (number := cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS) != len(keypoints):
+        problems.append(
+            f"The data set {name!r} has {len(keypoints)} keypoints, but the model {number}: set "
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {len(keypoints)}."
+        )
+    if name in cfg.DATASETS.TEST and (len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or _COCO_KEYPOINTS) != len(keypoints):
+        problems.append(
+            f"The data set {name!r} has {len(keypoints)} keypoints: set TEST.KEYPOINT_OKS_SIGMAS to as many numbers, "
+            "how far each may be off."
+        )
+    return problems
+
+
+def _check_stuff(cfg: CfgNode, name: str) -> list[str]:
+    if cfg.MODEL.META_ARCHITECTURE != "PanopticFPN":
+        return []
+    number, classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, MetadataCatalog.get(name).get("stuff_classes")
+    if not classes:
+        return [f"The data set {name!r} has no stuff_classes in its metadata, which PanopticFPN needs: take another."]
+    if len(classes) == number:
+        return []
+    return [
+        f"The data set {name!r} has {len(classes)} stuff classes, but the model {number}: set "
+        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {len(classes)}."
+    ]
+
+
 def _check_files(cfg: CfgNode, name: str, *, is_train: bool) -> tuple[list[str], int]:
     """What is wrong with the files of a data set, if anything, and how many categories they have."""
     metadata = MetadataCatalog.get(name)
@@ -89,8 +151,7 @@ def _check_files(cfg: CfgNode, name: str, *, is_train: bool) -> tuple[list[str],
     try:
         content = _read(json_file)
     except DatasetError as error:
-        remedy = metadata.get("how_to_get") or "Detectron2's own data sets belong under $DETECTRON2_DATASETS"
-        return [f"The data set {name!r} cannot be read: {error}; {remedy}."], 0
+        return [_unreadable(metadata, error)], 0
     mask_format = cfg.INPUT.MASK_FORMAT if is_train and cfg.MODEL.MASK_ON else None
     check = CocoCheck(content, image_root, is_train=is_train, mask_format=mask_format)
     _check_names(metadata, check)

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import add_fpt_config
+from ..config import add_fpt_config, add_point_rend_config
 
 
 class ConfigError(ValueError):
@@ -34,6 +34,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     _check_file(config_file)
     cfg = get_default_config()
     with _explained(f"The config file {config_file}", cfg):
+        add_point_rend_config(cfg, config_file)
         cfg.merge_from_file(config_file)
     with _explained("The command line", cfg):
         cfg.merge_from_list(list(opts))

@@ -30,23 +30,24 @@ def _load_labels(path: str, dtype: Any) -> np.ndarray:
     return read_labels(path).astype(dtype)
 
 
-def _coco(name: str, folder: str) -> DatasetEvaluator:
-    return COCOEvaluator(name, output_dir=folder)
+def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
-def _sem_seg(name: str, folder: str) -> DatasetEvaluator:
+def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
     return SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=_load_labels)
 
 
-def _coco_panoptic(name: str, folder: str) -> DatasetEvaluator:
-    return DatasetEvaluators([_sem_seg(name, folder), _coco(name, folder), COCOPanopticEvaluator(name, folder)])
+def _coco_panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    others = [_sem_seg(cfg, name, folder), _coco(cfg, name, folder)]
+    return DatasetEvaluators([*others, COCOPanopticEvaluator(name, folder)])
 
 
 class _Evaluation(NamedTuple):
     """How a type of data set is evaluated."""
 
-    # (name of the data set, output folder) -> evaluator
-    build: Callable[[str, str], DatasetEvaluator]
+    # (config, name of the data set, output folder) -> evaluator
+    build: Callable[[CfgNode, str, str], DatasetEvaluator]
     # The package that Detectron2's evaluator imports, beyond those it requires itself.
     requires: str | None = None
 
@@ -54,11 +55,11 @@ class _Evaluation(NamedTuple):
 _EVALUATIONS = {
     "coco": _Evaluation(_coco),
     "coco_panoptic_seg": _Evaluation(_coco_panoptic, "panopticapi"),
-    "lvis": _Evaluation(lambda name, folder: LVISEvaluator(name, output_dir=folder), "lvis"),
-    "cityscapes_instance": _Evaluation(lambda name, _: CityscapesInstanceEvaluator(name), "cityscapesscripts"),
+    "lvis": _Evaluation(lambda _, name, folder: LVISEvaluator(name, output_dir=folder), "lvis"),
+    "cityscapes_instance": _Evaluation(lambda _, name, __: CityscapesInstanceEvaluator(name), "cityscapesscripts"),
     # The same mIoU as cityscapesscripts', without that package; TEST.SEM_SEG_RESULTS writes what it reads.
     "cityscapes_sem_seg": _Evaluation(_sem_seg),
-    "pascal_voc": _Evaluation(lambda name, _: PascalVOCDetectionEvaluator(name)),
+    "pascal_voc": _Evaluation(lambda _, name, __: PascalVOCDetectionEvaluator(name)),
     "sem_seg": _Evaluation(_sem_seg),
 }
 
@@ -67,7 +68,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     """Build the evaluator that a data set's ``evaluator_type`` asks for.
 
     Args:
-        cfg: for ``OUTPUT_DIR``, ``DATASETS.TEST`` and ``TEST.SEM_SEG_RESULTS``.
+        cfg: for ``OUTPUT_DIR``, ``DATASETS.TEST``, ``TEST.KEYPOINT_OKS_SIGMAS`` and ``TEST.SEM_SEG_RESULTS``.
         dataset_name: a registered data set.
         output_folder: where the evaluator leaves its files; ``OUTPUT_DIR/inference`` by default. Of several data sets
             to be tested each gets a folder of its name in it, because evaluators name their files alike.
@@ -79,7 +80,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     if len(cfg.DATASETS.TEST) > 1:
         folder = os.path.join(folder, dataset_name)
-    evaluator = _EVALUATIONS[MetadataCatalog.get(dataset_name).evaluator_type].build(dataset_name, folder)
+    evaluator = _EVALUATIONS[MetadataCatalog.get(dataset_name).evaluator_type].build(cfg, dataset_name, folder)
     if cfg.TEST.SEM_SEG_RESULTS:
         return DatasetEvaluators([evaluator, SemSegResults(dataset_name, folder)])
     return evaluator

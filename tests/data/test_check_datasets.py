@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from fpt_d2.data import DatasetError, check_datasets, register_from_config
+from fpt_d2.data import DatasetError, check_datasets, check_names, register_from_config
 from fpt_d2.data.coco_check import CocoCheck
 
 RLE = {"size": [80, 100], "counts": [8000]}
@@ -198,6 +198,8 @@ def test_names_must_be_registered(cfg):
 def test_the_number_of_classes_must_be_that_of_the_data(registered, architecture, key):
     cfg, _ = registered
     cfg.MODEL.META_ARCHITECTURE = architecture
+    MetadataCatalog.get("checked").stuff_classes = ["things", "sky"]
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
     check = f"'checked' has 2 categories, but the model 5: set MODEL.{key}.NUM_CLASSES 2"
     cfg.MODEL[key].NUM_CLASSES = 5
     with pytest.raises(DatasetError, match=check):
@@ -238,3 +240,51 @@ def test_categories_must_be_the_registered_ones(registered):
     MetadataCatalog.get("checked").thing_classes = ["cow", "dog"]
     with pytest.raises(DatasetError, match="categories are not the registered ones"):
         check_datasets(cfg)
+
+
+def test_keypoints_must_be_those_of_the_data(cfg):
+    cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.DATASETS.CHECK = True, 1, False
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("fpt_shapes_keypoints_val",)
+    with pytest.raises(DatasetError) as caught:
+        check_datasets(cfg)
+    keypoints, sigmas = str(caught.value).splitlines()
+    assert "has 5 keypoints, but the model 17: set MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS 5" in keypoints
+    assert "set TEST.KEYPOINT_OKS_SIGMAS to as many numbers" in sigmas
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS = 5, [0.05] * 5
+    check_datasets(cfg)
+    cfg.DATASETS.TRAIN, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ("fpt_shapes_val",), 6
+    with pytest.raises(DatasetError, match="'fpt_shapes_val' names no keypoints.*keypoint_flip_map"):
+        check_datasets(cfg)
+
+
+def test_coco_needs_no_sigmas(cfg):
+    cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.DATASETS.CHECK = True, 1, False
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("keypoints_coco_2017_train",), ("keypoints_coco_2017_val",)
+    check_datasets(cfg)
+
+
+def test_stuff_must_be_that_of_the_data(cfg):
+    cfg.MODEL.META_ARCHITECTURE, cfg.DATASETS.CHECK, cfg.DATASETS.TRAIN = "PanopticFPN", False, ()
+    cfg.DATASETS.TEST = ("fpt_shapes_panoptic_val",)
+    with pytest.raises(DatasetError, match="has 5 stuff classes, but the model 54: .*SEM_SEG_HEAD.NUM_CLASSES 5"):
+        check_datasets(cfg)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
+    check_datasets(cfg)
+    cfg.DATASETS.TEST = ("fpt_shapes_val",)
+    with pytest.raises(DatasetError, match="'fpt_shapes_val' has no stuff_classes"):
+        check_datasets(cfg)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "minival", "valminusminival"])
+def test_the_splits_of_coco_2014_are_known(split, cfg):
+    """By the names that Detectron2 registers; without the data, one sentence about each file."""
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"coco_2014_{split}",)
+    for check in (lambda: check_datasets(cfg), lambda: check_names(cfg.DATASETS.TRAIN)):
+        with pytest.raises(DatasetError) as caught:
+            check()
+        (sentence,) = str(caught.value).splitlines()
+        assert f"'coco_2014_{split}' cannot be read" in sentence and f"instances_{split}2014.json" in sentence
+        assert sentence.endswith("belong under $DETECTRON2_DATASETS.")
+    cfg.DATASETS.CHECK = False
+    check_datasets(cfg)

@@ -18,9 +18,20 @@ TWINS = [
     "COCO-Detection/faster_rcnn_R_50_FPT_3x.yaml",
     "COCO-Detection/faster_rcnn_R_101_FPT_3x.yaml",
     "COCO-Detection/retinanet_R_50_FPT_1x.yaml",
+    "COCO-Detection/retinanet_R_50_FPT_3x.yaml",
+    "COCO-Detection/retinanet_R_101_FPT_3x.yaml",
+    "COCO-Detection/rpn_R_50_FPT_1x.yaml",
     "COCO-InstanceSegmentation/mask_rcnn_R_50_FPT_1x.yaml",
     "COCO-InstanceSegmentation/mask_rcnn_R_50_FPT_3x.yaml",
     "COCO-InstanceSegmentation/mask_rcnn_R_101_FPT_3x.yaml",
+    "COCO-Keypoints/keypoint_rcnn_R_50_FPT_1x.yaml",
+    "COCO-Keypoints/keypoint_rcnn_R_50_FPT_3x.yaml",
+    "COCO-Keypoints/keypoint_rcnn_R_101_FPT_3x.yaml",
+    "COCO-PanopticSegmentation/panoptic_fpt_R_50_1x.yaml",
+    "COCO-PanopticSegmentation/panoptic_fpt_R_50_3x.yaml",
+    "COCO-PanopticSegmentation/panoptic_fpt_R_101_3x.yaml",
+    "Misc/cascade_mask_rcnn_R_50_FPT_1x.yaml",
+    "Misc/cascade_mask_rcnn_R_50_FPT_3x.yaml",
 ]
 
 
@@ -44,7 +55,9 @@ def test_file_is_found_by_its_name(name):
 def test_is_detectron2s_config_but_for_the_neck(name):
     theirs = get_cfg()
     add_fpt_config(theirs)
-    theirs.merge_from_file(detectron2_model_zoo.get_config_file(name.replace("_FPT_", "_FPN_")))
+    theirs.merge_from_file(
+        detectron2_model_zoo.get_config_file(name.replace("_FPT_", "_FPN_").replace("_fpt_", "_fpn_"))
+    )
     ours, theirs = flat(model_zoo.get_config(name)), flat(theirs)
     different = {key for key in ours if ours[key] != theirs[key]}
     assert "MODEL.BACKBONE.NAME" in different
