@@ -43,11 +43,11 @@ def python(wheel, tmp_path_factory) -> str:
 
 def test_content(wheel, repo):
     modules = {path.relative_to(repo).as_posix() for path in repo.glob("fpt_d2/**/*.py")}
-    configs = {f"fpt_d2/{path.relative_to(repo).as_posix()}" for path in repo.glob("configs/**/*.yaml")}
+    configs = {f"fpt_d2/{path.relative_to(repo).as_posix()}" for path in repo.glob("configs/**/*.*")}
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = archive.read(next(n for n in archive.namelist() if n.endswith("/METADATA"))).decode()
-    assert f"fpt_d2/configs/{CONFIG}" in files
+    assert {f"fpt_d2/configs/{CONFIG}", f"fpt_d2/configs/{CONFIG.replace('.yaml', '.py')}"} <= files
     assert files == modules | configs
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert not required, "pip could replace what a user has"
@@ -65,6 +65,8 @@ path = model_zoo.get_config_file({CONFIG!r})
 assert path.startswith(sys.prefix), path
 cfg = model_zoo.get_config({CONFIG!r})
 assert cfg.MODEL.BACKBONE.NAME == "build_resnet_fpt_backbone" and cfg.MODEL.FPT.BRANCHES
+lazy = model_zoo.get_config({CONFIG.replace(".yaml", ".py")!r})
+assert lazy.model.backbone._target_ is fpt_d2.FPT
 from detectron2.modeling import BACKBONE_REGISTRY
 assert cfg.MODEL.BACKBONE.NAME in BACKBONE_REGISTRY
 """
