@@ -7,7 +7,14 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from fpt_d2.visualization import Example, draw_ground_truth, draw_predictions, draw_predictions_grid, predictions
+from fpt_d2.visualization import (
+    Example,
+    draw_ground_truth,
+    draw_predictions,
+    draw_predictions_grid,
+    grid,
+    sem_seg,
+)
 
 METADATA = Metadata(name="two", thing_classes=["circle", "star"], stuff_classes=["sky", "grass"])
 BOX = [20, 10, 60, 40]
@@ -120,6 +127,42 @@ def test_semantic_and_panoptic_outputs_are_drawn():
     assert (picture[5, 5] != 128).any() and (picture[75, 5] != 128).any()
 
 
+def test_classes_are_tinted_in_their_colors():
+    picture = np.random.default_rng(0).integers(256, size=(40, 60, 3), dtype=np.uint8)
+    labels = np.zeros((20, 30), np.uint8)
+    labels[:, 10:20], labels[:, 20:] = 1, 255
+    colors = np.array([(200, 0, 0), (0, 100, 0)])
+    tinted = sem_seg.tint_classes(picture, labels, colors).astype(float)
+    gray = picture.mean(axis=2, keepdims=True)
+    for columns, color in ((np.s_[:, 1:20], colors[0]), (np.s_[:, 21:40], colors[1])):
+        assert np.abs(tinted[columns] - (0.4 * gray[columns] + 0.6 * color)).max() <= 0.5
+    assert (tinted[:, 41:] == picture[:, 41:]).all() and (tinted[:, [20, 40]] == 255).all()
+
+
+def test_ground_truth_and_prediction_of_a_class_share_a_color(tmp_path):
+    labels = np.repeat([[0, 1]], 30, axis=0).repeat(20, axis=1).astype(np.uint8)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    outputs = {"sem_seg": torch.nn.functional.one_hot(torch.from_numpy(labels).long(), 2).permute(2, 0, 1)}
+    for metadata in (METADATA, Metadata(name="colors", stuff_classes=["a", "b"], stuff_colors=[(9, 9, 9), (0, 99, 0)])):
+        truth = draw_ground_truth(_image(30, 40), {"sem_seg_file_name": str(tmp_path / "labels.png")}, metadata)
+        assert (truth == draw_predictions(_image(30, 40), outputs, metadata)).all()
+        assert (truth[15, 1] != truth[15, 38]).any()
+
+
+def test_semantic_classes_are_named_in_the_legend_of_a_grid(tmp_path):
+    names = ["sky", "grass", "unseen", "sea"]
+    colors = [(250, 0, 250), (0, 250, 250), (250, 250, 0), (0, 0, 250)]
+    metadata = Metadata(name="legend", stuff_classes=names, stuff_colors=colors)
+    Image.fromarray(np.full((60, 80), 3, np.uint8)).save(tmp_path / "labels.png")
+    scores = torch.zeros(4, 60, 80)
+    scores[0, :30], scores[1, 30:] = 1, 1
+    example = Example(_image(60, 80), {"sem_seg_file_name": str(tmp_path / "labels.png")}, {"sem_seg": scores})
+    draw_predictions_grid([example], tmp_path / "grid.png", metadata)
+    picture = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    shown = [(picture == color).all(axis=2).sum() for color in colors]
+    assert shown[0] == shown[1] == shown[3] > 100 and shown[2] == 0
+
+
 @pytest.mark.parametrize("num_images", [1, 2, 3, 8])
 def test_grid_holds_every_pair_enlarged(tmp_path, num_images):
     sizes = [(96, 160), (160, 96), (100, 100), (61, 33), (300, 500), (97, 131), (128, 128), (160, 160)][:num_images]
@@ -131,7 +174,7 @@ def test_grid_holds_every_pair_enlarged(tmp_path, num_images):
     draw_predictions_grid(examples, path, METADATA)
     picture = np.asarray(Image.open(path).convert("RGB"))
     for i, (height, width) in enumerate(sizes):
-        scale = predictions._CELL / max(height, width)
+        scale = grid._CELL / max(height, width)
         expected = 2 * round(height * scale) * round(width * scale)
         assert (picture == 100 + i).all(axis=2).sum() == pytest.approx(expected, rel=0.01), f"image {i}"
 
