@@ -99,7 +99,8 @@ def _add_trunk_config(cfg: CN) -> None:
     # torchvision: the modules whose outputs are the features, fine to coarse. They are then called res2 (stride 4) to
     # res5 (stride 32), as MODEL.FPN.IN_FEATURES names them.
     trunk.LAYERS = []
-    # Start with the library's own weights, which it downloads. They want INPUT.FORMAT "RGB" and a PIXEL_STD.
+    # Start with the library's own weights, which it downloads, unless there are MODEL.WEIGHTS. They want INPUT.FORMAT
+    # "RGB" and a PIXEL_STD.
     trunk.PRETRAINED = False
     # Batch norms of a torchvision or timm model: "FrozenBN" (as MODEL.RESNETS.NORM is by default), "BN" or "SyncBN".
     trunk.NORM = "FrozenBN"

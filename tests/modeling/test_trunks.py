@@ -518,6 +518,8 @@ def test_weights_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(ValueError, match=r"the weights of resnet18 cannot be fetched \(no network\): set it"):
         trunk(*torchvision_options("resnet18"), "MODEL.TRUNK.PRETRAINED", True)
+    # which a trained model does not need
+    trunk(*torchvision_options("resnet18"), "MODEL.TRUNK.PRETRAINED", True, "MODEL.WEIGHTS", "model_final.pth")
 
 
 def test_without_timm_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def build_torchvision_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureT
 
     trunk = cfg.MODEL.TRUNK
     model = _explained(torchvision_trunk, cfg, layers=trunk.LAYERS)
-    if trunk.PRETRAINED:
+    if _is_pretrained(cfg):
         transforms = get_model_weights(trunk.NAME).DEFAULT.transforms()
         _warn_of_input(cfg, transforms.mean, transforms.std)
     return model
@@ -79,7 +79,7 @@ def build_torchvision_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureT
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureTrunk:
     """A model of timm, its features named res2 to res5 by their strides."""
     model = _explained(timm_trunk, cfg)
-    if cfg.MODEL.TRUNK.PRETRAINED:
+    if _is_pretrained(cfg):
         from timm import get_pretrained_cfg
 
         pretrained = get_pretrained_cfg(cfg.MODEL.TRUNK.NAME)
@@ -91,7 +91,7 @@ def _explained(make: Any, cfg: CfgNode, **options: Any) -> FeatureTrunk:
     """Make a trunk; of what goes wrong, say that it is about the config's."""
     trunk = cfg.MODEL.TRUNK
     try:
-        return make(trunk.NAME, pretrained=trunk.PRETRAINED, norm=trunk.NORM, **options)
+        return make(trunk.NAME, pretrained=_is_pretrained(cfg), norm=trunk.NORM, **options)
     except (ImportError, ValueError) as error:
         raise ValueError(f"MODEL.TRUNK: {error}") from error
     except OSError as error:  # of the network, if not of the file
@@ -99,6 +99,11 @@ def _explained(make: Any, cfg: CfgNode, **options: Any) -> FeatureTrunk:
             f"MODEL.TRUNK.PRETRAINED: the weights of {trunk.NAME} cannot be fetched ({error}): set it to False, and "
             "MODEL.WEIGHTS to weights that are here"
         ) from error
+
+
+def _is_pretrained(cfg: CfgNode) -> bool:
+    """Weights of the whole model would replace the library's."""
+    return cfg.MODEL.TRUNK.PRETRAINED and not cfg.MODEL.WEIGHTS
 
 
 def _warn_of_input(cfg: CfgNode, mean: Any, std: Any) -> None:
