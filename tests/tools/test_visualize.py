@@ -1,0 +1,164 @@
+"""Pictures of training data and of JSON results: that they are there, of the right size, and show what they are of."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from PIL import Image
+
+from fpt_d2.data import builtin
+from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.model_zoo import get_config_file
+
+TOOLS = Path(__file__).parents[2] / "tools"
+CONFIGS = {
+    kind: get_config_file(f"quick_schedules/{name}_quickstart.yaml")
+    for kind, name in [
+        ("mask", "mask_rcnn_R_18_FPT"),
+        ("keypoint", "keypoint_rcnn_R_18_FPT"),
+        ("panoptic", "panoptic_fpt_R_18"),
+    ]
+}
+
+
+def load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data() -> ModuleType:
+    return load_tool("visualize_data")
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    return load_tool("visualize_json_results")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes(tmp_path_factory: pytest.TempPathFactory):
+    """The bundled data sets, small ones, under their own names."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    write_dataset(root, num_train=6, num_val=4, image_size=(64, 80), seed=1, progress=False)
+    names = [name for name in DatasetCatalog.list() if name.startswith("fpt_shapes")]
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtin, "SHAPES_ROOT", str(root))
+        for split in ("train", "val"):
+            builtin._register_shapes(split)
+        yield root
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    for split in ("train", "val"):
+        builtin._register_shapes(split)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_annotations(kind: str, data: ModuleType, tmp_path: Path) -> None:
+    assert data.main(["--source", "annotation", "--config-file", CONFIGS[kind], "--output", str(tmp_path)]) == 0
+    records = DatasetCatalog.get("fpt_shapes_train")
+    pictures = sorted(tmp_path.iterdir())
+    assert pictures and (kind == "keypoint" or len(pictures) == len(records))
+    by_stem = {Path(record["file_name"]).stem: record for record in records}
+    for picture in pictures:
+        record = by_stem[picture.stem.split("_")[1]]
+        drawn = np.asarray(Image.open(picture)).astype(int)
+        assert drawn.shape == (record["height"], record["width"], 3)
+        if record["annotations"]:
+            assert np.abs(drawn - read_image(record["file_name"], "RGB")).mean() > 2
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_data_loader(kind: str, data: ModuleType, tmp_path: Path) -> None:
+    argv = ["--source", "dataloader", "--config-file", CONFIGS[kind], "--output", str(tmp_path), "--num-images", "3"]
+    assert data.main([*argv, "--opts", "INPUT.MIN_SIZE_TRAIN", "(100,)"]) == 0
+    pictures = [Image.open(path) for path in tmp_path.iterdir()]
+    assert len(pictures) == 3 and {min(picture.size) for picture in pictures} == {100}
+
+
+@pytest.mark.parametrize(
+    ("opts", "sentence"),
+    [
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+        (["DATASETS.TRAIN", "('fpt_shape_train',)"], "Did you mean fpt_shapes_train"),
+        (["DATASETS.TRAIN", "('coco_2014_valminusminival',)"], "instances_valminusminival2014.json does not exist"),
+        (["DATASET.TRAIN", "()"], "did you mean DATASETS.TRAIN"),
+    ],
+)
+def test_mistakes_are_one_sentence(opts, sentence, data: ModuleType, tmp_path: Path) -> None:
+    argv = ["--source", "annotation", "--config-file", CONFIGS["mask"], "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as end:
+        data.main([*argv, "--opts", *opts])
+    assert sentence in str(end.value.code) and len(str(end.value.code).splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def coco_results(root: Path, kind: str) -> list[dict]:
+    """The annotations as if they had been predicted."""
+    content = json.loads((root / "annotations" / f"{kind}_val.json").read_text())
+    keys = ("image_id", "category_id", "bbox", "segmentation", "keypoints")
+    found = [{key: a[key] for key in keys if key in a} for a in content["annotations"] if not a["iscrowd"]]
+    return [record | {"score": 0.9} for record in found]
+
+
+@pytest.mark.parametrize("kind", ["instances", "keypoints"])
+def test_results_beside_the_ground_truth(kind: str, results: ModuleType, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(coco_results(shapes, kind)))
+    name = "fpt_shapes_keypoints_val" if kind == "keypoints" else "fpt_shapes_val"
+    out = tmp_path / "drawn"
+    assert results.main(["--input", str(tmp_path / "results.json"), "--output", str(out), "--dataset", name]) == 0
+    pictures = sorted(out.iterdir())
+    assert pictures
+    for record in DatasetCatalog.get(name):
+        picture = out / f"{Path(record['file_name']).stem}.jpg"
+        if picture in pictures:
+            left, right = np.split(np.asarray(Image.open(picture)).astype(int), 2, axis=1)
+            image = read_image(record["file_name"], "RGB").astype(int)
+            assert np.abs(left - image).mean() > 2 and np.abs(right - image).mean() > 2
+
+
+def test_results_below_the_threshold_are_left_out(results: ModuleType, shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(coco_results(shapes, "instances")))
+    argv = ["--input", str(tmp_path / "results.json"), "--output", str(tmp_path), "--conf-threshold", "0.95"]
+    assert results.main([*argv, "--config-file", CONFIGS["mask"]]) == 0
+    record = DatasetCatalog.get("fpt_shapes_val")[0]
+    picture = np.asarray(Image.open(tmp_path / f"{Path(record['file_name']).stem}.jpg")).astype(int)
+    image = read_image(record["file_name"], "RGB")
+    left, right = (np.abs(half - image).mean() for half in np.split(picture, 2, axis=1))
+    assert left < right / 2  # not zero, for JPEG
+
+
+@pytest.mark.parametrize(
+    ("content", "argv", "sentence"),
+    [
+        ("[]", [], "No data set is given"),
+        ("[]", ["--dataset", "fpt_shapes_vla"], "Did you mean fpt_shapes_val"),
+        ("[]", ["--dataset", "coco_2014_minival"], "instances_minival2014.json does not exist"),
+        ("[]", ["--dataset", "fpt_shapes_val"], "No image of 'fpt_shapes_val' is in"),
+        ("{", ["--dataset", "fpt_shapes_val"], "is no JSON"),
+        ('{"annotations": []}', ["--dataset", "fpt_shapes_val"], "is not in COCO's results format"),
+        (
+            '[{"image_id": 1, "category_id": 90, "bbox": [0, 0, 9, 9], "score": 1}]',
+            ["--dataset", "fpt_shapes_val"],
+            "category 90, which 'fpt_shapes_val' has not",
+        ),
+        (None, ["--dataset", "fpt_shapes_val"], "No such file"),
+    ],
+)
+def test_wrong_results_are_one_sentence(content, argv, sentence, results: ModuleType, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(SystemExit) as end:
+        results.main(["--input", str(tmp_path / "results.json"), "--output", str(tmp_path / "out"), *argv])
+    assert sentence in str(end.value.code) and len(str(end.value.code).splitlines()) == 1
