@@ -40,7 +40,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for command, (folder, prepare, _) in DATASETS.items():
-        sub = commands.add_parser(command, help=f"prepare {DATASETS_ROOT / folder}", description=prepare.__doc__)
+        what = prepare.__doc__.splitlines()[0]
+        sub = commands.add_parser(command, help=f"prepare {DATASETS_ROOT / folder}", description=what)
         if command == "voc":
             sub.add_argument(
                 "--sbd", type=Path, metavar="FOLDER", help="dataset folder of the Semantic Boundaries Dataset"

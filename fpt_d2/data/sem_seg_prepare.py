@@ -40,7 +40,7 @@ def prepare_cityscapes(root: Path) -> None:
     train_ids = np.full(256, IGNORE_LABEL, dtype=np.uint8)
     for category in CITYSCAPES_CATEGORIES:
         train_ids[category["id"]] = category["trainId"]
-    get = "download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip and unpack both there"
+    get = f"download leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip and unpack both in {root}"
     tasks = []
     for split, expected in CITYSCAPES_IMAGES.items():
         _require_folders([root / "leftImg8bit" / split, root / "gtFine" / split], get)
@@ -59,7 +59,7 @@ def prepare_ade20k(root: Path) -> None:
     Raises:
         DatasetError: images or annotations are missing.
     """
-    get = "download ADEChallengeData2016.zip and unpack it there"
+    get = f"download ADEChallengeData2016.zip and unpack it in {root.parent}"
     tasks = []
     for split, expected in ADE20K_IMAGES.items():
         images, annotations = root / "images" / split, root / "annotations" / split
@@ -86,7 +86,7 @@ def prepare_voc(root: Path, sbd: Path | None = None) -> None:
     Raises:
         DatasetError: images, masks or lists are missing.
     """
-    get = "download VOCtrainval_11-May-2012.tar and move its VOCdevkit/VOC2012 there"
+    get = f"download VOCtrainval_11-May-2012.tar and move its VOCdevkit/VOC2012 to {root}"
     lists, masks = root / "ImageSets" / "Segmentation", root / "SegmentationClassAug"
     _require_folders([root / "JPEGImages", root / "SegmentationClass", lists], get)
     _require_files([lists / f"{split}.txt" for split in ("train", "val")], get)
@@ -115,7 +115,7 @@ def prepare_lip(root: Path) -> None:
     Raises:
         DatasetError: images or masks are missing.
     """
-    get = "download TrainVal_images.zip and TrainVal_parsing_annotations.zip and unpack both there"
+    get = f"download TrainVal_images.zip and TrainVal_parsing_annotations.zip and unpack both in {root}"
     for split in LIP_SPLITS:
         images, masks = (root / LIP_FOLDERS[kind].format(split) for kind in ("images", "masks"))
         for folder in (images, masks):

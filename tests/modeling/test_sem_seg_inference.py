@@ -167,3 +167,20 @@ def test_windows_slide_over_every_copy() -> None:
     windowed = with_tta(SlidingWindow(model, size=(40, 40), stride=(40, 40)), 40, 80, flip=True)(inputs)[0]["sem_seg"]
     assert len(model.seen) == 2 * (1 + 4)
     torch.testing.assert_close(windowed, with_tta(Stub(pointwise), 40, 80, flip=True)(inputs)[0]["sem_seg"])
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_windows_and_augmentation_of_a_model_on_a_gpu() -> None:
+    inputs = [{"image": image_of(50, 70), "height": 60, "width": 84}]
+
+    def predict(device: str) -> Tensor:
+        torch.manual_seed(0)
+        conv = nn.Conv2d(3, 4, 1).to(device)
+        model = Stub(lambda image: conv(image.to(device)[None] / 100)[0])
+        model = SlidingWindow(model, size=(32, 32), stride=(24, 24))
+        return with_tta(model, 50, 75, flip=True)(inputs)[0]["sem_seg"]
+
+    on_gpu = predict("cuda")
+    assert on_gpu.is_cuda
+    torch.testing.assert_close(on_gpu.cpu(), predict("cpu"), rtol=1e-3, atol=1e-3)
