@@ -16,7 +16,7 @@ from fpt_d2.data.synthetic import write_dataset
 # What the options default to, by task.
 DEFAULTS = {
     "detection": {"output": SHAPES_ROOT, "num_train": 600, "num_val": 200, "min_size": 96, "max_size": 160},
-    "semantic": {"output": CONTEXT_ROOT, "num_train": 1500, "num_val": 200},
+    "semantic": {"output": CONTEXT_ROOT, "num_train": 1000, "num_val": 100},
 }
 
 

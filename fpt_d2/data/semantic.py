@@ -21,8 +21,8 @@ _STREAM = 1  # enters the seed, so that these scenes share no randomness with th
 def write_semantic_dataset(
     root: Union[str, os.PathLike],
     *,
-    num_train: int = 1500,
-    num_val: int = 200,
+    num_train: int = 1000,
+    num_val: int = 100,
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,

@@ -10,50 +10,45 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+import torch
+from detectron2.modeling import build_model
 from PIL import Image
 
 from fpt_d2.data import context_scene, semantic
 from fpt_d2.data.context_scene import CLASS_COLORS, CLASSES, CONTEXT_CLASSES, IGNORE_LABEL, MIN_DISTANCE
 from fpt_d2.data.semantic import semantic_scene, write_semantic_dataset
+from fpt_d2.engine import read_config
 
 KEY = [CLASSES.index("star"), CLASSES.index("cross")]
 SQUARES = [CLASSES.index(name) for name in CONTEXT_CLASSES]
+NUM_SCENES = 400
+CONFIGS = Path(__file__).parents[2] / "configs" / "quick_schedules"
 
 
 class Square(NamedTuple):
-    """What can be seen of a square, and of the key far away."""
+    """What can be seen of a square: where it is, how large, in what color."""
 
     label: int
     scene: int
     position: tuple[float, float]
     area: float
     color: np.ndarray
-    # differences of its hue from the star's and the cross's, on a circle of 1
-    hue_differences: tuple[float, float]
 
 
-def hue(pixels: np.ndarray, where: np.ndarray) -> float:
-    r, g, b = np.median(pixels[where], axis=0) / 255
-    return cv2.cvtColor(np.float32([[[r, g, b]]]), cv2.COLOR_RGB2HSV)[0, 0, 0] / 360
-
-
-def squares_of(index: int, split: str = "train") -> list[Square]:
-    pixels, labels = semantic_scene(0, split, index)
-    key = [hue(pixels, labels == label) for label in KEY]
+def squares_of(index: int) -> list[Square]:
+    pixels, labels = semantic_scene(0, "train", index)
     squares = []
     for label in SQUARES:
         count, components, stats, centers = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
         for i in range(1, count):
-            own = hue(pixels, components == i)
-            differences = tuple(abs((own - other + 0.5) % 1 - 0.5) for other in key)
             color = pixels[components == i].mean(axis=0)
-            squares.append(Square(label, index, tuple(centers[i]), stats[i, cv2.CC_STAT_AREA], color, differences))
+            squares.append(Square(label, index, tuple(centers[i]), stats[i, cv2.CC_STAT_AREA], color))
     return squares
 
 
 @pytest.fixture(scope="module")
 def squares() -> list[Square]:
-    return [square for index in range(250) for square in squares_of(index)]
+    return [square for index in range(NUM_SCENES) for square in squares_of(index)]
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -101,34 +96,34 @@ def test_only_outlines_are_ignored():
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("index", range(15))
-def test_exchanging_the_colors_of_the_key_exchanges_the_squares_and_nothing_near_them(index, split):
+def test_another_key_changes_the_class_of_the_squares_and_nothing_near_them(index, split):
     pixels, labels = semantic_scene(0, split, index)
     other_pixels, other_labels = semantic_scene(0, split, index, exchanged=True)
-    star, cross = SQUARES
-    expected = labels.copy()
-    expected[labels == star], expected[labels == cross] = cross, star
-    np.testing.assert_array_equal(other_labels, expected)
+    (key,) = set(KEY) & set(np.unique(labels))
+    (other_key,) = set(KEY) - {key}
     changed = np.nonzero(np.any(pixels != other_pixels, axis=2).any(axis=0))[0]
+    far = np.ones(pixels.shape[1], dtype=bool)
+    far[changed] = False
+    expected = labels.copy()
+    expected[labels == SQUARES[KEY.index(key)]] = SQUARES[KEY.index(other_key)]
+    np.testing.assert_array_equal(other_labels[:, far], expected[:, far])
+    assert set(KEY) & set(np.unique(other_labels)) == {other_key}
+    assert np.isin(labels[:, ~far], [key, *SQUARES]).any()
     columns = np.nonzero(np.isin(labels, SQUARES).any(axis=0))[0]
-    assert changed.size > 0
-    distance = np.abs(changed[:, None] - columns[None]).min()
+    assert changed.size > 0 and columns.size > 0
     # but for the shadow of the key
-    assert distance >= MIN_DISTANCE - context_scene._MARGIN
+    assert np.abs(changed[:, None] - columns[None]).min() >= MIN_DISTANCE - context_scene._MARGIN
 
 
-def test_a_square_has_the_color_of_what_it_belongs_to(squares):
-    for square in squares:
-        own = SQUARES.index(square.label)
-        assert square.hue_differences[own] < 0.06 < square.hue_differences[1 - own], square
-
-
-def test_both_kinds_are_in_every_scene_equally_often(squares):
-    per_scene = np.zeros((250, 2), dtype=int)
-    for square in squares:
-        per_scene[square.scene, SQUARES.index(square.label)] += 1
-    assert np.all(per_scene >= 1)
-    assert np.mean(per_scene[:, 0] == per_scene[:, 1]) > 0.95  # the last ones may find no room
-    assert set(per_scene.sum(axis=1)) >= {4, 6}
+def test_the_key_tells_the_class_in_half_of_the_scenes_each(squares):
+    keys = []
+    for index in range(NUM_SCENES):
+        present = set(np.unique(semantic_scene(0, "train", index)[1]))
+        (key,) = set(KEY) & present
+        assert set(SQUARES) & present == {SQUARES[KEY.index(key)]}
+        keys.append(KEY.index(key))
+    # three standard deviations of tossing a coin
+    assert abs(np.mean(keys) - 0.5) < 1.5 / NUM_SCENES**0.5
 
 
 def nearest_neighbor_accuracy(features: np.ndarray, squares: list[Square]) -> float:
@@ -141,13 +136,27 @@ def nearest_neighbor_accuracy(features: np.ndarray, squares: list[Square]) -> fl
 
 
 def test_looks_place_and_size_do_not_tell_the_class(squares):
-    assert len(squares) > 1000
     near = np.array([[*s.color, *s.position, s.area] for s in squares])
     for columns in (slice(0, 3), slice(3, 5), slice(5, 6), slice(None)):
-        # three standard deviations of guessing
-        assert abs(nearest_neighbor_accuracy(near[:, columns], squares) - 0.5) < 1.5 / len(squares) ** 0.5
-    far = np.array([[s.hue_differences[0] - s.hue_differences[1]] for s in squares])
-    assert nearest_neighbor_accuracy(far, squares) > 0.99
+        # three standard deviations of guessing, once for each scene: its squares are all of one class
+        assert abs(nearest_neighbor_accuracy(near[:, columns], squares) - 0.5) < 1.5 / NUM_SCENES**0.5
+
+
+@pytest.mark.parametrize("config, sees", [("ufp_R_50_quickstart.yaml", False), ("ufp_fpt_R_50_quickstart.yaml", True)])
+def test_only_fpt_sees_the_key(config, sees):
+    """Of the quick schedules, at random weights: do the squares' logits depend on the key at all?"""
+    cfg = read_config(str(CONFIGS / config))
+    torch.manual_seed(0)
+    model = build_model(cfg).eval().double()
+    index = next(i for i in range(9) if np.isin(semantic_scene(0, "val", i)[1][:, :20], SQUARES).any())
+    logits = []
+    for exchanged in (False, True):
+        pixels, labels = semantic_scene(0, "val", index, exchanged=exchanged)
+        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).double()
+        with torch.no_grad():
+            logits.append(model([{"image": image}])[0]["sem_seg"][:, torch.from_numpy(np.isin(labels, SQUARES))])
+    difference = (logits[0] - logits[1]).abs().max() / logits[0].std()
+    assert (difference > 1e-6) == sees and (sees or difference < 1e-12), difference
 
 
 def test_only_a_semantic_data_set_is_replaced(tmp_path):
