@@ -6,7 +6,8 @@ padded as Detectron2 pads it, and torch counts the multiply-adds (one each, as D
 convolution and matrix product, those inside attention included. Measured are the backbone, the RPN's head on all
 levels, and the RoI heads on as many proposals and detections as the config allows; box pooling and NMS are left out.
 
-MODEL.DEVICE says for which device: attention takes another form on the CPU, with fewer products, than on a GPU.
+MODEL.DEVICE, of a lazy config train.device, says for which device: attention takes another form on the CPU, with fewer
+products, than on a GPU.
 
 Examples:
     python tools/analyze_model.py --json costs.json --png costs.png     # Faster R-CNN R50 with FPN, BFP and FPT
@@ -19,14 +20,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 from unittest import mock
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY, StandardROIHeads
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.utils.analysis import parameter_count
 from matplotlib.figure import Figure
+from omegaconf import DictConfig
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -35,8 +38,9 @@ from tqdm import tqdm
 
 from fpt_d2.core import chunked
 from fpt_d2.engine import read_config
+from fpt_d2.engine.lazy import read_lazy_config
 from fpt_d2.model_zoo import get_config_file
-from fpt_d2.modeling import fpt, ufp
+from fpt_d2.modeling import AdaptivePooler, fpt, ufp
 
 BASE = "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"
 # Row of the default table -> MODEL.FPT.PYRAMID and MODEL.FPT.BRANCHES.
@@ -73,30 +77,40 @@ class Cost(NamedTuple):
         return sum(self[2:])
 
 
-def measure(name: str, cfg: CfgNode, height: int, width: int) -> Cost:
+def measure(name: str, cfg: Union[CfgNode, DictConfig], height: int, width: int) -> Cost:
     """Count the parameters and the multiply-adds of a config's model for one image.
 
     Args:
         name: of the row.
-        cfg: its MODEL.DEVICE chooses the form of attention; no such device is needed.
+        cfg: its MODEL.DEVICE chooses the form of attention; no such device is needed. A lazy one may be given too.
         height, width: of the image, before it is padded.
 
     Raises:
         ValueError: a model with heads that are not known here.
     """
-    with _without_values(cfg.MODEL.DEVICE):
-        # Not build_model, which moves the model to its device: it is there.
-        model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg).eval()
+    with _without_values(device_of(cfg)):
+        model = _build(cfg).eval()
         backbone = model.backbone
         stride = max(backbone.size_divisibility, 1)
         image = torch.rand(1, 3, *(-(-side // stride) * stride for side in (height, width)))
         with _counter() as of_backbone:
             features = backbone(image)
         with _counter() as of_heads:
-            _run_heads(model, features, cfg)
+            _run_heads(model, features)
         parameters = parameter_count(model)[""]
     shares = _shares(of_backbone)
     return Cost(name, parameters, **shares, heads=_macs(of_heads.get_flop_counts().get("Global", {})))
+
+
+def device_of(cfg: Union[CfgNode, DictConfig]) -> str:
+    return cfg.train.device if isinstance(cfg, DictConfig) else cfg.MODEL.DEVICE
+
+
+def _build(cfg: Union[CfgNode, DictConfig]) -> nn.Module:
+    if isinstance(cfg, DictConfig):
+        return instantiate(cfg.model)
+    # Not build_model, which moves the model to its device: it is there.
+    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
 @contextmanager
@@ -106,6 +120,9 @@ def _without_values(device: str) -> Iterator[None]:
         for module in (fpt, ufp):
             # Where an image is padded cannot be read off it without values; here it counts as image, as the rest.
             stack.enter_context(mock.patch.object(module, "level_masks", lambda *_: None))
+        stack.enter_context(mock.patch("fpt_d2.modeling.trunks.resnet.padding_mask", lambda *_: None))
+        # Looks at what it draws.
+        stack.enter_context(mock.patch.object(nn.init, "trunc_normal_", lambda tensor, *_, **__: tensor))
         # The same products in one step, not in thousands.
         stack.enter_context(mock.patch.object(chunked, "step_size", lambda batch, queries, *_: (batch, queries)))
         stack.enter_context(FakeTensorMode())
@@ -120,7 +137,7 @@ def _counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={kernel: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)})
 
 
-def _run_heads(model: nn.Module, features: Mapping[str, Tensor], cfg: CfgNode) -> None:
+def _run_heads(model: nn.Module, features: Mapping[str, Tensor]) -> None:
     """Everything behind the backbone whose shapes do not depend on what is detected."""
     known = False
     if hasattr(model, "proposal_generator"):
@@ -128,7 +145,7 @@ def _run_heads(model: nn.Module, features: Mapping[str, Tensor], cfg: CfgNode) -
         rpn.rpn_head([features[name] for name in rpn.in_features])
         known = True
     if isinstance(getattr(model, "roi_heads", None), StandardROIHeads):
-        _run_roi_heads(model.roi_heads, features, rpn.post_nms_topk[False], cfg.TEST.DETECTIONS_PER_IMAGE)
+        _run_roi_heads(model.roi_heads, features, rpn.post_nms_topk[False])
     elif hasattr(model, "roi_heads"):
         known = False
     if hasattr(model, "sem_seg_head"):
@@ -141,15 +158,25 @@ def _run_heads(model: nn.Module, features: Mapping[str, Tensor], cfg: CfgNode) -
         raise ValueError(f"MODEL.META_ARCHITECTURE {type(model).__name__} has heads that cannot be analyzed here")
 
 
-def _run_roi_heads(heads: StandardROIHeads, features: Mapping[str, Tensor], num_proposals: int, num_found: int) -> None:
-    channels = features[heads.box_in_features[0]].shape[1]
-    pooled = torch.rand(num_proposals, channels, *heads.box_pooler.output_size)
+def _run_roi_heads(heads: StandardROIHeads, features: Mapping[str, Tensor], num_proposals: int) -> None:
+    if heads.mask_on and heads.mask_pooler is None:
+        raise ValueError(f"{type(heads.mask_head).__name__} costs what the detections ask for: it cannot be analyzed")
     is_cascade = isinstance(heads.box_head, nn.ModuleList)
-    stages = zip(heads.box_head, heads.box_predictor) if is_cascade else [(heads.box_head, heads.box_predictor)]
+    stages = list(zip(heads.box_head, heads.box_predictor) if is_cascade else [(heads.box_head, heads.box_predictor)])
+    channels = features[heads.box_in_features[0]].shape[1]
     for head, predictor in stages:
-        predictor(head(pooled))
+        predictor(head(_pooled(heads.box_pooler, num_proposals, channels)))
+    num_found = stages[0][1].test_topk_per_image
     if heads.mask_on:
-        heads.mask_head.layers(torch.rand(num_found, channels, *heads.mask_pooler.output_size))
+        heads.mask_head.layers(_pooled(heads.mask_pooler, num_found, channels))
+    if heads.keypoint_on:
+        heads.keypoint_head.layers(_pooled(heads.keypoint_pooler, num_found, channels))
+
+
+def _pooled(pooler: ROIPooler, num_boxes: int, channels: int) -> Tensor:
+    """As many features of boxes as ``pooler`` makes them."""
+    levels = (len(pooler.level_poolers),) if isinstance(pooler, AdaptivePooler) else ()
+    return torch.rand(num_boxes, *levels, channels, *pooler.output_size)
 
 
 def _shares(counter: FlopCounterMode) -> dict[str, int]:
@@ -228,7 +255,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         costs = [measure(name, cfg, height, width) for name, cfg in tqdm(models.items(), unit="model")]
     except (OSError, ValueError) as error:
         raise SystemExit(f"analyze_model.py: {error}") from error
-    device = next(iter(models.values())).MODEL.DEVICE
+    device = device_of(next(iter(models.values())))
     title = f"GFLOPs (multiply-adds) of one {height} x {width} image, attention as on {device}"
     print(f"{title}\n\n{to_markdown(costs)}")
     if args.json:
@@ -241,9 +268,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def _configs(config_files: Optional[Sequence[str]], opts: Sequence[str]) -> dict[str, CfgNode]:
+def _configs(config_files: Optional[Sequence[str]], opts: Sequence[str]) -> dict[str, Union[CfgNode, DictConfig]]:
     if config_files:
-        return {Path(file).stem: read_config(file, opts) for file in config_files}
+        readers = {file: read_lazy_config if file.endswith(".py") else read_config for file in config_files}
+        return {Path(file).stem: read(file, opts) for file, read in readers.items()}
     models = {}
     for name, (pyramid, branches) in VARIANTS.items():
         cfg = models[name] = read_config(get_config_file(BASE), opts)

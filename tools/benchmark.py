@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from benchmarks import detectors, kernels, necks
+from benchmarks import detectors, kernels, necks, segmentation
 from benchmarks.cost import Machine, measure_machine
 from benchmarks.plots import save_plots
 from benchmarks.report import results_table, save, verdicts_table
@@ -33,6 +33,7 @@ SIZES = {
     "kernels": ((256, 256), (512, 512), (800, 1333)),
     "necks": ((256, 256), (512, 512), (1024, 1024), (800, 1333), (2048, 2048)),
     "detectors": ((800, 1333),),
+    "segmentation": ((512, 1024),),
 }
 MODE_NAMES = {"forward": FORWARD, "training": TRAIN}
 QUICK_SIZES = ((64, 64),)
@@ -106,7 +107,12 @@ def _measure(args: argparse.Namespace, setting: Setting, machine: Machine, about
 
 def _plan(args: argparse.Namespace, setting: Setting) -> list[tuple[str, list[Entry], Setting]]:
     """Suite, entries of one case, size; small sizes first."""
-    tables = {"kernels": kernels.entries(args.device), "necks": necks.entries(), "detectors": detectors.entries()}
+    tables = {
+        "kernels": kernels.entries(args.device),
+        "necks": necks.entries(),
+        "detectors": detectors.entries(),
+        "segmentation": segmentation.entries(),
+    }
     plan = []
     for suite in SIZES if args.suite == "all" else (args.suite,):
         sizes = args.sizes or (QUICK_SIZES if args.quick else SIZES[suite])

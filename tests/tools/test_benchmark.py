@@ -13,7 +13,7 @@ import torch
 TOOLS = Path(__file__).parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
-from benchmarks import cost, kernels, measure, necks, targets, textbook  # noqa: E402
+from benchmarks import cost, kernels, measure, necks, segmentation, targets, textbook  # noqa: E402
 from benchmarks.session import Result, Session  # noqa: E402
 from benchmarks.workload import FORWARD, MODES, TRAIN, Setting, Workload  # noqa: E402
 
@@ -54,8 +54,19 @@ def test_the_textbook_neck_computes_the_same(similarity):
         n: torch.randn(2, channels, *SETTING.level(stride), dtype=torch.float64)
         for n, (channels, stride) in necks.FEATURES.items()
     }
-    for a, b in zip(necks.run_neck(neck, features), textbook.run_neck(neck, features), strict=True):
+    ours = necks.run_neck(neck, features)
+    for a, b in zip(ours, necks.run_neck(textbook.as_textbook(neck), features), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_the_textbook_of_segmentation_computes_the_same():
+    torch.manual_seed(0)
+    backbone = segmentation.build_backbone("UFP + FPT").double().eval()
+    image = torch.randn(1, 3, SETTING.height, SETTING.width, dtype=torch.float64)
+    with torch.no_grad():
+        ours, theirs = backbone(image), textbook.as_textbook(backbone)(image)
+    for n in backbone.levels:
+        torch.testing.assert_close(ours[n], theirs[n], rtol=1e-9, atol=1e-10)
 
 
 def _product(repeats, setting):

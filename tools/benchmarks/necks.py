@@ -73,7 +73,8 @@ def run_neck(neck: FPT, features: dict[str, Tensor]) -> list[Tensor]:
 def _make_neck(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
         neck = build_neck(NECKS[name])
-    form = textbook.run_neck if name == "FPT textbook" else run_neck
+    if name == "FPT textbook":
+        textbook.as_textbook(neck)
     padded = _padded(setting)
     features = {
         n: torch.randn(setting.batch, channels, *padded.level(stride), device=setting.device, requires_grad=True)
@@ -82,7 +83,7 @@ def _make_neck(name: str, setting: Setting) -> Workload:
 
     def run(training: bool) -> list[Tensor]:
         with setting.autocast():
-            return form(neck, features)
+            return run_neck(neck, features)
 
     return Workload(run, [*features.values(), *neck.parameters()])
 

@@ -84,10 +84,10 @@ def judge(results: list[Result], device: str) -> list[Verdict]:
         for text, quantity, bound in (("speed", known.seconds, faster), ("less memory", known.peak_mib, less)):
             ratio = partial(_ratio, quantity, other, (case, entry), size, mode)
             verdicts.append(_verdict(f"{where}: {text}, times", bound, ratio, at_least=True))
-    return verdicts if device == "cuda" else verdicts + _verdicts_on_necks(known)
+    return verdicts if device == "cuda" else verdicts + _verdicts_on_networks(known)
 
 
-def _verdicts_on_necks(known: Results) -> list[Verdict]:
+def _verdicts_on_networks(known: Results) -> list[Verdict]:
     peak = partial(known.peak_mib, "neck", "FPT exact", LARGE)
     return [
         _verdict("FPT exact neck, 800 x 1333, forward: MiB", 900, partial(peak, FORWARD)),
@@ -96,6 +96,11 @@ def _verdicts_on_necks(known: Results) -> list[Verdict]:
             _verdict(f"{neck} neck, 800 x 1333, forward: time over trunk + FPN", bound, over)
             for neck, bound in (("FPT budget", 1.6), ("FPT budget, dot", 1.6), ("FPT light", 1.0))
             for over in [partial(known.over_trunk_and_fpn, neck)]
+        ),
+        _verdict(
+            "UFP + FPT, R101, 512 x 1024, forward: MiB",
+            2 * 1024,
+            partial(known.peak_mib, "UFP R101", "UFP + FPT", (512, 1024), FORWARD),
         ),
         _verdict(
             "FPT budget neck, 512 x 512 to 2048 x 2048, forward: spread of the time per pixel",

@@ -8,13 +8,14 @@ H x W fine map, h x w coarse map, S side of the square of keys around a query.
 
 import math
 from collections.abc import Mapping
+from typing import Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fpt_d2.core import GroundingTransformer
-from fpt_d2.modeling import FPT
+from fpt_d2.core import GroundingTransformer, PyramidTransform
+from fpt_d2.modeling import FPT, UFP
 
 
 def mixture_attention(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, *, similarity: str) -> Tensor:
@@ -76,38 +77,41 @@ def _square_index(fine: tuple[int, int], coarse: tuple[int, int], side: int, dev
     return (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
-def run_neck(neck: FPT, features: Mapping[str, Tensor]) -> list[Tensor]:
-    """FPT with the parameters of ``neck``, its attention as above and its fusion one convolution of a concatenation.
+class TextbookTransform(PyramidTransform):
+    """The pyramid transform with attention as above and its fusion one convolution of a concatenation."""
 
-    Args:
-        features: of the trunk.
+    def add_fused(
+        self,
+        y: Tensor,
+        weight: Tensor,
+        level: str,
+        source: Mapping[str, Tensor],
+        masks: Optional[Mapping[str, Tensor]] = None,
+    ) -> Tensor:
+        """As that of the base class, without padding."""
+        x = source[level]
+        branches = [_ground(self.st[level], x, x)] if level in self.st else []
+        branches += [_ground(self.gt[edge], x, source[n]) for n in self.levels if (edge := f"{level}_{n}") in self.gt]
+        branches += [self.rt[edge](x, source[n]) for n in self.levels if (edge := f"{level}_{n}") in self.rt]
+        return y + F.conv2d(torch.cat(branches, dim=1), weight, padding=1)
 
-    Returns:
-        The levels, fine to coarse.
-    """
-    source = neck.source_pyramid(features)
-    maps = neck.fpt.source(source)
-    outputs = []
-    for level, x in source.items():
-        branches = [_ground(neck.fpt.st[level], maps[level], maps[level])]
-        for other in source:
-            if (edge := f"{level}_{other}") in neck.fpt.gt:
-                branches.append(_ground(neck.fpt.gt[edge], maps[level], maps[other]))
-        for other in source:
-            if (edge := f"{level}_{other}") in neck.fpt.rt:
-                branches.append(neck.fpt.rt[edge](maps[level], maps[other]))
-        output, fuse = (neck.get_submodule(f"{name}{level[1:]}") for name in ("fpn_output", "fpt_fuse"))
-        outputs.append(output(x) + fuse(torch.cat(branches, dim=1)))
-    return outputs
+
+def as_textbook(backbone: Union[FPT, UFP]) -> Union[FPT, UFP]:
+    """The same backbone, with the same parameters, computing as a textbook does."""
+    backbone.fpt.__class__ = TextbookTransform
+    return backbone
 
 
 def _ground(module: GroundingTransformer, fine: Tensor, coarse: Tensor) -> Tensor:
     """A self or grounding transformer: (B, C, H, W) and (B, C, h, w) -> (B, C, H, W)."""
     queries, keys = (t.flatten(2).transpose(1, 2) for t in (fine, coarse))
     q, k, v = module.query(queries), module.key(keys), module.value(keys)
+    gate = k.new_ones(k.shape[0], 1) if module.gate is None else torch.softmax(k.mean(1) @ module.gate.t(), dim=1)
+    if module.square_size > 0:
+        q, k, v = (t.transpose(1, 2).unflatten(2, x.shape[-2:]) for t, x in ((q, fine), (k, coarse), (v, coarse)))
+        return module.norm(local_mixture_attention(q, k, v, gate, square_size=module.square_size))
     if module.similarity == "dot":
         out = linear_attention(q, k, v)
     else:
-        gate = k.new_ones(k.shape[0], 1) if module.gate is None else torch.softmax(k.mean(1) @ module.gate.t(), dim=1)
         out = mixture_attention(q, k, v, gate, similarity=module.similarity)
     return module.norm(out.transpose(1, 2).unflatten(2, fine.shape[-2:]))

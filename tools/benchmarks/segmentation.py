@@ -1,0 +1,47 @@
+"""ResNet-101 with the equal-sized pyramid of segmentation (output stride 8), whole, with and without FPT over it."""
+
+from functools import partial
+
+import torch
+from detectron2.layers import ShapeSpec
+from torch import Tensor
+
+from fpt_d2 import model_zoo
+from fpt_d2.modeling import UFP, build_resnet_ufp_backbone
+
+from .textbook import as_textbook
+from .workload import Entry, Setting, Workload
+
+CASE = "UFP R101"
+CONFIG = "Cityscapes-SemanticSegmentation/ufp_fpt_R_101.yaml"
+TEXTBOOK = "UFP + FPT textbook"
+
+
+def entries() -> list[Entry]:
+    makes = {name: partial(_make, name) for name in ("UFP", "UFP + FPT", TEXTBOOK)}
+    outlines = {"UFP + FPT": makes[TEXTBOOK], TEXTBOOK: makes[TEXTBOOK]}
+    return [Entry(CASE, name, make, outlines.get(name)) for name, make in makes.items()]
+
+
+def build_backbone(name: str) -> UFP:
+    cfg = model_zoo.get_config(CONFIG)
+    if name == "UFP":
+        cfg.MODEL.FPT.BRANCHES = []
+    for node in (cfg.MODEL.RESNETS, cfg.MODEL.UFP, cfg.MODEL.FPT):
+        node.NORM = "BN"  # SyncBN trains on GPUs only
+    backbone = build_resnet_ufp_backbone(cfg, ShapeSpec(channels=3))
+    return as_textbook(backbone) if name == TEXTBOOK else backbone
+
+
+def _make(name: str, setting: Setting) -> Workload:
+    with torch.device(setting.device):
+        backbone = build_backbone(name)
+    levels = backbone.levels
+    images = torch.randn(setting.batch, 3, setting.height, setting.width, device=setting.device)
+
+    def run(training: bool) -> list[Tensor]:
+        with setting.autocast():
+            outputs = backbone(images)
+        return [outputs[n] for n in levels]
+
+    return Workload(run, list(backbone.parameters()))
