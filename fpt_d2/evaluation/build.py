@@ -22,6 +22,7 @@ from detectron2.evaluation import (
 
 from fpt_d2.data.labels import read_labels
 
+from .panoptic import PanopticQuality
 from .sem_seg_results import SemSegResults
 
 
@@ -39,8 +40,9 @@ def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 
 def _coco_panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    others = [_sem_seg(cfg, name, folder), _coco(cfg, name, folder)]
-    return DatasetEvaluators([*others, COCOPanopticEvaluator(name, folder)])
+    has_api = importlib.util.find_spec("panopticapi") is not None
+    quality = COCOPanopticEvaluator(name, folder) if has_api else PanopticQuality(name)
+    return DatasetEvaluators([_sem_seg(cfg, name, folder), _coco(cfg, name, folder), quality])
 
 
 class _Evaluation(NamedTuple):
@@ -54,7 +56,7 @@ class _Evaluation(NamedTuple):
 
 _EVALUATIONS = {
     "coco": _Evaluation(_coco),
-    "coco_panoptic_seg": _Evaluation(_coco_panoptic, "panopticapi"),
+    "coco_panoptic_seg": _Evaluation(_coco_panoptic),
     "lvis": _Evaluation(lambda _, name, folder: LVISEvaluator(name, output_dir=folder), "lvis"),
     "cityscapes_instance": _Evaluation(lambda _, name, __: CityscapesInstanceEvaluator(name), "cityscapesscripts"),
     # The same mIoU as cityscapesscripts', without that package; TEST.SEM_SEG_RESULTS writes what it reads.
