@@ -142,6 +142,17 @@ def test_looks_place_and_size_do_not_tell_the_class(squares):
         assert abs(nearest_neighbor_accuracy(near[:, columns], squares) - 0.5) < 1.5 / NUM_SCENES**0.5
 
 
+def test_the_quick_schedules_differ_in_the_branches_alone():
+    plain, fpt = (
+        read_config(str(CONFIGS / name)) for name in ("ufp_R_50_quickstart.yaml", "ufp_fpt_R_50_quickstart.yaml")
+    )
+    assert plain.MODEL.FPT.BRANCHES == [] and set(fpt.MODEL.FPT.BRANCHES) == {"st", "gt", "rt"}
+    fpt.MODEL.FPT.BRANCHES = []
+    for cfg in (plain, fpt):
+        cfg.OUTPUT_DIR, cfg.TEST.EXPECTED_RESULTS = "", []
+    assert plain == fpt
+
+
 @pytest.mark.parametrize("config, sees", [("ufp_R_50_quickstart.yaml", False), ("ufp_fpt_R_50_quickstart.yaml", True)])
 def test_only_fpt_sees_the_key(config, sees):
     """Of the quick schedules, at random weights: do the squares' logits depend on the key at all?"""
