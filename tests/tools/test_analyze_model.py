@@ -12,7 +12,8 @@ from fvcore.nn.jit_handles import get_shape
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpt_d2.engine import get_default_config
+from fpt_d2.engine import get_default_config, read_config
+from fpt_d2.model_zoo import get_config_file
 
 TOOL = Path(__file__).parents[2] / "tools" / "analyze_model.py"
 SIZE = (64, 96)
@@ -143,6 +144,37 @@ def test_default_rows_differ_in_what_they_say(tool):
     models = tool._configs(None, ["MODEL.DEVICE", "cpu"])
     chosen = {(cfg.MODEL.FPT.PYRAMID, tuple(cfg.MODEL.FPT.BRANCHES)) for cfg in models.values()}
     assert len(models) == len(chosen) == 10 and {cfg.MODEL.DEVICE for cfg in models.values()} == {"cpu"}
+
+
+def test_heads_for_keypoints_are_counted(tool):
+    cfg = read_config(get_config_file("quick_schedules/keypoint_rcnn_R_18_FPT_quickstart.yaml"))
+    with_keypoints = tool.measure("keypoints", cfg, *SIZE)
+    head = build_model(cfg).roi_heads.keypoint_head
+    cfg.MODEL.KEYPOINT_ON = False
+    # Two 3x3 convolutions and, to twice the size, a transposed 4x4 one, on 14 x 14 positions of 100 detections.
+    layers = 9 * 64 * 64 * 2 + 16 * 64 * 5
+    assert with_keypoints.heads - tool.measure("boxes", cfg, *SIZE).heads == 100 * 14**2 * layers
+    assert with_keypoints.parameters - tool.measure("boxes", cfg, *SIZE).parameters == parameter_count(head)[""]
+
+
+def test_a_lazy_config_costs_what_its_twin_does(tool):
+    (lazy,) = tool._configs([get_config_file("COCO-Detection/retinanet_R_50_FPT_1x.py")], ["train.device=cpu"]).values()
+    twin = read_config(get_config_file("COCO-Detection/retinanet_R_50_FPT_1x.yaml"), ["MODEL.DEVICE", "cpu"])
+    assert tool.measure("retinanet", lazy, *SIZE) == tool.measure("retinanet", twin, *SIZE)
+
+
+def test_point_rends_mask_head_cannot_be_analyzed(tool):
+    pytest.importorskip("detectron2.projects.point_rend")
+    cfg = read_config(get_config_file("quick_schedules/pointrend_rcnn_R_18_FPT_quickstart.yaml"))
+    with pytest.raises(ValueError, match="PointRendMaskHead costs what the detections ask for"):
+        tool.measure("pointrend", cfg, *SIZE)
+
+
+def test_a_trunk_that_masks_its_padding(tool):
+    cfg = _config()
+    plain = tool.measure("plain", cfg, *SIZE)
+    cfg.MODEL.PLUGINS.GLOBAL_CONTEXT = ["res5"]
+    assert tool.measure("gc", cfg, *SIZE).trunk > plain.trunk
 
 
 @pytest.mark.parametrize(
