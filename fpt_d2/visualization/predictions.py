@@ -58,13 +58,21 @@ class _Canvas(Visualizer):
                 self._draw_text_in_mask((labels == label).astype(np.uint8), name, tuple(colors[label] / 255))
         return self.output
 
-    def draw_objects(self, boxes: Any, masks: Sequence[Any], classes: Sequence[int], suffixes: Sequence[str]) -> None:
+    def draw_objects(
+        self,
+        boxes: Any,
+        masks: Sequence[Any],
+        classes: Sequence[int],
+        suffixes: Sequence[str],
+        keypoints: Optional[np.ndarray] = None,
+    ) -> None:
         """Draw instances in the color of their category, so that two pictures can be compared.
 
         Args:
             boxes: N boxes, as :meth:`overlay_instances` takes them.
             masks: N polygons, RLEs or (H, W) bitmaps, or nothing.
             classes: N indices of categories. suffixes: N texts to follow the category's name.
+            keypoints: (N, K, 3), x, y and whether they can be seen, or nothing.
         """
         names = self.metadata.get("thing_classes") or {}
         palette = self.metadata.get("thing_colors") or colormap(rgb=True)
@@ -72,7 +80,7 @@ class _Canvas(Visualizer):
         for mask, color in zip(masks, colors):
             self._draw_mask(GenericMask(mask, self.output.height, self.output.width), color)
         labels = [f"{names[c] if c < len(names) else c}{suffix}" for c, suffix in zip(classes, suffixes)]
-        self.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors)
+        self.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors, keypoints=keypoints)
 
     def _draw_mask(self, mask: GenericMask, color: tuple[float, ...]) -> None:
         if mask.has_holes:  # as polygons its holes would be filled
@@ -116,7 +124,8 @@ def draw_predictions(
         instances = instances[instances.scores >= min_score]
         masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else []
         scores = [f" {score:.0%}" for score in instances.scores.tolist()]
-        canvas.draw_objects(instances.pred_boxes, masks, instances.pred_classes.tolist(), scores)
+        keypoints = instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else None
+        canvas.draw_objects(instances.pred_boxes, masks, instances.pred_classes.tolist(), scores, keypoints)
     return canvas.output.get_image()
 
 
@@ -146,7 +155,9 @@ def draw_ground_truth(
         boxes = np.array([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations])
         masks = [a["segmentation"] for a in annotations] if all("segmentation" in a for a in annotations) else []
         crowd = [" (crowd)" if a.get("iscrowd") else "" for a in annotations]
-        canvas.draw_objects(boxes, masks, [a["category_id"] for a in annotations], crowd)
+        has_keypoints = all("keypoints" in a for a in annotations)
+        keypoints = np.reshape([a["keypoints"] for a in annotations], (len(boxes), -1, 3)) if has_keypoints else None
+        canvas.draw_objects(boxes, masks, [a["category_id"] for a in annotations], crowd, keypoints)
     # Semantic and panoptic annotations.
     canvas.draw_dataset_dict({key: value for key, value in dataset_dict.items() if key != "annotations"})
     return canvas.output.get_image()

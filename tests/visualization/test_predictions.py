@@ -115,6 +115,20 @@ def test_the_name_of_a_class_at_an_edge_is_moved_into_the_picture(edge):
     assert dark == pytest.approx(expected, rel=0.1)
 
 
+def test_keypoints_that_can_be_seen_are_drawn():
+    points = np.array([[20.0, 30.0, 2.0], [60.0, 70.0, 0.0], [70.0, 20.0, 2.0]])
+    outputs = _outputs(0.9, with_masks=False)
+    without = draw_predictions(_image(), outputs, METADATA)
+    outputs["instances"].pred_keypoints = torch.tensor(points, dtype=torch.float32)[None]
+    annotation = _annotation()
+    del annotation["segmentation"]
+    truth = draw_ground_truth(_image(), {"annotations": [annotation]}, METADATA)
+    with_points = draw_ground_truth(_image(), {"annotations": [annotation | {"keypoints": points.ravel()}]}, METADATA)
+    for before, after in ((without, draw_predictions(_image(), outputs, METADATA)), (truth, with_points)):
+        changed = (before != after).any(2)
+        assert changed[30, 20] and changed[20, 70] and not changed[65:75, 55:65].any()
+
+
 def test_semantic_and_panoptic_outputs_are_drawn():
     scores = torch.zeros(2, 80, 100)
     scores[0, :40], scores[1, 40:] = 1, 1
