@@ -143,20 +143,21 @@ class UFP(Backbone):
         """
         features = self.bottom_up(x)
         feature = features[self.in_feature]
-        masks = level_masks(x, dict.fromkeys(self.levels, feature))
+        return {**features, **self.pyramid(feature, level_masks(x, dict.fromkeys(self.levels, feature)))}
+
+    def pyramid(self, feature: Tensor, masks: Optional[Dict[str, Tensor]]) -> Dict[str, Tensor]:
+        """The levels from the trunk's feature (B, C, H, W) and their masks (B, H, W), or None without padding."""
         # Without a mask a kernel of 31 would carry what the trunk computes in the padding far into the image.
         mask = None if masks is None else masks[self.levels[0]]
         feature = apply_mask(feature, mask)
-        source = {n: apply_mask(conv(feature), mask) for n, conv in self.global_conv.items()}
-        levels = fuse(
-            source,
+        return fuse(
+            {n: apply_mask(conv(feature), mask) for n, conv in self.global_conv.items()},
             masks,
             transform=self.fpt,
             output_convs=self.ufp_output,
             fuse_convs=self.fpt_fuse,
             drop_block=self.drop_block,
         )
-        return {**features, **levels}
 
 
 def _path(in_channels: int, out_channels: int, sides: Sequence[Tuple[int, int]]) -> nn.Sequential:

@@ -36,12 +36,11 @@ def build_backbone(name: str) -> UFP:
 def _make(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
         backbone = build_backbone(name)
-    levels = backbone.levels
     images = torch.randn(setting.batch, 3, setting.height, setting.width, device=setting.device)
 
     def run(training: bool) -> list[Tensor]:
         with setting.autocast():
-            outputs = backbone(images)
-        return [outputs[n] for n in levels]
+            feature = backbone.bottom_up(images)[backbone.in_feature]
+            return list(backbone.pyramid(feature, None).values())
 
     return Workload(run, list(backbone.parameters()))
