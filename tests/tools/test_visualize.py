@@ -7,13 +7,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from fpt_d2.data import builtin
 from fpt_d2.data.synthetic import write_dataset
 from fpt_d2.model_zoo import get_config_file
+from tests.shapes import bundled_shapes
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CONFIGS = {
@@ -48,20 +48,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory):
     """The bundled data sets, small ones, under their own names."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     write_dataset(root, num_train=6, num_val=4, image_size=(64, 80), seed=1, progress=False)
-    names = [name for name in DatasetCatalog.list() if name.startswith("fpt_shapes")]
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builtin, "SHAPES_ROOT", str(root))
-        for split in ("train", "val"):
-            builtin._register_shapes(split)
+    with bundled_shapes(root):
         yield root
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    for split in ("train", "val"):
-        builtin._register_shapes(split)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
