@@ -50,13 +50,13 @@ def test_equals_the_reference(options):
 
 @pytest.mark.parametrize("options", [*OPTIONS, {"gt_similarity": "dot", "norm": partial(nn.GroupNorm, 2)}])
 def test_fused_equals_the_convolution_of_all_branches(options):
-    """Values and gradients, with groundings folded into the weight ("dot" without norm) and not; two sizes of images."""
+    """Values and gradients, with groundings folded into the weight ("dot" without norm) and not."""
     transform, features = build(**options), pyramid_features(SIZES, 6, batch=2)
     masks = rectangle_masks(SIZES, [SIZES, valid_sizes(options)])
     for m in (None, masks):
         source = transform.source(features, m)
         branches = transform(features, m)
-        for n, x in source.items():
+        for n in source:
             y, weight = torch.randn(2, 5, *SIZES[n]).double(), torch.randn(5, 24, 3, 3).double().requires_grad_()
             expected = y + nn.functional.conv2d(branches[n], weight, padding=1)
             fused = transform.add_fused(y.clone(), weight, n, source, m)
