@@ -30,30 +30,45 @@ class Run(NamedTuple):
 def plot_comparison(runs: Sequence[Run], png_path: Union[str, Path]) -> None:
     """Draw a row for each metric: its mean over the iterations, seeds as a band, and its end against the GFLOPs.
 
+    Where every run was evaluated once only, there is nothing to draw over the iterations.
+
     Args:
         runs: with the same metrics.
         png_path: the picture to write; its folder is made if needed.
     """
     metrics = list(runs[0].curves)
-    figure = Figure(figsize=(2 * _PANEL_INCHES[0], len(metrics) * _PANEL_INCHES[1]), dpi=110, layout="constrained")
+    has_curves = any(len(curve) > 1 for run in runs for curves in run.curves.values() for curve in curves)
+    columns = 2 if has_curves else 1
+    size = (columns * _PANEL_INCHES[0], len(metrics) * _PANEL_INCHES[1])
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    for row, metric in enumerate(metrics):
-        learning, reached = (figure.add_subplot(len(metrics), 2, 2 * row + column) for column in (1, 2))
-        for index, run in enumerate(runs):
-            color = COLORS[index % len(COLORS)]
-            _draw_curves(learning, run.curves[metric], run.name, color)
-            ends = [curve[-1][1] for curve in run.curves[metric]]
-            reached.scatter([run.gflops] * len(ends), ends, s=22, color=color, alpha=0.6, linewidths=0)
-            reached.scatter([run.gflops], [mean(ends)], s=90, color=color, marker="_", linewidths=2.5)
-            reached.annotate(run.name, (run.gflops, mean(ends)), (7, 3), textcoords="offset points", fontsize=10)
-        style_axes(learning, metric, show_legend=True)
-        style_axes(reached, f"{metric} in the end", show_legend=False)
-        learning.set_ylim(auto=True)
-        reached.set_ylim(auto=True)
-        reached.margins(x=0.25, y=0.15)
-        reached.set_xlabel("GFLOPs of one image", fontsize=11)
+    for axes, metric in zip(figure.subplots(len(metrics), columns, squeeze=False), metrics):
+        if has_curves:
+            _draw_learning(axes[0], runs, metric)
+        _draw_ends(axes[-1], runs, metric)
     Path(png_path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(png_path)
+
+
+def _draw_learning(axes: Axes, runs: Sequence[Run], metric: str) -> None:
+    for index, run in enumerate(runs):
+        _draw_curves(axes, run.curves[metric], run.name, COLORS[index % len(COLORS)])
+    style_axes(axes, metric, show_legend=True)
+    axes.set_ylim(auto=True)
+
+
+def _draw_ends(axes: Axes, runs: Sequence[Run], metric: str) -> None:
+    """A dot for every seed and a line at their mean."""
+    for index, run in enumerate(runs):
+        color = COLORS[index % len(COLORS)]
+        ends = [curve[-1][1] for curve in run.curves[metric]]
+        axes.scatter([run.gflops] * len(ends), ends, s=22, color=color, alpha=0.6, linewidths=0)
+        axes.scatter([run.gflops], [mean(ends)], s=90, color=color, marker="_", linewidths=2.5)
+        axes.annotate(run.name, (run.gflops, mean(ends)), (7, 3), textcoords="offset points", fontsize=10)
+    style_axes(axes, f"{metric} in the end", show_legend=False)
+    axes.set_ylim(auto=True)
+    axes.margins(x=0.25, y=0.15)
+    axes.set_xlabel("GFLOPs of one image", fontsize=11)
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], label: str, color: str) -> None:

@@ -14,3 +14,7 @@ def test_draws_every_metric_and_takes_seeds_of_different_lengths(tmp_path):
     plot_comparison([Run("FPN", 1.5, {"bbox/AP": curves["bbox/AP"]})], path)
     with Image.open(path) as image:
         assert image.size == (two_rows[0], two_rows[1] // 2)
+    once = {"bbox/AP": [[(9, 10.0)], [(9, 12.0)]]}
+    plot_comparison([Run("FPN", 1.5, once)], path)
+    with Image.open(path) as image:  # without a panel over the iterations
+        assert image.size == (two_rows[0] // 2, two_rows[1] // 2)
