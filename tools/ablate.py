@@ -48,6 +48,18 @@ class Training(NamedTuple):
         file = self.folder / "metrics.json"
         return read_metrics(file) if file.exists() else {}
 
+    def claim_folder(self) -> None:
+        """Note the settings in the folder.
+
+        Raises:
+            ValueError: it holds a training with others, which would pass for this one.
+        """
+        note, settings = self.folder / "variant.json", [self.config_file, self.opts]
+        if note.exists() and json.loads(note.read_text(encoding="utf-8")) != settings:
+            raise ValueError(f"{self.folder} was trained with other settings: choose another --output, or remove it")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(settings), encoding="utf-8")
+
     def is_finished(self, metric: str) -> bool:
         curve = self.curves().get(metric)
         return bool(curve) and curve[-1][0] >= self.config().SOLVER.MAX_ITER - 1
@@ -82,6 +94,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # Before anything is trained: a wrong key shows here.
         unfinished = [t for t in trainings if not t.is_finished(args.metric[0])]
         costs = {t.variant: _cost(t) for t in trainings}
+        for training in trainings:
+            training.claim_folder()
     except (OSError, ValueError, KeyError, AssertionError) as error:
         parser.error(str(error))
     print(f"{len(trainings)} trainings, {len(trainings) - len(unfinished)} of them finished before")

@@ -65,6 +65,17 @@ def test_an_unfinished_training_is_trained_and_its_failure_shown(ablate, tmp_pat
     assert trained == ["half"]
 
 
+def test_a_folder_of_other_settings_is_refused(ablate, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ablate, "_train", lambda *_: "stopped")
+    command = ["--config-file", CONFIG, "--variant", "FPT", "--output", str(tmp_path)]
+    for _ in range(2):  # the same settings again are welcome
+        with pytest.raises(SystemExit, match="stopped"):
+            ablate.main([*command, *OPTS])
+    with pytest.raises(SystemExit):
+        ablate.main([*command, "--opts", "SOLVER.MAX_ITER", "20"])
+    assert "seed_1 was trained with other settings" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
