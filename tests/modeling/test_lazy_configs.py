@@ -55,7 +55,11 @@ def test_training_is_that_of_the_yaml(name: str) -> None:
     assert (lazy.optimizer.lr, lazy.train.max_iter) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER)
     assert lazy.dataloader.train.total_batch_size == cfg.SOLVER.IMS_PER_BATCH
     assert lazy.dataloader.train.dataset.names in cfg.DATASETS.TRAIN
-    assert lazy.dataloader.train.mapper.use_instance_mask == cfg.MODEL.MASK_ON
+    assert lazy.dataloader.test.dataset.names in cfg.DATASETS.TEST
+    assert lazy.dataloader.train.dataset.get("filter_empty", True) == cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    mapper = lazy.dataloader.train.mapper
+    assert mapper.use_instance_mask == cfg.MODEL.MASK_ON
+    assert mapper.get("use_keypoint", False) == cfg.MODEL.KEYPOINT_ON
     if "proposal_generator" in lazy.model:
         topk = cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN, cfg.MODEL.RPN.POST_NMS_TOPK_TEST
         assert tuple(lazy.model.proposal_generator.post_nms_topk) == topk
