@@ -357,6 +357,19 @@ def test_copied_and_traced() -> None:
                 torch.testing.assert_close(other(x)[name], feature, rtol=1e-8, atol=1e-8)
 
 
+def test_exported_for_images_of_any_size() -> None:
+    model = trunk(*ALL_PLACES).double()
+    randomize(model.plugins, 0.02)
+    height, width = (torch.export.Dim(name, min=2) for name in ("height", "width"))
+    sizes = {"x": {2: 32 * height, 3: 32 * width}}
+    with torch.no_grad():
+        exported = torch.export.export(model, (image(64, 96).double(),), dynamic_shapes=sizes).module()
+        for size in ((64, 96), (128, 64)):
+            x = image(*size).double()
+            for name, feature in model(x).items():
+                torch.testing.assert_close(exported(x)[name], feature, rtol=1e-8, atol=1e-8)
+
+
 def test_resnet_weights_load_with_plugins_new_by_design(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain = build_backbone(small_config(RETINANET))
     path = tmp_path / "fpn.pth"

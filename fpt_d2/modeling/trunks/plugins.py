@@ -141,8 +141,8 @@ class AttentionAugmentation(nn.Module):
         height, width = x.shape[-2:]
         tokens = to_tokens(x)
         q, k, v = (self._split(part(tokens)) for part in (self.query, self.key, self.value))
-        q = torch.cat((q, *self._position_scores(q, height, width)), 2)
-        k = torch.cat((k, _one_hot_positions(height, width, k)), 2)
+        q = _pad_to_8(torch.cat((q, *self._position_scores(q, height, width)), 2))
+        k = _pad_to_8(torch.cat((k, _one_hot_positions(height, width, k)), 2))
         key_mask = None if mask is None else mask.flatten(1).repeat_interleave(self.num_heads, dim=0)
         scale = (self.query.out_features // self.num_heads) ** -0.5
         heads = mixture_attention(q, k, v, _one_part(q), key_mask=key_mask, scale=scale)  # (B * N, H * W, V / N)
@@ -175,6 +175,12 @@ def _one_hot_positions(height: int, width: int, like: Tensor) -> Tensor:
     rows = torch.eye(height, device=like.device, dtype=like.dtype).repeat_interleave(width, dim=0)
     columns = torch.eye(width, device=like.device, dtype=like.dtype).repeat(height, 1)
     return torch.cat((rows, columns), 1).expand(like.shape[0], -1, -1)
+
+
+def _pad_to_8(t: Tensor) -> Tensor:
+    """Zeros behind the last dimension, as PyTorch's kernels would add: whether it must would be part of an export."""
+    length = t.shape[-1]
+    return F.pad(t, (0, 8 * ((length + 7) // 8) - length))
 
 
 def _one_part(q: Tensor) -> Tensor:
