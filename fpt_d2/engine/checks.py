@@ -15,7 +15,8 @@ from fpt_d2.data.labels import flipped_classes
 from fpt_d2.evaluation import check_evaluator
 from fpt_d2.modeling import check_backbone
 
-from ..config import SEMANTIC_SEGMENTATION, check_model_config
+from ..config import SEMANTIC_SEGMENTATION
+from ..config_check import check_model_config
 from .defaults import ConfigError
 
 

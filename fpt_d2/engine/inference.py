@@ -15,7 +15,8 @@ from fpt_d2.checkpoint import find_weights, read_weights
 from fpt_d2.data.labels import flipped_classes
 from fpt_d2.modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
 
-from ..config import SEMANTIC_SEGMENTATION, check_model_config
+from ..config import SEMANTIC_SEGMENTATION
+from ..config_check import check_model_config
 from .defaults import read_config
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
-from ..config import check_bifpn_config, check_fpt_config, check_ufp_config
+from ..config_check import check_bifpn_config, check_fpt_config, check_ufp_config
 from ..core import DropBlock, PyramidTransform
 from .bifpn import BiFPN
 from .fpt import FPT, pyramid_strides

@@ -19,7 +19,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from fpt_d2 import FPT, model_zoo
-from fpt_d2.config import check_model_config
+from fpt_d2.config_check import check_model_config
 from fpt_d2.engine import read_config
 
 HAS_POINT_REND = importlib.util.find_spec("detectron2.projects.point_rend") is not None

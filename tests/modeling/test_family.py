@@ -13,7 +13,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from fpt_d2 import FPT
-from fpt_d2.config import check_fpt_config
+from fpt_d2.config_check import check_fpt_config
 
 from .models import FASTER_RCNN, FPN_BUILDERS, RETINANET, patch_fpt, randomize, small_config
 

@@ -9,7 +9,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 from torch import Tensor, nn
 
-from ...config import check_roi_head_config
+from ...config_check import check_roi_head_config
 from .pooler import LevelFusion
 
 

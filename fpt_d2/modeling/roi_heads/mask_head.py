@@ -9,7 +9,7 @@ from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY, BaseMaskRCNNHead
 from torch import Tensor, nn
 
-from ...config import check_roi_head_config
+from ...config_check import check_roi_head_config
 from .box_head import conv_layer
 from .pooler import LevelFusion
 

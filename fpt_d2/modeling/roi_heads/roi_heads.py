@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 
-from ...config import check_roi_head_config
+from ...config_check import check_roi_head_config
 from .pooler import AdaptivePooler
 
 

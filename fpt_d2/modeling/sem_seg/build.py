@@ -8,7 +8,7 @@ from detectron2.layers import ASPP, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
-from ...config import check_sem_seg_head_config
+from ...config_check import check_sem_seg_head_config
 from .context import ObjectContext, PyramidPooling, conv_norm_relu
 from .head import DROPOUT, PyramidSegHead, aux_classifier
 

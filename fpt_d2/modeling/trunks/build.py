@@ -9,7 +9,7 @@ from detectron2.layers import DeformConv, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet
 from torch import nn
 
-from ...config import check_trunk_config
+from ...config_check import check_trunk_config
 from .library import FeatureTrunk, timm_trunk, torchvision_trunk
 from .resnet import PluginResNet
 
