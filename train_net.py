@@ -8,6 +8,8 @@ python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_fin
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -26,6 +28,7 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))
     if comm.is_main_process():
+        Path(cfg.OUTPUT_DIR, "evaluation.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         verify_results(cfg, results)
     return results
 

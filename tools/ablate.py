@@ -23,6 +23,7 @@ from typing import NamedTuple, Optional
 
 from analyze_model import measure
 from detectron2.config import CfgNode
+from detectron2.evaluation.testing import flatten_results_dict
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -30,6 +31,7 @@ from fpt_d2.engine import read_config
 from fpt_d2.visualization import Run, plot_comparison, read_metrics
 
 TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
+START = "start"  # its row and folder
 
 
 class Training(NamedTuple):
@@ -72,6 +74,9 @@ def get_parser() -> argparse.ArgumentParser:
         "--variant", nargs="+", action="append", required=True, metavar=("NAME", "FILE KEY VALUE"), help="once for each"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1], metavar="SEED", help="default 1")
+    parser.add_argument(
+        "--with-start", action="store_true", help="evaluate the MODEL.WEIGHTS that the first variant starts from, too"
+    )
     parser.add_argument("--metric", nargs="+", default=["bbox/AP"], help="of an evaluation (default bbox/AP)")
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="trainings at once, one thread each if several"
@@ -99,8 +104,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except (OSError, ValueError, KeyError, AssertionError) as error:
         parser.error(str(error))
     print(f"{len(trainings)} trainings, {len(trainings) - len(unfinished)} of them finished before")
+    start = evaluate_start(trainings[0], args.output) if args.with_start else {}
     train_all(unfinished, args.jobs)
-    return report(trainings, costs, args.metric, args.output)
+    return report(trainings, costs, args.metric, args.output, start)
 
 
 def plan(args: argparse.Namespace) -> list[Training]:
@@ -109,7 +115,7 @@ def plan(args: argparse.Namespace) -> list[Training]:
     Raises:
         ValueError: variants that are named alike or lack a config file.
     """
-    names = [name for name, *_ in args.variant]
+    names = [name for name, *_ in args.variant] + [START] * args.with_start
     if len(set(map(_folder, names))) < len(names):
         raise ValueError(f"--variant: the names {', '.join(names)} must differ")
     trainings = []
@@ -151,7 +157,24 @@ def _train(training: Training, environment: dict[str, str]) -> str:
     return done.stderr[-2000:] if done.returncode else ""
 
 
-def report(trainings: Sequence[Training], costs: dict[str, dict], metrics: Sequence[str], folder: Path) -> int:
+def evaluate_start(training: Training, folder: Path) -> dict[str, float]:
+    """Every metric of the weights that ``training`` starts from; evaluated once.
+
+    Raises:
+        SystemExit: the evaluation failed; its last words are shown.
+    """
+    file = folder / START / "evaluation.json"
+    if not file.exists():
+        command = [sys.executable, TRAIN_NET, "--config-file", training.config_file, "--eval-only", *training.opts]
+        done = subprocess.run([*command, "OUTPUT_DIR", str(file.parent)], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"The evaluation of MODEL.WEIGHTS failed:\n{done.stderr[-2000:]}")
+    return flatten_results_dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def report(
+    trainings: Sequence[Training], costs: dict[str, dict], metrics: Sequence[str], folder: Path, start: dict[str, float]
+) -> int:
     """Print the table and write ``ablation.{md,json,png}``."""
     runs, rows, records = [], [], []
     for variant, cost in costs.items():
@@ -165,11 +188,14 @@ def report(trainings: Sequence[Training], costs: dict[str, dict], metrics: Seque
         runs.append(Run(variant, cost["gflops"], {m: [c[m] for c in curves] for m in metrics}))
         rows.append([variant, *(_spread(finals[m]) for m in metrics), cost["params_m"], cost["gflops"], seconds])
         records.append({"variant": variant, "metrics": finals, "seconds_per_iteration": seconds, **cost})
+    if start:
+        rows.insert(0, [START, *(f"{start[m]:.1f}" for m in metrics)])
+        records.insert(0, {"variant": START, "metrics": {m: [start[m]] for m in metrics}})
     headers = ["", *metrics, "params (M)", "GFLOPs", "s / iteration"]
     table = tabulate(rows, headers, tablefmt="github", floatfmt=".3g")
     (folder / "ablation.md").write_text(table + "\n", encoding="utf-8")
     (folder / "ablation.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
-    plot_comparison(runs, folder / "ablation.png")
+    plot_comparison(runs, folder / "ablation.png", start)
     print(f"{table}\n\nWrote ablation.md, ablation.json and ablation.png into {folder}")
     return 0
 

@@ -1,9 +1,9 @@
 """Several trainings side by side: how they learn, and what they reach at what cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple, Union
+from typing import NamedTuple, Optional, Union
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,7 +27,9 @@ class Run(NamedTuple):
     curves: dict[str, list[Curve]]
 
 
-def plot_comparison(runs: Sequence[Run], png_path: Union[str, Path]) -> None:
+def plot_comparison(
+    runs: Sequence[Run], png_path: Union[str, Path], start: Optional[Mapping[str, float]] = None
+) -> None:
     """Draw a row for each metric: its mean over the iterations, seeds as a band, and its end against the GFLOPs.
 
     Where every run was evaluated once only, there is nothing to draw over the iterations.
@@ -35,6 +37,7 @@ def plot_comparison(runs: Sequence[Run], png_path: Union[str, Path]) -> None:
     Args:
         runs: with the same metrics.
         png_path: the picture to write; its folder is made if needed.
+        start: value of each metric before the training, a line to compare with.
     """
     metrics = list(runs[0].curves)
     has_curves = any(len(curve) > 1 for run in runs for curves in run.curves.values() for curve in curves)
@@ -44,13 +47,15 @@ def plot_comparison(runs: Sequence[Run], png_path: Union[str, Path]) -> None:
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
     for axes, metric in zip(figure.subplots(len(metrics), columns, squeeze=False), metrics):
         if has_curves:
-            _draw_learning(axes[0], runs, metric)
+            _draw_learning(axes[0], runs, metric, start)
         _draw_ends(axes[-1], runs, metric)
     Path(png_path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(png_path)
 
 
-def _draw_learning(axes: Axes, runs: Sequence[Run], metric: str) -> None:
+def _draw_learning(axes: Axes, runs: Sequence[Run], metric: str, start: Optional[Mapping[str, float]]) -> None:
+    if start:
+        axes.axhline(start[metric], color="0.4", linewidth=1.2, linestyle="--", label="start")
     for index, run in enumerate(runs):
         _draw_curves(axes, run.curves[metric], run.name, COLORS[index % len(COLORS)])
     style_axes(axes, metric, show_legend=True)

@@ -63,6 +63,7 @@ def test_a_training_and_evaluating_its_model_again(command_line, train_net, out:
     words = ["--eval-only", "MODEL.WEIGHTS", str(out / "model_final.pth"), "OUTPUT_DIR", str(out / "again")]
     assert train_net(command_line(*words)) == 0
     assert (out / "again" / "inference" / "coco_instances_results.json").read_text() == trained
+    assert json.loads((out / "again" / "evaluation.json").read_text())["segm"]["AP"] == metrics["segm/AP"]
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(parse, out: Path) -> None:

@@ -1,6 +1,8 @@
 """The table and picture of tools/ablate.py from trainings that are there, and what it refuses."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -56,6 +58,37 @@ def test_finished_trainings_are_compared_and_not_repeated(ablate, tmp_path, caps
         ablate.main([*command[:-3], "--metric", "bbox/AP", "segm/AP", *OPTS])
 
 
+def test_the_start_is_evaluated_once_and_shown(ablate, tmp_path, capsys, monkeypatch):
+    commands = []
+
+    def evaluate(command, **_):
+        commands.append(command)
+        folder = Path(command[-1])
+        folder.mkdir()
+        (folder / "evaluation.json").write_text(json.dumps({"bbox": {"AP": 12.34}}))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(ablate.subprocess, "run", evaluate)
+    finished(tmp_path / "FPT" / "seed_1", 20.0)
+    command = ["--config-file", CONFIG, "--variant", "FPT", "--with-start", "--output", str(tmp_path), *OPTS]
+    for _ in range(2):
+        assert ablate.main(command) == 0
+        assert re.search(r"\| start \| +12\.3", capsys.readouterr().out)
+    (words,) = commands
+    assert "--eval-only" in words and words[-2:] == ["OUTPUT_DIR", str(tmp_path / "start")]
+    assert json.loads((tmp_path / "ablation.json").read_text())[0] == {
+        "variant": "start",
+        "metrics": {"bbox/AP": [12.34]},
+    }
+
+
+def test_a_start_that_cannot_be_evaluated_ends_it(ablate, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablate.subprocess, "run", lambda *a, **_: subprocess.CompletedProcess(a, 2, "", "no weights"))
+    monkeypatch.setattr(ablate, "_train", lambda training, _: pytest.fail(f"{training} was trained"))
+    with pytest.raises(SystemExit, match="evaluation of MODEL.WEIGHTS failed:\nno weights"):
+        ablate.main(["--config-file", CONFIG, "--variant", "A", "--with-start", "--output", str(tmp_path), *OPTS])
+
+
 def test_an_unfinished_training_is_trained_and_its_failure_shown(ablate, tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(ablate, "_train", lambda training, _: trained.append(training.variant) or "no such data set")
@@ -80,6 +113,7 @@ def test_a_folder_of_other_settings_is_refused(ablate, tmp_path, capsys, monkeyp
     "arguments, message",
     [
         (["--variant", "A B", "--variant", "A_B", "--config-file", CONFIG], "the names A B, A_B must differ"),
+        (["--variant", "start", "--with-start", "--config-file", CONFIG], "the names start, start must differ"),
         (["--variant", "A"], "A names no config file: add one to it, or --config-file"),
         (["--variant", "A", "MODEL.NO_SUCH_KEY", "1", "--config-file", CONFIG], "MODEL.NO_SUCH_KEY"),
         (["--variant", "A", "nowhere.yaml"], "nowhere.yaml"),

@@ -18,3 +18,13 @@ def test_draws_every_metric_and_takes_seeds_of_different_lengths(tmp_path):
     plot_comparison([Run("FPN", 1.5, once)], path)
     with Image.open(path) as image:  # without a panel over the iterations
         assert image.size == (two_rows[0] // 2, two_rows[1] // 2)
+
+
+def test_the_start_is_a_line(tmp_path):
+    run = Run("FPT", 1.5, {"bbox/AP": [[(9, 10.0), (19, 30.0)]]})
+    pictures = []
+    for start in (None, {"bbox/AP": 20.0}):
+        plot_comparison([run], tmp_path / "comparison.png", start)
+        with Image.open(tmp_path / "comparison.png") as image:
+            pictures.append(image.tobytes())
+    assert pictures[0] != pictures[1]
