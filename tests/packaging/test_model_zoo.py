@@ -97,3 +97,11 @@ def test_paper_configs_have_the_authors_schedule(name):
     assert cfg.SOLVER.MAX_ITER == (180_000 if mask else 120_000)
     assert sorted(cfg.INPUT.MIN_SIZE_TRAIN) == [400, 600, 800, 1000, 1200, 1200]
     assert (cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (1400, 1000, 1400)
+    assert (cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA, cfg.MODEL.RPN.SMOOTH_L1_BETA) == (1 / 3, 1 / 9)
+
+
+@pytest.mark.parametrize("name", ["Base-RCNN-FPT-paper.yaml", *PAPER])
+def test_paper_configs_say_where_each_setting_comes_from(name):
+    lines = Path(model_zoo.get_config_file(name)).read_text(encoding="utf-8").splitlines()
+    settings = [line for line in lines if not line.startswith(("#", "_BASE_")) and not line.rstrip().endswith(":")]
+    assert settings and all("  # " in line for line in settings)
