@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from .convert import convert_resnet, is_torchvision_resnet
 from .files import find_weights, read_weights, weights_by_name
-from .names import is_fpt
+from .names import has_caffe2_group_norm, is_fpt
 from .origin import input_warning
 from .report import LoadReport
 
@@ -57,13 +58,12 @@ class FPTCheckpointer(DetectionCheckpointer):
         author = checkpoint.get("__author__", "")
         if warning := input_warning(self.model, self._source, author):
             logger.warning(warning)
+        is_folded = author == "Caffe2" and not has_caffe2_group_norm(checkpoint["model"])
         if checkpoint.pop("matching_heuristics", False):
             checkpoint["model"] = self._match_names(checkpoint["model"], caffe2=author == "Caffe2")
         weights = checkpoint["model"]
         incompatible = super()._load_model(checkpoint)
-        # Not all that is not missing: a frozen norm makes up for statistics that the file has not.
-        loaded = [name for name in self.model.state_dict() if name in weights]
-        self._report(loaded, incompatible)
+        self._report(weights, incompatible, is_folded=is_folded)
         return incompatible
 
     def _match_names(self, weights: dict[str, Any], *, caffe2: bool) -> dict[str, Tensor]:
@@ -77,10 +77,19 @@ class FPTCheckpointer(DetectionCheckpointer):
                 matched[full[0]] = matched.pop(name)
         return matched
 
-    def _report(self, loaded: list[str], incompatible: Any) -> None:
-        mismatched = incompatible.incorrect_shapes
+    def _report(self, weights: Collection[str], incompatible: Any, *, is_folded: bool) -> None:
+        mismatched, names = incompatible.incorrect_shapes, self.model.state_dict()
         missing = [name for name in incompatible.missing_keys if name not in {m[0] for m in mismatched}]
-        report = LoadReport(self._source, loaded, missing, list(incompatible.unexpected_keys), mismatched)
+        accounted = {*weights, *incompatible.missing_keys, *(m[0] for m in mismatched)}
+        report = LoadReport(
+            source=self._source,
+            loaded=[name for name in names if name in weights],
+            missing=missing,
+            unexpected=list(incompatible.unexpected_keys),
+            mismatched=mismatched,
+            made_up=[name for name in names if name not in accounted],
+            is_folded=is_folded,
+        )
         odd = len(missing) > len(report.new) or report.unexpected or mismatched
         logger.log(logging.WARNING if odd else logging.INFO, "%s", report)
         report.check()

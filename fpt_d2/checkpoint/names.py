@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Optional
 
 # The modules that this project adds to FPN and ResNet. No checkpoint from elsewhere has them.
-_FPT = re.compile(r"(^|\.)(fpt|fpt_fuse\d+|bfp_down\d+|bifpn|bottom_up\.plugins)\.")
+_FPT = re.compile(r"(^|\.)(fpt|fpt_fuse\d*|bfp_down\d+|bifpn|bottom_up\.plugins)\.")
 _STATISTICS = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
+_CAFFE2_GROUP_NORM = re.compile(r"(conv1|res\d\w*)_gn_s$")
 
 _RESNET_DEPTHS = {
     ((2, 2, 2, 2), False): 18,
@@ -29,8 +30,22 @@ def trunk_names(names: Iterable[str]) -> list[str]:
 
     Without the statistics of its norms, which Caffe2's files leave out.
     """
-    backbone = [n for n in names if n.startswith("backbone.") and not is_fpt(n) and not _STATISTICS.search(n)]
+    return [n for n in _of_trunk(names) if not _STATISTICS.search(n)]
+
+
+def trunk_variances(names: Iterable[str]) -> list[str]:
+    """Those of the trunk that a batch norm has and a group norm has not."""
+    return [n for n in _of_trunk(names) if n.endswith(".running_var")]
+
+
+def _of_trunk(names: Iterable[str]) -> list[str]:
+    backbone = [n for n in names if n.startswith("backbone.") and not is_fpt(n)]
     return [n for n in backbone if n.startswith("backbone.bottom_up.")] or backbone
+
+
+def has_caffe2_group_norm(names: Iterable[str]) -> bool:
+    """Whether Caffe2's names for a trunk are those of one with group norm."""
+    return any(map(_CAFFE2_GROUP_NORM.fullmatch, names))
 
 
 def resnet_kind(names: Iterable[str]) -> Optional[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .convert import is_torchvision_resnet
 from .files import WeightsError
-from .names import is_fpt, resnet_kind, trunk_names
+from .names import is_fpt, resnet_kind, trunk_names, trunk_variances
 
 MAX_MISMATCHES = 8
+# The modules of a neck whose width is one key's.
+_WIDTHS = {"backbone.fpn_": "MODEL.FPN.OUT_CHANNELS", "backbone.fpt.": "MODEL.FPT.BRANCH_CHANNELS"}
 
 
 @dataclass
@@ -24,6 +26,8 @@ class LoadReport:
         missing: in the model alone.
         unexpected: in the file alone.
         mismatched: in both, with the shapes in the file and in the model.
+        made_up: in the model alone, where Detectron2's frozen norm makes up for it: its running statistics.
+        is_folded: the file is of Caffe2, which folds the running statistics of a norm into its scale and shift.
     """
 
     source: str
@@ -31,6 +35,8 @@ class LoadReport:
     missing: list[str]
     unexpected: list[str]
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    made_up: list[str] = field(default_factory=list)
+    is_folded: bool = False
 
     @property
     def new(self) -> list[str]:
@@ -58,11 +64,17 @@ class LoadReport:
     def check(self) -> None:
         """
         Raises:
-            WeightsError: the weights are of another trunk.
+            WeightsError: the weights are of another trunk, of one with another norm, or of a neck of another width.
         """
+        self._check_trunk()
+        self._check_norm()
+        self._check_width()
+
+    def _check_trunk(self) -> None:
         missing = [*self.missing, *(name for name, _, _ in self.mismatched)]
         in_file = [*self.loaded, *self.unexpected, *(name for name, _, _ in self.mismatched)]
-        trunk, loaded = trunk_names([*self.loaded, *missing]), trunk_names(self.loaded)
+        trunk = trunk_names([*self.loaded, *missing])
+        loaded = set(trunk).intersection(self.loaded)
         if not trunk:  # a model without a backbone
             return
         has, wants = resnet_kind(in_file), resnet_kind(trunk)
@@ -77,6 +89,24 @@ class LoadReport:
                 f"{self.source} is of another trunk, only {len(loaded)} of the {len(trunk)} tensors of this one are in "
                 f"it ({self._mismatches() or f'{missing[0]} is not'}): change the config or give other weights"
             )
+
+    def _check_norm(self) -> None:
+        variances = trunk_variances([*self.loaded, *self.missing, *self.made_up])
+        if variances and not self.is_folded and not set(variances).intersection(self.loaded):
+            raise WeightsError(
+                f"The trunk in {self.source} has no running statistics, as with group norm, and the model's norm needs "
+                "them: set MODEL.RESNETS.NORM to that of the weights, e.g. GN, or give other weights"
+            )
+
+    def _check_width(self) -> None:
+        for module, key in _WIDTHS.items():
+            shapes = [(a, b) for name, a, b in self.mismatched if name.startswith(module) and a and b]
+            widths = [(a[0], b[0]) for a, b in shapes if a[0] != b[0]]
+            if widths and not any(name.startswith(module) for name in self.loaded):
+                raise WeightsError(
+                    f"The neck in {self.source} has the width {widths[0][0]}, the model's {widths[0][1]}: set {key} "
+                    f"{widths[0][0]}, or give other weights"
+                )
 
     def _strangeness(self, in_file: list[str], trunk: list[str]) -> str:
         if is_torchvision_resnet(in_file):

@@ -13,6 +13,7 @@ from torch import nn
 from fpt_d2.checkpoint import FPTCheckpointer, WeightsError
 from fpt_d2.checkpoint.names import is_fpt, resnet_kind
 
+from .caffe2_names import to_caffe2
 from .conftest import build, small_config
 
 
@@ -144,3 +145,54 @@ def test_names_of_resnets() -> None:
     assert resnet_kind(build(small_config(fpt=True)).state_dict()) == "ResNet-18"
     assert resnet_kind(["res2.0.conv3.weight", "res4.5.conv1.weight"]) == "ResNet (1, 0, 6, 0)"
     assert resnet_kind(["roi_heads.box_head.fc1.weight"]) is None
+
+
+def test_neck_of_another_width(model: nn.Module, save: Callable[..., str]) -> None:
+    cfg = small_config(fpt=False)
+    cfg.MODEL.FPN.OUT_CHANNELS = 64
+    weights = build(cfg).state_dict()
+    said = r"The neck in .* has the width 64, the model's 32: set MODEL\.FPN\.OUT_CHANNELS 64"
+    assert_refused(model, save(weights), said)
+    trunk = {name: weight for name, weight in weights.items() if name.startswith("backbone.bottom_up.")}
+    FPTCheckpointer(model).load(save(trunk))  # a trunk alone has no neck that could be wrong
+
+
+def test_branches_of_another_width(model: nn.Module, save: Callable[..., str]) -> None:
+    cfg = small_config(fpt=True)
+    cfg.MODEL.FPT.BRANCH_CHANNELS = 32
+    said = r"The neck in .* has the width 32, the model's 16: set MODEL\.FPT\.BRANCH_CHANNELS 32"
+    assert_refused(model, save(build(cfg).state_dict()), said)
+
+
+@pytest.fixture(scope="module")
+def gn_weights() -> dict[str, torch.Tensor]:
+    cfg = small_config(fpt=False)
+    cfg.MODEL.RESNETS.NORM = "GN"
+    weights: dict[str, torch.Tensor] = build(cfg).state_dict()
+    return weights
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_group_norm_in_place_of_batch_norm(norm: str, gn_weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    cfg = small_config(fpt=True)
+    cfg.MODEL.RESNETS.NORM = norm
+    model = build(cfg)
+    said = r"has no running statistics, as with group norm.*set MODEL\.RESNETS\.NORM to that of the weights, e\.g\. GN"
+    zoo, caffe2, trunk = (tmp_path / name for name in ("zoo.pkl", "caffe2.pkl", "trunk.pkl"))
+    arrays = {name: weight.numpy() for name, weight in gn_weights.items()}
+    zoo.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    assert_refused(model, str(zoo), said)
+    # As Caffe2 names a group norm: conv1_gn_s, res2_0_branch2a_gn_s.
+    blobs = {n.replace("_bn_", "_gn_").replace("res_conv1", "conv1"): w for n, w in to_caffe2(gn_weights, 18).items()}
+    caffe2.write_bytes(pickle.dumps({"blobs": blobs}))
+    assert_refused(model, str(caffe2), said)
+    trunk.write_bytes(pickle.dumps({n: w for n, w in blobs.items() if n.startswith(("conv1_", "res"))}))
+    assert_refused(model, str(trunk), said)
+
+
+def test_group_norm_where_it_belongs(gn_weights: dict[str, torch.Tensor], save: Callable[..., str]) -> None:
+    cfg = small_config(fpt=True)
+    cfg.MODEL.RESNETS.NORM = "GN"
+    model = build(cfg, seed=2)
+    FPTCheckpointer(model).load(save(gn_weights))
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in gn_weights.items())
