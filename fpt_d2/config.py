@@ -26,6 +26,10 @@ def add_fpt_config(cfg: CN) -> None:
 
 
 def _add_model_config(cfg: CN) -> None:
+    # Whether MODEL.WEIGHTS may be a pickle (.pkl, or a .pth older than PyTorch 1.6). Nothing in one is executed, but
+    # its format is made for that; False takes .safetensors and newer .pth files alone.
+    cfg.MODEL.WEIGHTS_ALLOW_PICKLE = True
+
     fpt = cfg.MODEL.FPT = CN()
     # The pyramid that the transformers read: "fpn", or "bfp" (a bottom-up path over it, as in PANet; the baseline
     # of the paper's detection tables).

@@ -10,7 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor
 
-from .convert import convert_resnet, is_torchvision_resnet
+from .convert import convert_resnet, from_pickle, from_pycls, is_torchvision_resnet
 from .files import find_weights, read_weights, weights_by_name
 from .names import has_caffe2_group_norm, is_fpt
 from .origin import input_warning
@@ -43,16 +43,21 @@ class FPTCheckpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None  # Detectron2 leaves it behind when loading fails
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith((".pkl", ".pyth")):
-            read_weights(filename)  # Detectron2 reads these itself, executing what they hold
-        checkpoint = super()._load_file(filename)
+        # Detectron2 reads these two by itself, executing what they hold.
+        if filename.endswith(".pkl"):
+            checkpoint = from_pickle(read_weights(filename), filename)
+        elif filename.endswith(".pyth"):
+            checkpoint = from_pycls(read_weights(filename), filename)
+        else:
+            checkpoint = super()._load_file(filename)
         weights = weights_by_name(checkpoint["model"], filename)
         if is_torchvision_resnet(weights) and not any(".layer1." in name for name in self.model.state_dict()):
             checkpoint = convert_resnet(weights)
         return checkpoint
 
     def _torch_load(self, f: str) -> Any:
-        return read_weights(f)
+        content = read_weights(f)
+        return content if isinstance(content, dict) else {"model": content}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         author = checkpoint.get("__author__", "")

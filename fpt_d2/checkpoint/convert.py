@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import WeightsError
+from .files import WeightsError, weights_by_name
 from .names import is_fpt
 
 _RENAMES = [
@@ -22,6 +22,30 @@ _RENAMES = [
 _DETECTRON2_NAME = re.compile(
     r"(stem\.conv1|res[2-5]\.\d+\.(conv[123]|shortcut))\.(weight|norm\.(weight|bias|running_mean|running_var))"
 )
+
+
+def from_pickle(content: Any, path: str) -> dict[str, Any]:
+    """The checkpoint in a ``.pkl``. One that has not "model" and "__author__" Detectron2 takes for a file of Caffe2.
+
+    Raises:
+        WeightsError: there are no weights by name in it.
+    """
+    if isinstance(content, dict) and {"model", "__author__"} <= content.keys():
+        return content
+    blobs = weights_by_name(content.get("blobs", content) if isinstance(content, dict) else content, path)
+    weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def from_pycls(content: Any, path: str) -> dict[str, Any]:
+    """The checkpoint in a ``.pyth``, which Detectron2 takes for a file of pycls.
+
+    Raises:
+        WeightsError: there are no weights by name in it.
+    """
+    state = weights_by_name(content.get("model_state", content) if isinstance(content, dict) else content, path)
+    weights = {name: weight for name, weight in state.items() if not name.endswith("num_batches_tracked")}
+    return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
 
 
 def is_torchvision_resnet(names: Collection[str]) -> bool:

@@ -26,6 +26,8 @@ _ARRAY_GLOBALS = {
     "numpy.core.multiarray.scalar",
     "numpy.core.numeric._frombuffer",
 }
+# How the files begin that torch.save writes.
+_ZIP = b"PK\x03\x04"
 # How a file begins that is something else.
 _IMPOSTORS = {
     b"<!doctype": "a web page",
@@ -39,14 +41,19 @@ class WeightsError(ValueError):
     """Weights that cannot be used, said in one sentence."""
 
 
-def find_weights(path: str) -> str:
+def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIGHTS_ALLOW_PICKLE") -> str:
     """Find the file of ``MODEL.WEIGHTS``, which for an address means to fetch it.
+
+    Args:
+        path: a file, or an address that Detectron2 knows.
+        allow_pickle: False takes ``.safetensors`` and the zip that ``torch.save`` writes alone.
+        key: what ``allow_pickle`` is called in the config.
 
     Returns:
         Its local path.
 
     Raises:
-        WeightsError: it is not there, or cannot be fetched.
+        WeightsError: it is not there, cannot be fetched, or is a pickle and must not be.
     """
     try:
         # What follows a question mark is for Detectron2's checkpointer.
@@ -55,7 +62,17 @@ def find_weights(path: str) -> str:
         raise WeightsError(f"The weights {path} cannot be fetched: {error}") from error
     if not os.path.isfile(local):
         raise WeightsError(f"There are no weights {path}: set MODEL.WEIGHTS to another file, or to '' for none")
+    if not allow_pickle and not local.endswith(".safetensors") and not _begins(local, _ZIP):
+        raise WeightsError(
+            f"The weights {path} are a pickle, or nothing known, and {key} is False: give them as .safetensors or as "
+            f"torch.save writes them (PyTorch 1.6 or newer), or set {key} to True"
+        )
     return local
+
+
+def _begins(path: str, start: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(start)) == start
 
 
 def read_weights(path: str) -> Any:

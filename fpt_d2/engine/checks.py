@@ -100,13 +100,15 @@ def check_output_dir(folder: str, *, resume: bool, key: str = "OUTPUT_DIR") -> N
 
 
 def _check_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
-    checkpointer = DetectionCheckpointer(nn.Module(), cfg.OUTPUT_DIR)
+    checkpointer, allow_pickle = DetectionCheckpointer(nn.Module(), cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS_ALLOW_PICKLE
     if args.resume and checkpointer.has_checkpoint():
         path = checkpointer.get_checkpoint_file()
         if not os.path.isfile(path):
             raise ConfigError(f"{path} is gone, but last_checkpoint beside it names it: write another name there")
+        find_weights(path, allow_pickle=allow_pickle)
     elif cfg.MODEL.WEIGHTS:
-        find_weights(cfg.MODEL.WEIGHTS)  # before the data are read, and fetched by one process only
+        # Before the data are read, and fetched by one process only.
+        find_weights(cfg.MODEL.WEIGHTS, allow_pickle=allow_pickle)
     elif args.eval_only:
         raise ConfigError("--eval-only needs a trained model: add MODEL.WEIGHTS FILE")
 

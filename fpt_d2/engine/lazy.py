@@ -62,6 +62,7 @@ def read_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
     cfg = LazyConfig.load(config_file)
     if missing := [part for part in _PARTS if part not in cfg]:
         raise ConfigError(f"The config file {config_file} lacks {', '.join(missing)}")
+    cfg.train.setdefault("weights_allow_pickle", True)  # as MODEL.WEIGHTS_ALLOW_PICKLE; Detectron2 has no such key
     for pair in opts:
         _override(cfg, pair)
     return cfg
@@ -99,7 +100,8 @@ def check_lazy_config(cfg: DictConfig, args: argparse.Namespace) -> None:
     if args.eval_only and not train.init_checkpoint:
         raise ConfigError("--eval-only needs a trained model: add train.init_checkpoint=FILE")
     if train.init_checkpoint and not (args.resume and _last_checkpoint(train.output_dir)):
-        find_weights(train.init_checkpoint)
+        allow_pickle = train.get("weights_allow_pickle", True)
+        find_weights(train.init_checkpoint, allow_pickle=allow_pickle, key="train.weights_allow_pickle")
     check_names([] if args.eval_only else _names(cfg.dataloader.train), _names(cfg.dataloader.get("test")))
     if not args.eval_only and comm.get_world_size() == 1:
         check_output_dir(train.output_dir, resume=args.resume, key="train.output_dir")

@@ -132,6 +132,12 @@ def test_checkpoints_without_a_state_dict(model: nn.Module, tmp_path: Path) -> N
     path = tmp_path / "checkpoint.pth"
     torch.save({"epoch": 3, "state_dict": {"w": torch.ones(1)}}, path)
     assert_refused(model, str(path), r"no checkpoint of weights by name; what it holds is \['epoch', 'state_dict'\]")
+    torch.save(torch.ones(1), path)
+    assert_refused(model, str(path), "what it holds is Tensor")
+    torch.save({"epoch": 3}, tmp_path / "a.pyth")
+    assert_refused(model, str(tmp_path / "a.pyth"), r"what it holds is \['epoch'\]")
+    (tmp_path / "number.pkl").write_bytes(pickle.dumps(3))
+    assert_refused(model, str(tmp_path / "number.pkl"), "what it holds is int")
     (tmp_path / "list.pkl").write_bytes(pickle.dumps({"model": [1, 2], "__author__": "me"}))
     assert_refused(model, str(tmp_path / "list.pkl"), "what it holds is list")
 

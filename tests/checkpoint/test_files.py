@@ -115,6 +115,27 @@ def test_safetensors(tmp_path: Path) -> None:
     assert torch.equal(read_weights(str(path))["w"], torch.arange(3.0))
 
 
+def test_pickles_can_be_refused(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    weights, paths = (
+        {"w": torch.ones(2)},
+        [tmp_path / name for name in ("a.pkl", "old.pth", "new.pth", "a.safetensors")],
+    )
+    write_pickle({"model": {"w": np.ones(2)}}, paths[0])
+    torch.save(weights, paths[1], _use_new_zipfile_serialization=False)
+    torch.save(weights, paths[2])
+    safetensors.save_file(weights, paths[3])
+    for path in map(str, paths):
+        assert find_weights(path) == path
+    for path in map(str, paths[2:]):
+        assert find_weights(path, allow_pickle=False) == path
+    for path in map(str, paths[:2]):
+        said = rf"{path} are a pickle.*MODEL\.WEIGHTS_ALLOW_PICKLE is False: give them as \.safetensors"
+        with pytest.raises(WeightsError, match=said) as caught:
+            find_weights(path, allow_pickle=False)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("path", ["nowhere/model.pth", "catalog://ImageNetPretrained/NoSuchModel", "catalog://none"])
 def test_weights_that_are_nowhere(path: str) -> None:
     with pytest.raises(WeightsError, match=path):

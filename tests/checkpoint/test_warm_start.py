@@ -79,6 +79,26 @@ def test_pickle_of_either_zoo(make: Callable[..., dict[str, Any]], fpn_model: nn
     assert_same_detections(model, fpn)
 
 
+@pytest.mark.parametrize("suffix", [".pkl", ".pyth", ".pth"])
+def test_no_file_is_read_but_by_the_safe_reader(
+    suffix: str, fpn_model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, weights = tmp_path / f"weights{suffix}", fpn_model.state_dict()
+    if suffix == ".pkl":
+        path.write_bytes(pickle.dumps(zoo_file(weights)))
+    else:
+        content = {"model_state": weights} if suffix == ".pyth" else {"model": weights}
+        torch.save(content, path, _use_new_zipfile_serialization=False)
+    read = []
+    monkeypatch.setattr(pickle, "load", lambda *args, **kwargs: pytest.fail("pickle.load executes what a file holds"))
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: read.append(kwargs) or load(*args, **kwargs))
+    model = build(small_config(fpt=True), seed=1)
+    FPTCheckpointer(model).load(str(path))
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in weights.items())
+    assert all(kwargs["weights_only"] for kwargs in read) and len(read) == (suffix != ".pkl")
+
+
 def test_names_that_end_as_those_of_fpt_do_not_get_into_it(fpn_model: nn.Module, save: Callable[..., str]) -> None:
     model = build(small_config(fpt=True), seed=1)
     query = model.backbone.fpt.st["p2"].query.weight

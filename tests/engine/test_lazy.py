@@ -77,6 +77,7 @@ def test_a_training_going_on_and_evaluating_it(tool: ModuleType, out: Path, caps
         (["dataloader.train.dataset.names=lazy_trian"], "Did you mean lazy_train"),
         (["dataloader.test.dataset.names=coco_2014_minival"], "'coco_2014_minival' cannot be read"),
         (["--eval-only"], "--eval-only needs a trained model"),
+        ([f"train.init_checkpoint={__file__}", "train.weights_allow_pickle=False"], "train.weights_allow_pickle is F"),
     ],
 )
 def test_a_mistake_is_one_sentence(pairs, sentence, tool: ModuleType, out: Path, capsys) -> None:

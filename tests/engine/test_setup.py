@@ -28,6 +28,7 @@ NO_GPU = not torch.cuda.is_available()
         (["MODEL.BACKBONE.NAME", "build_fpt"], "KeyError"),
         (["MODEL.WEIGHTS", "nowhere/model.pth"], "There are no weights nowhere/model.pth"),
         (["--eval-only"], "--eval-only needs a trained model"),
+        (["MODEL.WEIGHTS", __file__, "MODEL.WEIGHTS_ALLOW_PICKLE", False], "MODEL.WEIGHTS_ALLOW_PICKLE is False"),
         (["SOLVER.AMP.ENABLED", True], "SOLVER.AMP.ENABLED needs a GPU"),
         (["--num-gpus=3"], "SOLVER.IMS_PER_BATCH 2 cannot be divided among 3"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
