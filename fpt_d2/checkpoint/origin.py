@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.modeling.backbone.resnet import BottleneckBlock
+from omegaconf import OmegaConf
 from torch import nn
 
 _KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1")
@@ -23,15 +24,16 @@ _TORCHVISION = {
 }
 
 
-def input_warning(model: nn.Module, source: str, author: str) -> str:
+def input_warning(model: nn.Module, source: str, author: str, input_format: str = "") -> str:
     """What to set when a model is fed otherwise than the weights it gets; "" where all is well or nothing is known.
 
     Args:
         source: path or address of the weights.
         author: ``__author__`` of their file, "" where it has none.
+        input_format: the order of the model's channels. Not every model of Detectron2 knows its own.
     """
     wanted, origin = expected_input(source, author)
-    has = _input_of(model)
+    has = _input_of(model, input_format)
     wrong = {key: value for key, value in wanted.items() if key in has and not _same(value, has[key])}
     if not wrong:
         return ""
@@ -46,7 +48,7 @@ def expected_input(source: str, author: str) -> tuple[dict[str, Any], str]:
     the file's author. Of Caffe2 files only those with MSRA in their path tell more than the order of the channels.
     """
     if zoo := re.search(r"([\w.-]+/[\w.-]+)/\d+/model_final_\w+\.pkl$", source):
-        return _from_zoo(f"{zoo[1]}.yaml"), "are of Detectron2's model zoo"
+        return _from_zoo(zoo[1]), "are of Detectron2's model zoo"
     beside = os.path.join(os.path.dirname(source), "config.yaml")
     if re.fullmatch(r"model_\w+\.pth", os.path.basename(source)) and os.path.isfile(beside):
         return _from_yaml(beside), f"were trained with {beside}"
@@ -60,11 +62,19 @@ def expected_input(source: str, author: str) -> tuple[dict[str, Any], str]:
 def _from_zoo(name: str) -> dict[str, Any]:
     from detectron2 import model_zoo  # of no use otherwise, and it needs an old setuptools
 
-    try:
-        cfg = model_zoo.get_config(name)
-    except RuntimeError:  # not in this version of Detectron2
-        return {}
-    return _select(cfg)
+    for suffix, select in ((".yaml", _select), (".py", _select_lazy)):
+        try:
+            return select(model_zoo.get_config(name + suffix))
+        except RuntimeError:  # not in this version of Detectron2
+            continue
+    return {}
+
+
+def _select_lazy(config: Any) -> dict[str, Any]:
+    """From one of the zoo's configs in Python, which name the constructors' arguments."""
+    arguments = ("input_format", "pixel_mean", "pixel_std", "backbone.bottom_up.stages.stride_in_1x1")
+    values = (OmegaConf.select(config.model, argument) for argument in arguments)
+    return {key: value for key, value in zip(_KEYS, values) if value is not None}
 
 
 def _from_yaml(path: str) -> dict[str, Any]:
@@ -86,11 +96,11 @@ def _select(config: Any) -> dict[str, Any]:
     return selected
 
 
-def _input_of(model: nn.Module) -> dict[str, Any]:
-    """The same keys as a built model has them; the image format only where it knows it."""
+def _input_of(model: nn.Module, input_format: str) -> dict[str, Any]:
+    """The same keys as a built model has them, as far as that is known."""
     strided = [m for m in model.modules() if isinstance(m, BottleneckBlock) and m.stride == 2]
     found = {
-        "INPUT.FORMAT": getattr(model, "input_format", None),
+        "INPUT.FORMAT": input_format or getattr(model, "input_format", None),
         "MODEL.PIXEL_MEAN": _numbers(getattr(model, "pixel_mean", None)),
         "MODEL.PIXEL_STD": _numbers(getattr(model, "pixel_std", None)),
         "MODEL.RESNETS.STRIDE_IN_1X1": strided[0].conv1.stride == (2, 2) if strided else None,

@@ -80,6 +80,30 @@ def test_files_of_the_model_zoo_are_known_by_their_path(prefix: str, bgr: nn.Mod
     assert "Set MODEL.PIXEL_STD [57.375, 57.12, 58.395]: the model has" in input_warning(bgr, resnext, "")
 
 
+def test_files_of_the_model_zoo_whose_configs_are_in_python(bgr: nn.Module, rgb: nn.Module) -> None:
+    folder = "detectron2://new_baselines"
+    r50 = f"{folder}/mask_rcnn_R_50_FPN_100ep_LSJ/42047764/model_final_bb69de.pkl"
+    assert input_warning(bgr, r50, "") == ""  # as that config has it; its blocks have their stride in the 1x1
+    assert "Set INPUT.FORMAT BGR, MODEL.PIXEL_MEAN [103.53, 116.28, 123.675], MODEL.PIXEL_STD [1.0," in input_warning(
+        rgb, r50, ""
+    )
+    bottlenecks = build(config(depth=50, **{"MODEL.RESNETS.STRIDE_IN_1X1": False}))
+    assert "Set MODEL.RESNETS.STRIDE_IN_1X1 True" in input_warning(bottlenecks, r50, "")
+    regnet = f"{folder}/mask_rcnn_regnetx_4gf_dds_FPN_100ep_LSJ/42047771/model_final_b7fbab.pkl"
+    assert "Set MODEL.PIXEL_STD [57.375, 57.12, 58.395]: the model has" in input_warning(bgr, regnet, "")
+    vitdet = "detectron2://ViTDet/COCO/mask_rcnn_vitdet_b/f325346929/model_final_61ccd1.pkl"
+    assert input_warning(bgr, vitdet, "") == ""  # of a project: not in the zoo
+
+
+@pytest.mark.parametrize("name", ["GeneralizedRCNN", "ProposalNetwork", "SemanticSegmentor"])
+def test_every_meta_architecture_is_checked_for_its_format(name: str) -> None:
+    cfg = config(**{**RGB, "MODEL.META_ARCHITECTURE": name})
+    model = build(cfg)
+    assert not input_warning(model, "r18.pkl", "torchvision", "RGB")
+    warning = input_warning(model, "r18.pkl", "torchvision", "BGR")
+    assert "Set INPUT.FORMAT RGB: the model has INPUT.FORMAT BGR" in warning
+
+
 def test_unknown_origins_say_nothing(bgr: nn.Module, rgb: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("INPUT: {FORMAT: RGB}")
     unknown = ["weights.pth", "COCO-Nothing/x/1/model_final_a.pkl", str(tmp_path / "resnet50.pth")]
