@@ -23,7 +23,8 @@ from fpt_d2.engine import USER_ERRORS, Trainer, launch, setup
 
 def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     model = Trainer.build_model(cfg)
-    FPTCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer = FPTCheckpointer(model, cfg.OUTPUT_DIR, whole=True, input_format=cfg.INPUT.FORMAT)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))

@@ -26,6 +26,7 @@ from predictor import VisualizationDemo
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from fpt_d2.engine.command import add_confidence_threshold, add_opts, exit_on_user_errors
 from fpt_d2.engine.inference import get_inference_config
 
 logger = logging.getLogger("fpt_d2.demo")
@@ -48,15 +49,12 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a file or a folder to write to; what an earlier run wrote there is replaced. Without it a window opens",
     )
-    parser.add_argument(
-        "--confidence-threshold", type=float, default=0.5, metavar="SCORE", help="lowest score drawn (default 0.5)"
-    )
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to change; comes last"
-    )
+    add_confidence_threshold(parser)
+    add_opts(parser)
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the demo.
 
@@ -69,18 +67,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = get_parser().parse_args(argv)
     setup_logger(name="fpt_d2")
     setup_logger(name="fvcore")
-    try:
-        return _run_on_images(args) if args.input else _run_on_video(args)
-    except DemoError as error:
-        raise SystemExit(f"demo.py: {error}") from error
+    return _run_on_images(args) if args.input else _run_on_video(args)
 
 
 def _load(args: argparse.Namespace) -> VisualizationDemo:
-    try:
-        cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
-    except (OSError, ValueError) as error:
-        raise DemoError(error) from error
-    return VisualizationDemo(cfg)
+    return VisualizationDemo(get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold))
 
 
 def _run_on_images(args: argparse.Namespace) -> int:
@@ -96,7 +87,8 @@ def _run_on_images(args: argparse.Namespace) -> int:
             try:
                 image = read_image(str(path), format="BGR")
             except _UNREADABLE as error:
-                logger.error("Skipped %s, which cannot be read: %s", path, error)
+                reason = "a folder without images" if path.is_dir() else f"which cannot be read: {error}"
+                logger.error("Skipped %s, %s", path, reason)
                 unreadable.append(path)
                 continue
             picture = _draw(demo, image, path)
@@ -119,7 +111,7 @@ def _report(num_images: int, unreadable: Sequence[Path], output: Optional[str]) 
     if output:
         logger.info("Wrote %d of %d pictures to %s", num_images - len(unreadable), num_images, output)
     if unreadable:
-        logger.error("%d unreadable: %s", len(unreadable), ", ".join(map(str, unreadable)))
+        logger.error("%d skipped: %s", len(unreadable), ", ".join(map(str, unreadable)))
     return 1 if unreadable else 0
 
 

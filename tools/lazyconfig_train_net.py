@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = setup_lazy(args)
     if args.eval_only:
         model = build_lazy_model(cfg)
-        FPTCheckpointer(model).load(cfg.train.init_checkpoint)
+        FPTCheckpointer(model, whole=True).load(cfg.train.init_checkpoint)
         return evaluate_lazy(cfg, model)
     trainer = build_lazy_trainer(cfg, resume=args.resume)
     trainer.train(trainer.start_iter, cfg.train.max_iter)

@@ -19,6 +19,13 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from fpt_d2.data import register_from_config
+from fpt_d2.engine.command import (
+    add_confidence_threshold,
+    add_num_images,
+    add_opts,
+    exit_on_user_errors,
+    picture_path,
+)
 from fpt_d2.engine.inference import build_predictor, get_inference_config
 from fpt_d2.visualization import Example, draw_predictions_grid
 
@@ -28,27 +35,21 @@ logger = logging.getLogger("fpt_d2.tools")
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the trained model")
-    parser.add_argument("--output", required=True, metavar="PNG", help="the picture to write")
-    parser.add_argument("--num-images", type=int, default=8, metavar="N", help="how many images (default 8)")
-    parser.add_argument(
-        "--confidence-threshold", type=float, default=0.5, metavar="SCORE", help="lowest score drawn (default 0.5)"
-    )
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to change; comes last"
-    )
+    parser.add_argument("--output", type=picture_path, required=True, metavar="PNG", help="the picture to write")
+    add_num_images(parser, default=8)
+    add_confidence_threshold(parser)
+    add_opts(parser)
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
     setup_logger(name="fpt_d2")
     setup_logger(name="fvcore")
-    try:
-        cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
-        dataset_dicts = _load_dataset(cfg)[: args.num_images]
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"visualize_predictions.py: {error}") from error
+    cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
+    dataset_dicts = _load_dataset(cfg)[: args.num_images]
     predictor = build_predictor(cfg)
     examples = []
     for dataset_dict in tqdm(dataset_dicts, unit="image"):

@@ -8,11 +8,11 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
-from torch import Tensor
+from torch import Tensor, nn
 
 from .convert import convert_resnet, from_pickle, from_pycls, is_torchvision_resnet
 from .files import find_weights, read_weights, weights_by_name
-from .names import has_caffe2_group_norm, is_fpt
+from .names import has_caffe2_group_norm, is_fpt, is_fusion
 from .origin import input_warning
 from .report import LoadReport
 
@@ -28,11 +28,32 @@ class FPTCheckpointer(DetectionCheckpointer):
 
     _source = ""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        whole: bool = False,
+        input_format: str = "",
+        **checkpointables: Any,
+    ) -> None:
+        """
+        Args:
+            model, save_dir, save_to_disk, checkpointables: as in Detectron2.
+            whole: the model is going to predict, not to be trained: weights that lack any of it are an error.
+            input_format: the order of the channels that the model is fed with, "RGB" or "BGR". Where it is "", that is
+                checked for the models that know it.
+        """
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self._whole, self._input_format = whole, input_format
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As in Detectron2.
 
         Raises:
-            WeightsError: a file that is not there, damaged or no weights, or weights of another trunk.
+            WeightsError: a file that is not there, damaged or no weights, or weights of another trunk, norm or width;
+                with ``whole``, of a part of the model.
         """
         self._source = path
         if path:
@@ -61,7 +82,7 @@ class FPTCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         author = checkpoint.get("__author__", "")
-        if warning := input_warning(self.model, self._source, author):
+        if warning := input_warning(self.model, self._source, author, self._input_format):
             logger.warning(warning)
         is_folded = author == "Caffe2" and not has_caffe2_group_norm(checkpoint["model"])
         if checkpoint.pop("matching_heuristics", False):
@@ -98,6 +119,9 @@ class FPTCheckpointer(DetectionCheckpointer):
         odd = len(missing) > len(report.new) or report.unexpected or mismatched
         logger.log(logging.WARNING if odd else logging.INFO, "%s", report)
         report.check()
+        if self._whole:
+            fusions = [weight for name, weight in self.model.state_dict().items() if is_fusion(name)]
+            report.check_whole(is_idle=not any(weight.any() for weight in fusions))
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """The report has said it."""

@@ -8,6 +8,8 @@ from typing import Optional
 
 # The modules that this project adds to FPN and ResNet. No checkpoint from elsewhere has them.
 _FPT = re.compile(r"(^|\.)(fpt|fpt_fuse\d*|bfp_down\d+|bifpn|bottom_up\.plugins)\.")
+# Those through which the rest reaches the output: where they are zero, the model is as it would be without.
+_FUSIONS = re.compile(r"(^|\.)(fpt_fuse\d*|bfp_down\d+|bifpn)\.")
 _STATISTICS = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 _CAFFE2_GROUP_NORM = re.compile(r"(conv1|res\d\w*)_gn_s$")
 
@@ -23,6 +25,11 @@ _RESNET_DEPTHS = {
 def is_fpt(name: str) -> bool:
     """Whether a tensor belongs to what FPT, its peers and its trunks add to FPN and ResNet."""
     return _FPT.search(name) is not None
+
+
+def is_fusion(name: str) -> bool:
+    """Whether it is one of those by which what FPT adds reaches the model's output."""
+    return _FUSIONS.search(name) is not None
 
 
 def trunk_names(names: Iterable[str]) -> list[str]:

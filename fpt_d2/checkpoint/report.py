@@ -108,6 +108,25 @@ class LoadReport:
                     f"{widths[0][0]}, or give other weights"
                 )
 
+    def check_whole(self, *, is_idle: bool) -> None:
+        """
+        Args:
+            is_idle: what FPT adds has no effect in the model as initialized, so that an FPN's weights are all it needs.
+
+        Raises:
+            WeightsError: a tensor that the model predicts with is not in the file, or has another shape there.
+        """
+        in_file = [*self.loaded, *self.unexpected, *(name for name, _, _ in self.mismatched)]
+        by_design = is_idle and not any(map(is_fpt, in_file))
+        lacking = [n for n in self.missing if not (by_design and is_fpt(n)) and not n.endswith("num_batches_tracked")]
+        if lacking or self.mismatched:
+            reasons = [f"it lacks {_count(lacking)}"] if lacking else []
+            reasons += [f"shapes differ, {self._mismatches()}"] if self.mismatched else []
+            raise WeightsError(
+                f"{self.source} is not the whole of this model, which would predict at random: {'; '.join(reasons)}: "
+                "give the weights of a model trained with this config, or the config that they were trained with"
+            )
+
     def _strangeness(self, in_file: list[str], trunk: list[str]) -> str:
         if is_torchvision_resnet(in_file):
             return "it is a torchvision ResNet, and the model has no ResNet of Detectron2's"

@@ -11,7 +11,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA, SemanticSegmentor
 from torch import nn
 
-from fpt_d2.checkpoint import find_weights, read_weights
+from fpt_d2.checkpoint import FPTCheckpointer, find_weights
 from fpt_d2.data.labels import flipped_classes
 from fpt_d2.modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
 
@@ -39,8 +39,8 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
         The config, frozen.
 
     Raises:
-        ValueError: no such file, an unknown key or a wrong value, no such weights or ones that are unsafe to read, or
-            weights that no whole model was trained to.
+        ValueError: no such file, an unknown key or a wrong value, no such weights or a pickle that the config refuses,
+            or weights that no whole model was trained to.
     """
     cfg = read_config(config_file, opts)
     check_model_config(cfg)
@@ -63,11 +63,28 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
 
     Args:
         cfg: of :func:`get_inference_config`.
+
+    Raises:
+        WeightsError: ``MODEL.WEIGHTS`` are no weights, unsafe to read, or not those of the whole model.
     """
     is_augmented = cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
-    predictor = DefaultPredictor(tta_config(cfg) if is_augmented else cfg)
+    predictor = _untrained_predictor(tta_config(cfg) if is_augmented else cfg)
+    FPTCheckpointer(predictor.model, whole=True, input_format=cfg.INPUT.FORMAT).load(cfg.MODEL.WEIGHTS)
     predictor.model = (with_tta if is_augmented else with_sliding_window)(cfg, predictor.model)
     return predictor
+
+
+def _untrained_predictor(cfg: CfgNode) -> DefaultPredictor:
+    """Without the weights, which Detectron2's predictor would take of any model, executing what a pickle holds."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.TRUNK.PRETRAINED = "", False
+    loading = logging.getLogger("fvcore.common.checkpoint")
+    loading.disabled = True  # it would say that the model is initialized from scratch
+    try:
+        return DefaultPredictor(cfg)
+    finally:
+        loading.disabled = False
 
 
 def without_ddp(model: nn.Module) -> nn.Module:
@@ -118,5 +135,4 @@ def _check_weights(cfg: CfgNode) -> None:
             f"There is no trained model in {cfg.OUTPUT_DIR} and MODEL.WEIGHTS is {weights!r}: "
             "train first, or give a trained model as MODEL.WEIGHTS path/to/model_final.pth"
         )
-    # Detectron2's predictor would execute what a pickle holds: a file that is more than weights ends here.
-    read_weights(find_weights(weights))
+    find_weights(weights, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)

@@ -1,12 +1,18 @@
-"""What the demo draws of each kind of output, on images and in videos."""
+"""What the demo draws of each kind of output, on images and in videos, and which weights it refuses."""
+
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import Metadata
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
+
+from fpt_d2.engine.defaults import read_config
+from fpt_d2.engine.inference import build_predictor, get_inference_config
 
 METADATA = Metadata(name="demo", thing_classes=["circle", "star"], stuff_classes=["sky", "grass"])
 IMAGE = np.full((40, 60, 3), 128, np.uint8)
@@ -47,3 +53,59 @@ def test_an_output_that_cannot_be_drawn_is_named(demo):
 
     with pytest.raises(ValueError, match="proposals"):
         predictor._draw({"proposals": None}, Visualizer(IMAGE, METADATA))
+
+
+def _weights(folder, config_file, *opts, keep=""):
+    """A checkpoint of the model that these keys make of the config, or of the part of it that begins with ``keep``."""
+    weights = build_model(read_config(config_file, opts)).state_dict()
+    path = folder / "weights.pth"
+    torch.save({"model": {name: w for name, w in weights.items() if name.startswith(keep)}}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("opts", "keep", "said"),
+    [
+        (["MODEL.RESNETS.DEPTH", "34"], "", "has a ResNet-34, the model a ResNet-18"),
+        (["MODEL.FPN.OUT_CHANNELS", "32"], "", "The neck in .* has the width 32, the model's 16"),
+        (["MODEL.RESNETS.NORM", "GN"], "", "set MODEL.RESNETS.NORM"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "9"], "", r"cls_score.weight \(10, 16\) in the file, \(7, 16\) in the model"),
+        ([], "backbone.", "is not the whole of this model.*it lacks .*roi_heads.box_head 2"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_sentence(demo, config_file, write_image, tmp_path, opts, keep, said):
+    weights = _weights(tmp_path, config_file, *opts, keep=keep)
+    argv = ["--config-file", config_file, "--input", str(write_image("a.png")), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=said) as end:
+        demo.main([*argv, "--opts", "MODEL.WEIGHTS", str(weights)])
+    assert str(end.value).startswith("demo.py: ") and "\n" not in str(end.value)
+
+
+def test_a_pickle_is_refused_where_the_config_says_so(demo, config_file, write_image, tmp_path):
+    weights = torch.load(_weights(tmp_path, config_file), weights_only=True)["model"]
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(pickle.dumps({"model": {n: w.numpy() for n, w in weights.items()}, "__author__": "me"}))
+    argv = ["--config-file", config_file, "--input", str(write_image("a.png")), "--output", str(tmp_path / "a.jpg")]
+    argv += ["--opts", "MODEL.WEIGHTS", str(path)]
+    with pytest.raises(SystemExit, match="a pickle, or nothing known, and MODEL.WEIGHTS_ALLOW_PICKLE is False"):
+        demo.main([*argv, "MODEL.WEIGHTS_ALLOW_PICKLE", "False"])
+    assert demo.main(argv) == 0
+
+
+@pytest.mark.parametrize("name", ["GeneralizedRCNN", "ProposalNetwork"])  # the latter does not know its format
+def test_the_demo_warns_of_the_order_of_channels(name, config_file, tmp_path, caplog):
+    opts = ["MODEL.META_ARCHITECTURE", name]
+    _weights(tmp_path, config_file, *opts).rename(tmp_path / "model_final.pth")
+    (tmp_path / "config.yaml").write_text(read_config(config_file, opts).dump())  # as training leaves it
+    opts += ["MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
+    build_predictor(get_inference_config(config_file, opts))
+    assert "INPUT.FORMAT" not in caplog.text and "from scratch" not in caplog.text
+    build_predictor(get_inference_config(config_file, [*opts, "INPUT.FORMAT", "RGB"]))
+    assert "Set INPUT.FORMAT BGR: the model has INPUT.FORMAT RGB" in caplog.text
+
+
+def test_the_predictor_has_the_weights(config_file):
+    predictor = build_predictor(get_inference_config(config_file))
+    saved = torch.load(config_file.replace("config.yaml", "model_final.pth"), weights_only=True)["model"]
+    assert not predictor.model.training
+    assert all(torch.equal(weight, saved[name]) for name, weight in predictor.model.state_dict().items())

@@ -93,6 +93,8 @@ def test_predictions_beside_ground_truth(folder: Path, tmp_path: Path) -> None:
     spec.loader.exec_module(module)
     picture = tmp_path / "grid.png"
     argv = ["--config-file", str(folder / "config.yaml"), "--output", str(picture), "--num-images", "3"]
+    with pytest.raises(SystemExit, match="is not the whole of this model.*sem_seg_head.predictor"):
+        module.main([*argv, "--opts", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "9"])
     assert module.main([*argv, "--opts", *WINDOW]) == 0
     drawn = np.array(Image.open(picture).convert("RGB"))
     assert drawn.shape[0] > 2 * 200 and drawn.std() > 20

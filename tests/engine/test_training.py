@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,24 @@ def test_a_training_and_evaluating_its_model_again(command_line, train_net, out:
     assert train_net(command_line(*words)) == 0
     assert (out / "again" / "inference" / "coco_instances_results.json").read_text() == trained
     assert json.loads((out / "again" / "evaluation.json").read_text())["segm"]["AP"] == metrics["segm/AP"]
+
+
+def test_an_evaluation_takes_no_part_of_a_model(
+    parse, command_line, train_net, out: Path, tmp_path: Path, capsys
+) -> None:
+    weights = Trainer.build_model(setup(parse("MODEL.FPT.BRANCHES", "[]"))).state_dict()
+    path = tmp_path / "weights.pth"
+    torch.save({"model": weights}, path)
+    words = ["--eval-only", "MODEL.WEIGHTS", str(path)]
+    assert train_net(command_line(*words)) == 0  # an FPN's, which FPT starts as
+    shutil.rmtree(out)
+    capsys.readouterr()
+    torch.save({"model": {n: w for n, w in weights.items() if not n.startswith("roi_heads.mask_head")}}, path)
+    assert train_net(command_line(*words)) == 2
+    error = capsys.readouterr().err.strip()
+    assert f"{path} is not the whole of this model" in error and "it lacks 6 tensors (roi_heads.mask_head 6)" in error
+    assert len(error.splitlines()) == 1
+    assert not (out / "inference").exists()
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(parse, out: Path) -> None:
