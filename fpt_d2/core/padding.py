@@ -33,8 +33,11 @@ def valid_mask(images: Tensor) -> Tensor:
 def padding_mask(images: Tensor) -> Optional[Tensor]:
     """:func:`valid_mask`, or None where nothing is padded; not None in a recorded graph, which serves other images."""
     mask = valid_mask(images)
-    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return mask if recorded or not bool(mask.all()) else None
+    return mask if _is_recorded() or not bool(mask.all()) else None
+
+
+def _is_recorded() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def _up_to_last(filled: Tensor) -> Tensor:
@@ -76,6 +79,8 @@ def pool_to_tokens(
     """
     if stride > 1:
         x, mask = _pool_cells(x, mask, stride)
+    if max_tokens > 0 and _is_recorded():
+        return _pool_to_budget_recorded(x, mask, max_tokens)
     if 0 < max_tokens < x.shape[2] * x.shape[3]:
         return _pool_to_budget(x, mask, max_tokens)
     return to_tokens(x), None if mask is None else mask.flatten(1)
@@ -97,12 +102,6 @@ def _pool_cells(x: Tensor, mask: Optional[Tensor], stride: int) -> Tuple[Tensor,
 def _pool_to_budget(x: Tensor, mask: Optional[Tensor], max_tokens: int) -> Tuple[Tensor, Optional[Tensor]]:
     if mask is None:
         return to_tokens(F.adaptive_avg_pool2d(x, budget_size(x.shape[2], x.shape[3], max_tokens))), None
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        # A recorded graph cannot have sizes that depend on the padding: the cells follow the padded size there.
-        size = budget_size(x.shape[2], x.shape[3], max_tokens)
-        share = F.adaptive_avg_pool2d(mask.unsqueeze(1).to(x.dtype), size)
-        pooled = F.adaptive_avg_pool2d(apply_mask(x, mask), size) / share.clamp(min=torch.finfo(x.dtype).tiny)
-        return to_tokens(pooled), share.flatten(1) > 0
     tokens, masks = [], []
     for image, height, width in zip(x, mask[:, :, 0].sum(1).tolist(), mask[:, 0, :].sum(1).tolist()):
         pooled = F.adaptive_avg_pool2d(image[:, :height, :width], budget_size(height, width, max_tokens)).flatten(1)
@@ -110,6 +109,42 @@ def _pool_to_budget(x: Tensor, mask: Optional[Tensor], max_tokens: int) -> Tuple
         tokens.append(F.pad(pooled, (0, missing)))
         masks.append(F.pad(mask.new_ones(pooled.shape[1]), (0, missing)))
     return torch.stack(tokens).transpose(1, 2), torch.stack(masks)
+
+
+def _pool_to_budget_recorded(x: Tensor, mask: Optional[Tensor], max_tokens: int) -> Tuple[Tensor, Tensor]:
+    """:func:`_pool_to_budget` without sizes that Python has to know: a recorded graph serves images of other sizes.
+
+    Adaptive average pooling is a product with one matrix for the rows and one for the columns. The grid keeps the
+    map's size (H, W); an image's cells are in its upper left corner.
+    """
+    if mask is None:
+        mask = torch.ones_like(x[:, 0], dtype=torch.bool)
+    height, width = mask[:, :, 0].sum(1), mask[:, 0, :].sum(1)
+    rows, columns = _budget_sizes(height, width, max_tokens)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    over_rows = _pooling_matrix(height, rows, x.shape[2], dtype)
+    over_columns = _pooling_matrix(width, columns, x.shape[3], dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        grid = torch.einsum("brh,bchw->bcrw", over_rows, x.to(dtype))
+        grid = torch.einsum("bkw,bcrw->bcrk", over_columns, grid).to(x.dtype)
+    token = torch.arange(x.shape[2] * x.shape[3], device=x.device)[:max_tokens]
+    used = token < (rows * columns).unsqueeze(1)  # (B, K)
+    columns = columns.unsqueeze(1)
+    cell = (token // columns * x.shape[3] + token % columns).masked_fill(~used, 0)
+    return to_tokens(grid).gather(1, cell.unsqueeze(2).expand(-1, -1, x.shape[1])), used
+
+
+def _pooling_matrix(length: Tensor, cells: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """(B, size, size): in its first ``cells`` rows the weights that average the first ``length`` positions into cells.
+
+    Args:
+        length, cells: (B,) integers; the borders of the cells are those of ``adaptive_avg_pool2d``.
+    """
+    length, cells = length[:, None, None], cells[:, None, None]
+    position = torch.arange(size, device=length.device)
+    cell = position.unsqueeze(1)
+    start, end = cell * length // cells, ((cell + 1) * length + cells - 1) // cells
+    return ((start <= position) & (position < end)).to(dtype) / (end - start)
 
 
 def budget_size(height: int, width: int, max_tokens: int) -> Tuple[int, int]:
@@ -120,3 +155,11 @@ def budget_size(height: int, width: int, max_tokens: int) -> Tuple[int, int]:
     # A side never vanishes; the other one then takes the budget.
     rows = min(max(1, int(height * shrink)), max_tokens)
     return rows, min(max(1, int(width * shrink)), max_tokens // rows)
+
+
+def _budget_sizes(height: Tensor, width: Tensor, max_tokens: int) -> Tuple[Tensor, Tensor]:
+    """:func:`budget_size` of integers (B,)."""
+    budget = torch.full_like(height, max_tokens)
+    shrink = (budget.double() / (height * width)).sqrt().clamp(max=1)
+    rows = (height * shrink).long().clamp(1, max_tokens)
+    return rows, torch.minimum((width * shrink).long().clamp(min=1), budget // rows)

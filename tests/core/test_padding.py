@@ -1,9 +1,19 @@
 """Which part of a padded batch is image, and pooling that never mixes padding in."""
 
+import functools
+
 import pytest
 import torch
 
-from fpt_d2.core.padding import apply_mask, budget_size, masked_mean, pool_to_tokens, resize_mask, valid_mask
+from fpt_d2.core.padding import (
+    _budget_sizes,
+    apply_mask,
+    budget_size,
+    masked_mean,
+    pool_to_tokens,
+    resize_mask,
+    valid_mask,
+)
 
 from .cases import relative_error
 
@@ -73,6 +83,39 @@ def test_budget_of_random_sizes():
             assert (rows, columns) == (height, width)
         elif min(rows, columns) > 8:  # the aspect is kept, and the budget used
             assert 0.8 < (rows / columns) / (height / width) < 1.25 and rows * columns > 0.75 * budget
+
+
+@pytest.mark.parametrize("budget", [1, 6, 100, 256, 1024])
+def test_budget_of_tensors_is_that_of_integers(budget):
+    height, width = torch.cartesian_prod(torch.arange(1, 201), torch.arange(1, 201)).unbind(1)
+    expected = [budget_size(h, w, budget) for h, w in zip(height.tolist(), width.tolist())]
+    assert torch.stack(_budget_sizes(height, width, budget), 1).tolist() == [list(size) for size in expected]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("stride, max_tokens", [(1, 1), (1, 6), (1, 30), (2, 5)])
+def test_recorded_tokens_are_the_eager_ones(stride, max_tokens):
+    """At other sizes, paddings and batches than the graph was recorded with, below the bound and above it."""
+    random = torch.Generator().manual_seed(0)
+
+    def batch(size, *valid):
+        mask = torch.zeros(len(valid), *size, dtype=torch.bool)
+        for m, (h, w) in zip(mask, valid):
+            m[:h, :w] = True
+        return apply_mask(torch.randn(len(valid), 3, *size, dtype=torch.float64, generator=random), mask), mask
+
+    pool = functools.partial(pool_to_tokens, stride=stride, max_tokens=max_tokens)
+    traced = torch.jit.trace(pool, batch((8, 8), (5, 7)), check_trace=False)
+    for x, mask in (
+        batch((8, 8), (5, 7)),
+        batch((6, 19), (6, 19)),
+        batch((13, 9), (13, 2), (4, 9), (13, 9)),
+        batch((3, 4), (3, 4), (2, 2)),
+    ):
+        tokens, token_mask = traced(x, mask)
+        expected, expected_mask = pool(x, mask)
+        assert tokens.shape[1] <= max_tokens and torch.equal(token_mask.sum(1), expected_mask.sum(1))
+        assert relative_error(tokens[token_mask], expected[expected_mask]) < 1e-12
 
 
 def test_no_padding_needs_no_mask():

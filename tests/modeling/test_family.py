@@ -128,8 +128,9 @@ def test_levels_without_any_padding_and_with_nothing_but_padding_beside_it_stay_
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_one_trace_serves_two_sizes_and_batches() -> None:
-    backbone = build_backbone()
+@pytest.mark.parametrize("max_kv_tokens", [0, 10])  # 10: fewer than p2 to p4 have, and of a grid that follows the size
+def test_one_trace_serves_two_sizes_and_batches(max_kv_tokens: int) -> None:
+    backbone = build_backbone("MODEL.FPT.MAX_KV_TOKENS", max_kv_tokens)
     with torch.no_grad():
         traced = torch.jit.trace(backbone, image(64, 96), strict=False)
         for size, batch in (((64, 96), 1), ((96, 128), 1), ((128, 64), 3)):
