@@ -48,7 +48,9 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
             continue
         num_classes = len(MetadataCatalog.get(name).get("thing_classes") or ())
         if read_files:
-            file_problems, num_in_file = _check_files(cfg, name, is_train=name in train)
+            file_problems, num_in_file = _check_files(
+                cfg, name, is_train=name in train, is_test=name in cfg.DATASETS.TEST
+            )
             problems += file_problems
             num_classes = num_classes or num_in_file
         problems += _check_num_classes(cfg, name, num_classes)
@@ -141,7 +143,7 @@ def _check_stuff(cfg: CfgNode, name: str) -> list[str]:
     ]
 
 
-def _check_files(cfg: CfgNode, name: str, *, is_train: bool) -> tuple[list[str], int]:
+def _check_files(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) -> tuple[list[str], int]:
     """What is wrong with the files of a data set, if anything, and how many categories they have."""
     metadata = MetadataCatalog.get(name)
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
@@ -153,7 +155,8 @@ def _check_files(cfg: CfgNode, name: str, *, is_train: bool) -> tuple[list[str],
     except DatasetError as error:
         return [_unreadable(metadata, error)], 0
     mask_format = cfg.INPUT.MASK_FORMAT if is_train and cfg.MODEL.MASK_ON else None
-    check = CocoCheck(content, image_root, is_train=is_train, mask_format=mask_format)
+    fields = _evaluated_fields(cfg, metadata) if is_test else []
+    check = CocoCheck(content, image_root, is_train=is_train, mask_format=mask_format, evaluated_fields=fields)
     _check_names(metadata, check)
     for line in check.warnings.lines():
         logger.warning("%s: %s", json_file, line)
@@ -163,6 +166,14 @@ def _check_files(cfg: CfgNode, name: str, *, is_train: bool) -> tuple[list[str],
     head = f"The data set {name!r} has {total} problems in {json_file} (images: {image_root}):"
     tail = "Correct the file; DATASETS.CHECK False skips this check."
     return ["\n  ".join([head, *check.errors.lines(), tail])], len(check.categories)
+
+
+def _evaluated_fields(cfg: CfgNode, metadata: Metadata) -> list[str]:
+    """What Detectron2's evaluator of a data set reads from its annotations."""
+    if metadata.get("evaluator_type") not in ("coco", "coco_panoptic_seg"):
+        return []
+    tasks = [(cfg.MODEL.MASK_ON, "segmentation"), (cfg.MODEL.KEYPOINT_ON, "num_keypoints")]
+    return ["area", "iscrowd", *(field for is_on, field in tasks if is_on)]
 
 
 def _read(json_file: str) -> Any:

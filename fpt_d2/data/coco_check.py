@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
@@ -16,6 +16,14 @@ _MAX_EXAMPLES = 3
 _BOX_TOLERANCE = 2.0  # pixels
 
 Record = dict[str, Any]
+
+# What pycocotools reads from every annotation to evaluate with it and training does not, and what to write there.
+EVALUATED_FIELDS = {
+    "area": "add the pixels of the object, or width times height of its box",
+    "iscrowd": "add 0, or 1 for a crowd",
+    "segmentation": "add its polygons or RLE, or set MODEL.MASK_ON False",
+    "num_keypoints": "add the number of keypoints that are labelled",
+}
 
 
 class Findings:
@@ -45,17 +53,26 @@ class CocoCheck:
         categories: names by id.
     """
 
-    def __init__(self, content: Any, image_root: str, *, is_train: bool, mask_format: str | None) -> None:
+    def __init__(
+        self,
+        content: Any,
+        image_root: str,
+        *,
+        is_train: bool,
+        mask_format: str | None,
+        evaluated_fields: Sequence[str] = (),
+    ) -> None:
         """
         Args:
             content: the file as `json.load` returns it.
             image_root: folder of the images.
             is_train: there must be annotations; a test set may have none, as COCO's test-dev.
             mask_format: ``INPUT.MASK_FORMAT`` where masks are trained, else None.
+            evaluated_fields: keys of :data:`EVALUATED_FIELDS` that an evaluation reads from every annotation.
         """
         self.errors, self.warnings = Findings(), Findings()
         self.categories: dict[Any, str] = {}
-        self._mask_format = mask_format
+        self._mask_format, self._evaluated_fields = mask_format, evaluated_fields
         self._sizes: dict[Any, tuple[float, float] | None] = {}  # (height, width) by image id, None where improper
         if not isinstance(content, dict):
             self.errors.add("not a JSON object", "has no top-level keys")
@@ -110,6 +127,9 @@ class CocoCheck:
                 self.errors.add("category id is not among the categories", f"{example} ({annotation['category_id']})")
             if annotation.get("ignore"):
                 self.errors.add('"ignore" is not supported by Detectron2', example)
+            for field in self._evaluated_fields:
+                if annotation.get(field) in (None, []):
+                    self.errors.add(f"no {field}, which the evaluation needs: {EVALUATED_FIELDS[field]}", example)
             if annotation["image_id"] not in self._sizes:
                 self.errors.add("image id is not among the images", f"{example} ({annotation['image_id']})")
             elif size := self._sizes[annotation["image_id"]]:

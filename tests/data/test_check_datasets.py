@@ -18,9 +18,11 @@ GOOD = {
     "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
     "annotations": [
         {"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 10, 10], "segmentation": [[0, 0, 10, 0, 10, 10]]},
-        {"id": 2, "image_id": 2, "category_id": 7, "bbox": [9.5, 0, 91, 80.4], "segmentation": RLE, "iscrowd": 1},
+        {"id": 2, "image_id": 2, "category_id": 7, "bbox": [9.5, 0, 91, 80.4], "segmentation": RLE},
     ],
 }
+GOOD["annotations"][0] |= {"area": 50, "iscrowd": 0}
+GOOD["annotations"][1] |= {"area": 8000, "iscrowd": 1}
 
 
 @pytest.fixture
@@ -177,6 +179,31 @@ def test_masks_are_checked_only_where_they_are_trained(content, image_root):
 def test_a_test_set_may_come_without_annotations(content, image_root):
     del content["annotations"]
     assert errors(content, image_root, is_train=False) == []
+
+
+@pytest.mark.parametrize(
+    "field, remedy",
+    [
+        ("area", "pixels of the object"),
+        ("iscrowd", "add 0"),
+        ("segmentation", "polygons"),
+        ("num_keypoints", "labelled"),
+    ],
+)
+def test_an_evaluation_needs_more_than_a_training(registered, field, remedy):
+    """What pycocotools would miss at the end of a training."""
+    cfg, json_file = registered
+    content = copy.deepcopy(GOOD)
+    content["annotations"][0].pop(field, None)
+    json_file.write_text(json.dumps(content))
+    if field == "num_keypoints":
+        cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS = True, 1, [0.1]
+        MetadataCatalog.get("checked").set(keypoint_names=["tip"], keypoint_flip_map=[])
+    with pytest.raises(DatasetError, match=rf"no {field}, which the evaluation needs: .*{remedy}.*: annotation 1"):
+        check_datasets(cfg)
+    cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = False
+    cfg.DATASETS.TEST = () if field in ("area", "iscrowd") else cfg.DATASETS.TEST
+    check_datasets(cfg)  # a training, and an evaluation of boxes, do without it
 
 
 def test_a_missing_image_folder_is_one_problem(content, tmp_path):
