@@ -19,12 +19,13 @@ from fpt_d2.checkpoint.names import is_fpt
 from .caffe2_names import to_caffe2
 from .conftest import MASK_RCNN, build, detect, small_config
 
+RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 FAMILIES = [
     "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
     MASK_RCNN,
     "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml",
     "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml",
-    "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+    RETINANET,
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml",
 ]
 
@@ -124,10 +125,23 @@ def process_group(tmp_path: Path) -> Any:
     dist.destroy_process_group()
 
 
-def test_training_moves_every_parameter_under_ddp(save: Callable[..., str], process_group: None) -> None:
-    cfgs = [small_config(fpt=fpt) for fpt in (False, True)]
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (MASK_RCNN, {}),
+        (MASK_RCNN, {"PYRAMID": "bfp"}),
+        (MASK_RCNN, {"GT_SIMILARITY": "dot", "MAX_KV_TOKENS": 8}),  # the coarsest level has 12
+        (RETINANET, {}),
+    ],
+    ids=["fpn", "bfp", "dot of bounded keys", "retinanet"],
+)
+def test_training_moves_every_parameter_under_ddp(
+    name: str, settings: dict[str, Any], save: Callable[..., str], process_group: None
+) -> None:
+    cfgs = [small_config(name, fpt=fpt) for fpt in (False, True)]
     for cfg in cfgs:  # with a frozen norm an untrained trunk's activations explode, and every softmax saturates
         cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT = "BN", 0
+        cfg.MODEL.FPT.update(settings)
     fpn, model = (build(cfg, seed).train() for seed, cfg in enumerate(cfgs))
     FPTCheckpointer(model).load(save(fpn.state_dict()))
     before = {name: p.clone() for name, p in model.named_parameters() if is_fpt(name)}
@@ -140,7 +154,7 @@ def test_training_moves_every_parameter_under_ddp(save: Callable[..., str], proc
             losses = ddp([example()])
         sum(losses.values()).backward()
         optimizer.step()
-    assert len(before) > 100
+    assert len(before) > 60 and any("bfp_down" in name for name in before) == (cfgs[1].MODEL.FPT.PYRAMID == "bfp")
     parameters = dict(model.named_parameters())
     unmoved = [name for name, start in before.items() if torch.equal(parameters[name], start)]
     assert not unmoved
