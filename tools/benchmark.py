@@ -29,6 +29,8 @@ from benchmarks.targets import judge
 from benchmarks.workload import FORWARD, TRAIN, Entry, Setting
 from tqdm import tqdm
 
+from fpt_d2.engine.command import exit_on_user_errors, image_size, positive_int
+
 SIZES = {
     "kernels": ((256, 256), (512, 512), (800, 1333)),
     "necks": ((256, 256), (512, 512), (1024, 1024), (800, 1333), (2048, 2048)),
@@ -45,15 +47,21 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=(*SIZES, "all"), default="all", help="what to measure (default all)")
     parser.add_argument(
-        "--sizes", nargs="+", type=_size, metavar="HxW", help="of the image (default 256x256 to 2048x2048 for necks)"
+        "--sizes",
+        nargs="+",
+        type=image_size,
+        metavar="HxW",
+        help="of the image (default 256x256 to 2048x2048 for necks)",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--batch", type=int, default=1, help="images in a batch (default 1)")
+    parser.add_argument("--batch", type=positive_int, default=1, help="images in a batch (default 1)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases or entries whose names contain one of these")
     parser.add_argument("--mode", choices=(*MODE_NAMES, "both"), default="both", help="default both")
-    parser.add_argument("--repeats", type=int, default=5, help="steps that the median is taken of (default 5)")
-    parser.add_argument("--threads", type=int, default=1, help="on the CPU (default 1: robust where others work too)")
+    parser.add_argument("--repeats", type=positive_int, default=5, help="steps that the median is taken of (default 5)")
+    parser.add_argument(
+        "--threads", type=positive_int, default=1, help="on the CPU (default 1: robust where others work too)"
+    )
     parser.add_argument(
         "--max-seconds",
         type=float,
@@ -70,11 +78,12 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("benchmark.py: --device cuda needs an NVIDIA GPU that torch can use; leave it out for the CPU")
+        raise ValueError("--device cuda needs an NVIDIA GPU that torch can use; leave it out for the CPU")
     args.output.mkdir(parents=True, exist_ok=True)
     # Detectron2 says what each of the many models is initialised from.
     logging.getLogger().setLevel(logging.ERROR)
@@ -123,7 +132,7 @@ def _plan(args: argparse.Namespace, setting: Setting) -> list[tuple[str, list[En
                 if entries:
                     plan.append((suite, entries, sized))
     if not plan:
-        raise SystemExit(f"benchmark.py: --only {' '.join(args.only)} fits no case or entry of --suite {args.suite}")
+        raise ValueError(f"--only {' '.join(args.only)} fits no case or entry of --suite {args.suite}")
     return plan
 
 
@@ -147,14 +156,6 @@ def _about(args: argparse.Namespace, machine: Machine) -> dict[str, Any]:
         "peak": "torch.cuda.max_memory_allocated" if on_gpu else "high-water mark of a fresh process",
         "training step": "forward and backward, no optimizer",
     }
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 800x1333") from error
-    return height, width
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from fpt_d2.checkpoint import convert_resnet
 from fpt_d2.checkpoint.files import read_state_dict, write_checkpoint
 from fpt_d2.checkpoint.names import resnet_kind
 from fpt_d2.checkpoint.origin import expected_input
+from fpt_d2.engine.command import exit_on_user_errors
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -30,14 +31,12 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = get_parser().parse_args(argv)
     setup_logger(name="fpt_d2")
-    try:
-        checkpoint = convert_resnet(read_state_dict(args.input))
-        write_checkpoint(checkpoint, args.output)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"convert_weights.py: {error}") from error
+    checkpoint = convert_resnet(read_state_dict(args.input))
+    write_checkpoint(checkpoint, args.output)
     settings, _ = expected_input(args.output, checkpoint["__author__"])
     words = " ".join(f"{key} '{value}'" for key, value in settings.items())
     logger.info("Wrote a %s to %s. It wants %s", resnet_kind(checkpoint["model"]), args.output, words)

@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 
 from fpt_d2.checkpoint import fpn_part
 from fpt_d2.checkpoint.files import read_state_dict, write_checkpoint
+from fpt_d2.engine.command import exit_on_user_errors
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -27,15 +28,13 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> None:
     args = get_parser().parse_args(argv)
     setup_logger(name="fpt_d2")
-    try:
-        weights = read_state_dict(args.input)
-        kept = fpn_part(weights)
-        write_checkpoint({"model": kept, "__author__": "fpt_d2"}, args.output)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"export_fpn.py: {error}") from error
+    weights = read_state_dict(args.input)
+    kept = fpn_part(weights)
+    write_checkpoint({"model": kept, "__author__": "fpt_d2"}, args.output)
     logger.info("Wrote %d of the %d tensors to %s", len(kept), len(weights), args.output)
 
 

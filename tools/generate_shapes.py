@@ -12,6 +12,7 @@ from typing import Any
 from fpt_d2.data.builtin import CONTEXT_ROOT, SHAPES_ROOT
 from fpt_d2.data.semantic import write_semantic_dataset
 from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.engine.command import exit_on_user_errors
 
 # What the options default to, by task.
 DEFAULTS = {
@@ -47,17 +48,14 @@ def add_by_task(parser: argparse.ArgumentParser, flag: str, *, help: str, **kwar
     parser.add_argument(flag, help=f"{help}; default: {defaults}", **kwargs)
 
 
+@exit_on_user_errors()
 def main() -> int:
     args = parse_args()
     common = {"num_train": args.num_train, "num_val": args.num_val, "seed": args.seed, "overwrite": args.overwrite}
-    try:
-        if args.task == "semantic":
-            write_semantic_dataset(args.output, **common)
-        else:
-            write_dataset(args.output, image_size=(args.min_size, args.max_size), **common)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if args.task == "semantic":
+        write_semantic_dataset(args.output, **common)
+    else:
+        write_dataset(args.output, image_size=(args.min_size, args.max_size), **common)
     print(f"Wrote {args.num_train} training and {args.num_val} validation images to {args.output}")
     return 0
 

@@ -20,10 +20,10 @@ from typing import Optional
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
-from fpt_d2.data import DatasetError
 from fpt_d2.data.sem_seg_check import check_sem_seg_files
 from fpt_d2.data.sem_seg_prepare import prepare_ade20k, prepare_cityscapes, prepare_lip, prepare_voc
 from fpt_d2.data.sem_seg_sets import DATASETS_ROOT
+from fpt_d2.engine.command import exit_on_user_errors
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -51,6 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
@@ -59,11 +60,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _check(args.names)
     folder, prepare, names = DATASETS[args.command]
     options = {"sbd": args.sbd} if args.command == "voc" else {}
-    try:
-        prepare(DATASETS_ROOT / folder, **options)
-    except (DatasetError, OSError) as error:
-        logger.error("%s", error)
-        return 1
+    prepare(DATASETS_ROOT / folder, **options)
     return _check([name for name in names if _is_listed(name)])
 
 

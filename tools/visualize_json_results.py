@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from fpt_d2.data import check_names, register_from_config
 from fpt_d2.engine import read_config
+from fpt_d2.engine.command import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -38,34 +39,28 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for one picture of each image")
     parser.add_argument("--dataset", metavar="NAME", help="a registered data set (default: the first of DATASETS.TEST)")
     parser.add_argument("--config-file", metavar="FILE", help="config that names, and registers, the data set")
-    parser.add_argument("--num-images", type=int, default=20, metavar="N", help="how many images (default 20)")
-    parser.add_argument(
-        "--conf-threshold", type=float, default=0.5, metavar="SCORE", help="lowest score drawn (default 0.5)"
-    )
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to change; comes last"
-    )
+    add_num_images(parser, default=20)
+    add_confidence_threshold(parser)
+    add_opts(parser)
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
     setup_logger(name="fpt_d2")
-    try:
-        name = _find_dataset(args)
-        by_image = read_results(args.input)
-        records = [r for r in DatasetCatalog.get(name) if r["image_id"] in by_image][: args.num_images]
-        if not records:
-            raise ValueError(f"No image of {name!r} is in {args.input}: name the data set that it was made on")
-        folder = Path(args.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        for record in tqdm(records, unit="image"):
-            results = [x for x in by_image[record["image_id"]] if x["score"] >= args.conf_threshold]
-            picture = draw(record, results, MetadataCatalog.get(name))
-            Image.fromarray(picture).save(folder / f"{Path(record['file_name']).stem}.jpg")
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"visualize_json_results.py: {error}") from error
+    name = _find_dataset(args)
+    by_image = read_results(args.input)
+    records = [r for r in DatasetCatalog.get(name) if r["image_id"] in by_image][: args.num_images]
+    if not records:
+        raise ValueError(f"No image of {name!r} is in {args.input}: name the data set that it was made on")
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in tqdm(records, unit="image"):
+        results = [x for x in by_image[record["image_id"]] if x["score"] >= args.confidence_threshold]
+        picture = draw(record, results, MetadataCatalog.get(name))
+        Image.fromarray(picture).save(folder / f"{Path(record['file_name']).stem}.jpg")
     logger.info("Wrote %d pictures to %s", len(records), folder)
     return 0
 

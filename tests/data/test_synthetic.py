@@ -237,5 +237,5 @@ def test_command_line_writes_where_the_registered_data_set_is_read(tmp_path):
     assert missing.startswith("The data set 'fpt_shapes_train' is not in")
     assert "python tools/generate_shapes.py" in missing
     assert str(tmp_path) in wrote
-    assert (first, second, counts) == ("exit status 0", "exit status 1", "3 2")
+    assert (first, second, counts) == ("exit status 0", "exit status 2", "3 2")
     assert "--overwrite" in run.stderr and "Traceback" not in run.stderr
