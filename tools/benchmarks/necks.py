@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Union
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -11,12 +11,13 @@ from detectron2.modeling import Backbone, build_resnet_backbone
 from torch import Tensor
 
 from fpt_d2.config import add_fpt_config
-from fpt_d2.modeling import FPT, build_fpt_backbone
+from fpt_d2.modeling import FPT, BiFPN, build_fpt_backbone
 
 from . import textbook
 from .workload import Entry, Setting, Workload
 
 CASE = "neck"
+Neck = Union[FPT, BiFPN]
 # Detectron2 pads images to a multiple of the coarsest stride.
 DIVISIBILITY = 32
 FEATURES = {"res2": (256, 4), "res3": (512, 8), "res4": (1024, 16), "res5": (2048, 32)}  # channels, stride
@@ -30,6 +31,7 @@ LIGHT = ("MODEL.FPT.MAX_KV_TOKENS", 256, "MODEL.FPT.BRANCH_CHANNELS", 64)
 NECKS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
+    "BiFPN": ("MODEL.BACKBONE.NAME", "build_resnet_bifpn_backbone"),
     "FPT exact": EXACT,
     "FPT budget": BUDGET,
     "FPT budget, dot": DOT,
@@ -58,15 +60,21 @@ class GivenFeatures(Backbone):
         return features
 
 
-def build_neck(keys: Sequence[Any]) -> FPT:
+def build_neck(keys: Sequence[Any]) -> Neck:
     """The neck of the config defaults with these keys and values in a row."""
     cfg = _config()
     cfg.MODEL.FPN.IN_FEATURES = list(FEATURES)
     cfg.merge_from_list(list(keys))
+    if "bifpn" in cfg.MODEL.BACKBONE.NAME:
+        fpn, bifpn = cfg.MODEL.FPN, cfg.MODEL.BIFPN
+        return BiFPN(GivenFeatures(), fpn.IN_FEATURES, fpn.OUT_CHANNELS, num_layers=bifpn.NUM_LAYERS, norm=bifpn.NORM)
     return build_fpt_backbone(cfg, GivenFeatures(), None)
 
 
-def run_neck(neck: FPT, features: dict[str, Tensor]) -> list[Tensor]:
+def run_neck(neck: Neck, features: dict[str, Tensor]) -> list[Tensor]:
+    if isinstance(neck, BiFPN):
+        return list(neck(features).values())
+    # Not from an image: nothing is padded.
     return list(neck.fuse(neck.source_pyramid(features), None).values())
 
 
