@@ -51,7 +51,7 @@ def plan_outputs(images: Sequence[Path], output: str) -> list[Path]:
         One path per input.
 
     Raises:
-        DemoError: one file for several inputs, or a picture would replace an input.
+        DemoError: one file for several inputs, a picture would replace an input, or no folder can be made.
     """
     if not os.path.isdir(output) and output.lower().endswith(IMAGE_SUFFIXES):
         if len(images) > 1:
@@ -63,7 +63,7 @@ def plan_outputs(images: Sequence[Path], output: str) -> list[Path]:
     for path in planned:
         if path.resolve() in inputs:
             raise DemoError(f"--output {output} would replace the input {path}: give another folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
     return planned
 
 
@@ -76,7 +76,7 @@ class VideoWriter:
         fps: frames per second.
 
     Raises:
-        DemoError: the file would replace the input.
+        DemoError: the file would replace the input, or its folder cannot be made.
     """
 
     def __init__(self, output: str, name: str, fps: float) -> None:
@@ -84,7 +84,7 @@ class VideoWriter:
         self.path = Path(output) if is_file else Path(output) / f"{Path(name).stem}.mp4"
         if self.path.exists() and os.path.exists(name) and self.path.samefile(name):
             raise DemoError(f"--output {output} would replace the input {name}: give another name")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(self.path.parent)
         self._fps = fps
         self._writer: Optional[cv2.VideoWriter] = None
 
@@ -120,6 +120,13 @@ def check_display() -> None:
         cv2.destroyWindow("probe")
     except cv2.error as error:
         raise DemoError("This OpenCV cannot open windows: say where to write the result with --output") from error
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"--output: no folder {folder} can be made ({error.strerror}): give another path") from error
 
 
 def _images_in(folder: Path) -> list[Path]:

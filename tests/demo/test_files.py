@@ -41,6 +41,15 @@ def test_an_input_is_never_replaced(files, tmp_path):
             files.VideoWriter(str(output), str(video), 10)
 
 
+def test_an_output_that_can_be_no_folder_is_one_sentence(files, tmp_path):
+    file = tmp_path / "existing.txt"
+    file.touch()
+    with pytest.raises(files.DemoError, match="--output: no folder .*existing.txt can be made"):
+        files.plan_outputs([tmp_path / "a.jpg"], str(file))
+    with pytest.raises(files.DemoError, match="--output: no folder .*existing.txt can be made"):
+        files.VideoWriter(str(file / "clip.mp4"), "in.mp4", 10)
+
+
 def test_one_file_for_several_images_is_refused(files, tmp_path):
     with pytest.raises(files.DemoError, match="give a folder"):
         files.plan_outputs([tmp_path / "a.jpg", tmp_path / "b.jpg"], str(tmp_path / "out.png"))
