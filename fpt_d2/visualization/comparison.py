@@ -18,12 +18,12 @@ class Run(NamedTuple):
 
     Attributes:
         name: in the legend.
-        gflops: of one image.
+        gflops: of one image; None where it is not known.
         curves: of each metric the curve of every seed.
     """
 
     name: str
-    gflops: float
+    gflops: Optional[float]
     curves: dict[str, list[Curve]]
 
 
@@ -63,17 +63,21 @@ def _draw_learning(axes: Axes, runs: Sequence[Run], metric: str, start: Optional
 
 
 def _draw_ends(axes: Axes, runs: Sequence[Run], metric: str) -> None:
-    """A dot for every seed and a line at their mean."""
-    for index, run in enumerate(runs):
-        color = COLORS[index % len(COLORS)]
-        ends = [curve[-1][1] for curve in run.curves[metric]]
-        axes.scatter([run.gflops] * len(ends), ends, s=22, color=color, alpha=0.6, linewidths=0)
-        axes.scatter([run.gflops], [mean(ends)], s=90, color=color, marker="_", linewidths=2.5)
-        axes.annotate(run.name, (run.gflops, mean(ends)), (7, 3), textcoords="offset points", fontsize=10)
+    """A dot for every seed and a line at their mean; side by side unless the GFLOPs of all are known."""
     style_axes(axes, f"{metric} in the end", show_legend=False)
     axes.set_ylim(auto=True)
     axes.margins(x=0.25, y=0.15)
-    axes.set_xlabel("GFLOPs of one image", fontsize=11)
+    places, label = [run.gflops for run in runs], "GFLOPs of one image"
+    if None in places:
+        places, label = list(range(len(runs))), ""
+        axes.set_xticks([])
+    axes.set_xlabel(label, fontsize=11)
+    for index, (run, place) in enumerate(zip(runs, places)):
+        color = COLORS[index % len(COLORS)]
+        ends = [curve[-1][1] for curve in run.curves[metric]]
+        axes.scatter([place] * len(ends), ends, s=22, color=color, alpha=0.6, linewidths=0)
+        axes.scatter([place], [mean(ends)], s=90, color=color, marker="_", linewidths=2.5)
+        axes.annotate(run.name, (place, mean(ends)), (7, 3), textcoords="offset points", fontsize=10)
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve], label: str, color: str) -> None:

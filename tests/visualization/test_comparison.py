@@ -20,6 +20,16 @@ def test_draws_every_metric_and_takes_seeds_of_different_lengths(tmp_path):
         assert image.size == (two_rows[0] // 2, two_rows[1] // 2)
 
 
+def test_variants_stand_side_by_side_where_one_has_no_gflops(tmp_path):
+    curves = {"bbox/AP": [[(9, 10.0)]]}
+    pictures = []
+    for gflops in ((1.0, None), (5.0, None), (1.0, 5.0)):
+        plot_comparison([Run("a", gflops[0], curves), Run("b", gflops[1], curves)], tmp_path / "comparison.png")
+        with Image.open(tmp_path / "comparison.png") as image:
+            pictures.append(image.tobytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
 def test_the_start_is_a_line(tmp_path):
     run = Run("FPT", 1.5, {"bbox/AP": [[(9, 10.0), (19, 30.0)]]})
     pictures = []
