@@ -123,6 +123,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str) -> None:
     suffix = os.path.splitext(path)[1]
     if suffix not in (".pkl", ".pth"):
         raise WeightsError(f"{path} has the suffix {suffix!r}: Detectron2 knows .pkl and .pth")
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     if suffix == ".pkl":
         arrays = {name: np.asarray(weight) for name, weight in checkpoint["model"].items()}
         with open(path, "wb") as file:

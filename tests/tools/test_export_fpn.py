@@ -40,7 +40,7 @@ def test_exported_fpn_computes_what_zero_fusion_computes(suffix: str, tmp_path: 
     torch.manual_seed(0)
     fpt, fpn = pyramid("build_resnet_fpt_backbone"), pyramid("build_resnet_fpn_backbone")
     torch.save({"model": fpt.state_dict(), "iteration": 9}, tmp_path / "model_final.pth")
-    out = tmp_path / f"fpn.{suffix}"
+    out = tmp_path / "new" / f"fpn.{suffix}"
     load_tool("export_fpn").main([str(tmp_path / "model_final.pth"), str(out)])
     DetectionCheckpointer(fpn).load(str(out))
     images = torch.randn(1, 3, 64, 96)
@@ -53,7 +53,7 @@ def test_exported_fpn_computes_what_zero_fusion_computes(suffix: str, tmp_path: 
 def test_exporting_what_is_no_fpt(tmp_path: Path) -> None:
     tool, path = load_tool("export_fpn"), str(tmp_path / "fpn.pth")
     torch.save({"model": pyramid("build_resnet_fpn_backbone").state_dict()}, path)
-    with pytest.raises(SystemExit, match="export_fpn.py: the weights have nothing of FPT"):
+    with pytest.raises(SystemExit, match="the weights have nothing of FPT"):
         tool.main([path, str(tmp_path / "out.pth")])
     with pytest.raises(SystemExit, match="No such file.*nowhere.pth"):
         tool.main(["nowhere.pth", str(tmp_path / "out.pth")])
@@ -76,5 +76,5 @@ def test_converted_resnet_loads_whole_into_detectron2(wrap, tmp_path: Path) -> N
 
 def test_converting_to_an_unknown_suffix(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
-    with pytest.raises(SystemExit, match=r"convert_weights.py: .*has the suffix '\.bin'"):
+    with pytest.raises(SystemExit, match=r"has the suffix '\.bin'"):
         load_tool("convert_weights").main([str(tmp_path / "resnet18.pth"), str(tmp_path / "out.bin")])
