@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from detectron2.utils.file_io import PathManager
+
+from .image_files import by, image_size, map_files
+from .labels import UNREADABLE
 
 _MAX_EXAMPLES = 3
 # A box may reach beyond its image by rounding, and Detectron2 clips it. Much more than that is a mistake, most often
 # (x1, y1, x2, y2) where COCO has (x, y, width, height).
 _BOX_TOLERANCE = 2.0  # pixels
+# Of more images, as COCO has, every second, third, ... is opened: a matter of seconds, from a slow disk of a minute.
+_MAX_OPENED = 20_000
 
 Record = dict[str, Any]
 
@@ -75,7 +82,7 @@ class CocoCheck:
         self._mask_format, self._evaluated_fields = mask_format, evaluated_fields
         self._sizes: dict[Any, tuple[float, float] | None] = {}  # (height, width) by image id, None where improper
         if not isinstance(content, dict):
-            self.errors.add("not a JSON object", "has no top-level keys")
+            self.errors.add("not an object with images, annotations and categories", f"but {json.dumps(content)[:40]}")
             return
         for key in ["images", "categories"] + ["annotations"] * is_train:
             if not content.get(key):
@@ -83,6 +90,10 @@ class CocoCheck:
         self._check_categories(content)
         self._check_images(content, image_root)
         self._check_annotations(content)
+
+    def category_names(self) -> list[str]:
+        """In the order of their ids, which is that of the model's classes."""
+        return [self.categories[i] for i in sorted(self.categories, key=lambda i: (isinstance(i, str), i))]
 
     def _records(self, content: Record, key: str, required: tuple[str, ...]) -> Iterator[Record]:
         """The well-formed records of a top-level key."""
@@ -106,19 +117,29 @@ class CocoCheck:
             self.categories[category["id"]] = category["name"]
 
     def _check_images(self, content: Record, image_root: str) -> None:
-        names = []
+        sizes: dict[str, tuple[float, float] | None] = {}  # (width, height) by file name, None where improper
         for image in self._records(content, "images", ("id", "file_name", "height", "width")):
-            names.append(str(image["file_name"]))
             height, width = image["height"], image["width"]
             proper = isinstance(height, (int, float)) and isinstance(width, (int, float)) and min(height, width) > 0
             self._sizes[image["id"]] = (height, width) if proper else None
+            sizes[str(image["file_name"])] = (width, height) if proper else None
             if not proper:
                 self.errors.add("image height or width is not a positive number", f"image {image['id']}")
         if not PathManager.isdir(image_root):
             self.errors.add("image folder does not exist", image_root)
             return
-        for name in _missing_files(image_root, names):
+        for name in list(_missing_files(image_root, sizes)):
             self.errors.add("image file does not exist", name)
+            del sizes[name]
+        self._check_sizes(image_root, {name: size for name, size in sizes.items() if size})
+
+    def _check_sizes(self, image_root: str, sizes: dict[str, tuple[float, float]]) -> None:
+        if not os.path.isdir(image_root):  # of another machine, from which each image would be fetched
+            return
+        chosen = list(sizes.items())[:: math.ceil(len(sizes) / _MAX_OPENED) or 1]
+        find = partial(_find_image_problem, image_root)
+        for problem in filter(None, map_files(find, chosen, f"checking {len(chosen)} of {len(sizes)} images")):
+            self.errors.add(*problem)
 
     def _check_annotations(self, content: Record) -> None:
         for annotation in self._records(content, "annotations", ("id", "image_id", "category_id", "bbox")):
@@ -186,6 +207,18 @@ def _missing_files(image_root: str, names: Iterable[str]) -> Iterator[str]:
             listings[folder] = set(PathManager.ls(folder)) if PathManager.isdir(folder) else set()
         if base not in listings[folder]:
             yield name
+
+
+def _find_image_problem(image_root: str, named_size: tuple[str, tuple[float, float]]) -> tuple[str, str] | None:
+    """What ends a training that reads this image, if anything: its kind, and the file."""
+    name, expected = named_size
+    try:
+        size = image_size(os.path.join(image_root, name), expected)
+    except UNREADABLE as error:
+        return "image file cannot be read", f"{name} ({error})"
+    if size != expected:
+        return "image has another size than its width and height say", f"{name} is {by(size)}, not {by(expected)}"
+    return None
 
 
 def _is_rle(segmentation: Record, size: tuple[float, float]) -> bool:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
-from PIL import Image
-from tqdm import tqdm
 
 from .coco_check import Findings
 from .errors import DatasetError
+from .image_files import by, image_size, map_files
 from .labels import UNREADABLE, open_labels
 
 _HEAD = "MODEL.SEM_SEG_HEAD"
 # What the data sets of this project and of Detectron2 call their folders.
 _FOLDERS = ("image_root", "sem_seg_root", "image_dir", "gt_dir")
-_EXIF_ORIENTATION, _FIRST_TURNED = 0x0112, 5
-_MAX_THREADS = 8
 
 
 def check_sem_seg(cfg: CfgNode, name: str, *, read_files: bool) -> list[str]:
@@ -93,12 +88,8 @@ class SemSegCheck:
         """
         self.errors = Findings()
         find = partial(_find_problem, num_classes=num_classes, ignore_label=ignore_label)
-        # Threads, since most of the time goes into decoding, during which PIL lets others run.
-        with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            found = pool.map(find, records)
-            bar = tqdm(found, "checking masks", len(records), leave=False, disable=None if progress else True)
-            for problem in filter(None, bar):
-                self.errors.add(*problem)
+        for problem in filter(None, map_files(find, records, "checking masks", progress=progress)):
+            self.errors.add(*problem)
 
 
 def _find_problem(record: dict[str, Any], *, num_classes: int, ignore_label: int | None) -> tuple[str, str] | None:
@@ -110,30 +101,18 @@ def _find_problem(record: dict[str, Any], *, num_classes: int, ignore_label: int
         if not PathManager.isfile(path):
             return f"{kind} file does not exist", path
     try:
-        size = _image_size(image)
-    except UNREADABLE as error:
-        return "image file cannot be read", f"{image} ({error})"
-    try:
         with open_labels(mask) as labels:
             counts, mask_size = labels.histogram(), labels.size
     except DatasetError as error:
         return "mask is no label image", str(error)
+    try:
+        size = image_size(image, expected=mask_size)
+    except UNREADABLE as error:
+        return "image file cannot be read", f"{image} ({error})"
     if size != mask_size:
-        return "mask has another size than its image", f"{mask} is {_by(mask_size)}, {image} {_by(size)} pixels"
+        return "mask has another size than its image", f"{mask} is {by(mask_size)}, {image} {by(size)} pixels"
     wrong = [label for label, count in enumerate(counts) if count and label >= num_classes and label != ignore_label]
     if wrong:
         allowed = f"0 to {num_classes - 1}" + (f" and {ignore_label}" if ignore_label is not None else "")
         return f"mask has a label that is no class, which are {allowed}", f"{mask} has {wrong[0]}"
     return None
-
-
-def _image_size(path: str) -> tuple[int, int]:
-    """Width and height of an image as Detectron2 reads it, which turns it as its EXIF data say."""
-    with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= _FIRST_TURNED
-        return (image.height, image.width) if turned else image.size
-
-
-def _by(size: tuple[int, int]) -> str:
-    """A size (width, height) in words."""
-    return f"{size[0]}x{size[1]}"

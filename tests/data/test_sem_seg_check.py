@@ -50,6 +50,7 @@ PLANTED = [
     (lambda root: (root / "masks/3.png").unlink(), "mask file does not exist (1)"),
     (lambda root: Image.new("RGB", (30, 20)).save(root / "masks/0.png"), "mask is no label image (1)"),
     (lambda root: (root / "images/0.png").write_text("no image"), "image file cannot be read (1)"),
+    (lambda root: os.truncate(root / "images/0.png", 100), "image file cannot be read (1)"),
     (lambda root: (root / "masks").rename(root / "gone"), "the folder"),
     (lambda root: [path.unlink() for path in (root / "images").iterdir()], "has no images"),
 ]
