@@ -1,9 +1,11 @@
 """The check of a config's data sets before training or evaluation starts."""
 
+from __future__ import annotations
+
 import difflib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -20,11 +22,16 @@ logger = logging.getLogger(__name__)
 
 # Where the heads of a meta-architecture read their number of classes.
 _NUM_CLASSES_NODE = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+# What to do about a data set that is not registered.
+REGISTER_COCO = "DATASETS.REGISTER_COCO registers your own in COCO format."
+REGISTER_SEM_SEG = "DATASETS.REGISTER_SEM_SEG registers your own images and masks."
+REGISTER_IN_PYTHON = "Register your own in the config, with detectron2.data.datasets.register_coco_instances."
+
 _COCO_KEYPOINTS = 17  # whose OKS sigmas pycocotools has
 
 
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
-    """Check that the data sets of a config are registered and whole, and fit the model.
+    """Check that the data sets of a config are registered and whole, fit the model, and have the same classes.
 
     The files are those of every data set that has ``json_file`` and ``image_root`` in its metadata, in COCO format,
     and for semantic segmentation every image and mask. They are read by one process of each machine, and not at all
@@ -37,24 +44,66 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     Raises:
         DatasetError: everything that is wrong, in one message.
     """
-    train = () if eval_only else tuple(cfg.DATASETS.TRAIN)
-    names = list(dict.fromkeys([*train, *cfg.DATASETS.TEST]))
-    _check_registered(names)
-    problems: list[str] = []
+    train, test = () if eval_only else tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
+    names = list(dict.fromkeys([*train, *test]))
+    is_semantic = cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
+    _check_registered(names, REGISTER_SEM_SEG if is_semantic else REGISTER_COCO)
     read_files = cfg.DATASETS.CHECK and comm.get_local_rank() == 0
-    for name in names:
-        if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+    problems: list[str] = []
+    if is_semantic:
+        for name in names:
             problems += check_sem_seg(cfg, name, read_files=read_files)
-            continue
-        num_classes = len(MetadataCatalog.get(name).get("thing_classes") or ())
-        if read_files:
-            file_problems, num_in_file = _check_files(
-                cfg, name, is_train=name in train, is_test=name in cfg.DATASETS.TEST
-            )
-            problems += file_problems
-            num_classes = num_classes or num_in_file
-        problems += _check_num_classes(cfg, name, num_classes)
-        problems += _check_keypoints(cfg, name) + _check_stuff(cfg, name)
+    else:
+        node = _NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+        problems += _check_instances(
+            train,
+            test,
+            num_classes=cfg.MODEL[node].NUM_CLASSES if node else None,
+            set_num_classes=f"MODEL.{node}.NUM_CLASSES ",
+            mask_format=cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None,
+            keypoints=cfg.MODEL.KEYPOINT_ON,
+            read_files=read_files,
+        )
+        for name in names:
+            problems += _check_keypoints(cfg, name) + _check_stuff(cfg, name)
+    if cfg.DATASETS.CHECK and (is_semantic or cfg.MODEL.META_ARCHITECTURE == "PanopticFPN"):
+        stuff = {name: MetadataCatalog.get(name).get("stuff_classes") or () for name in names}
+        problems += _check_same_classes(stuff)
+    if problems:
+        raise DatasetError("\n".join(problems))
+
+
+def check_instance_datasets(
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    num_classes: int | None,
+    set_num_classes: str,
+    mask_format: str | None,
+    keypoints: bool,
+) -> None:
+    """Check data sets as :func:`check_datasets` does, where there is no such config.
+
+    Args:
+        train, test: names of data sets.
+        num_classes: of the model; None if that is not known.
+        set_num_classes: how to set it, up to the number: ``"model.num_classes="``.
+        mask_format: of the masks that are trained, ``"polygon"`` or ``"bitmask"``; None without masks.
+        keypoints: they are trained.
+
+    Raises:
+        DatasetError: everything that is wrong, in one message.
+    """
+    _check_registered([*train, *test], REGISTER_IN_PYTHON)
+    problems = _check_instances(
+        train,
+        test,
+        num_classes=num_classes,
+        set_num_classes=set_num_classes,
+        mask_format=mask_format,
+        keypoints=keypoints,
+        read_files=comm.get_local_rank() == 0,
+    )
     if problems:
         raise DatasetError("\n".join(problems))
 
@@ -66,7 +115,7 @@ def check_names(*groups: Iterable[str]) -> None:
         DatasetError: everything that is wrong, in one message.
     """
     names = list(dict.fromkeys(name for group in groups for name in group))
-    _check_registered(names)
+    _check_registered(names, REGISTER_COCO)
     problems = []
     for name in names:
         metadata = MetadataCatalog.get(name)
@@ -77,33 +126,72 @@ def check_names(*groups: Iterable[str]) -> None:
         raise DatasetError("\n".join(problems))
 
 
+def _check_instances(
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    num_classes: int | None,
+    set_num_classes: str,
+    mask_format: str | None,
+    keypoints: bool,
+    read_files: bool,
+) -> list[str]:
+    problems: list[str] = []
+    categories: dict[str, Sequence[str]] = {}
+    tasks = [(mask_format, "segmentation"), (keypoints, "num_keypoints")]
+    fields = ["area", "iscrowd", *(field for is_on, field in tasks if is_on)]
+    for name in dict.fromkeys([*train, *test]):
+        metadata = MetadataCatalog.get(name)
+        in_file: list[str] = []
+        if read_files:
+            is_evaluated = name in test and metadata.get("evaluator_type") in ("coco", "coco_panoptic_seg")
+            file_problems, in_file = _check_files(
+                metadata,
+                is_train=name in train,
+                mask_format=mask_format if name in train else None,
+                evaluated_fields=fields if is_evaluated else (),
+            )
+            problems += file_problems
+        categories[name] = metadata.get("thing_classes") or in_file
+        if num_classes is not None and len(categories[name]) not in (0, num_classes):
+            problems.append(
+                f"The data set {name!r} has {len(categories[name])} categories, but the model {num_classes}: set "
+                f"{set_num_classes}{len(categories[name])}."
+            )
+    return problems + (_check_same_classes(categories) if read_files else [])
+
+
+def _check_same_classes(classes: dict[str, Sequence[str]]) -> list[str]:
+    """The model knows classes by number: under the same number all data sets must have the same."""
+    known = {name: list(names) for name, names in classes.items() if names}
+    first = next(iter(known), "")
+    problems = []
+    for other in known:
+        pairs = zip(known[first], known[other])
+        difference = next(((i, a, b) for i, (a, b) in enumerate(pairs) if a != b), None)
+        if difference and len(known[first]) == len(known[other]):  # else the number is what is wrong
+            number, a, b = difference
+            problems.append(
+                f"The data sets {first!r} and {other!r} have other classes: number {number}, in the order of their "
+                f"ids, is {a!r} in one and {b!r} in the other; give both the same."
+            )
+    return problems
+
+
 def _unreadable(metadata: Metadata, reason: object) -> str:
     remedy = metadata.get("how_to_get") or "Detectron2's own data sets belong under $DETECTRON2_DATASETS"
     return f"The data set {metadata.name!r} cannot be read: {reason}; {remedy}."
 
 
-def _check_registered(names: Iterable[str]) -> None:
+def _check_registered(names: Iterable[str], remedy: str) -> None:
     problems = []
-    for name in names:
+    for name in dict.fromkeys(names):
         if name not in DatasetCatalog:
             near = difflib.get_close_matches(name, DatasetCatalog.list())
             hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            problems.append(
-                f"The data set {name!r} is not registered.{hint} DATASETS.REGISTER_COCO registers your own in COCO "
-                "format."
-            )
+            problems.append(f"The data set {name!r} is not registered.{hint} {remedy}")
     if problems:
         raise DatasetError("\n".join(problems))
-
-
-def _check_num_classes(cfg: CfgNode, name: str, num_classes: int) -> list[str]:
-    node = _NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
-    if node is None or not num_classes or cfg.MODEL[node].NUM_CLASSES == num_classes:
-        return []
-    return [
-        f"The data set {name!r} has {num_classes} categories, but the model {cfg.MODEL[node].NUM_CLASSES}: set "
-        f"MODEL.{node}.NUM_CLASSES {num_classes}."
-    ]
 
 
 def _check_keypoints(cfg: CfgNode, name: str) -> list[str]:
@@ -112,8 +200,9 @@ def _check_keypoints(cfg: CfgNode, name: str) -> list[str]:
     keypoints = MetadataCatalog.get(name).get("keypoint_names")
     if not keypoints:
         return [
-            f"The data set {name!r} names no keypoints, which MODEL.KEYPOINT_ON needs: register it in Python, with "
-            "keypoint_names and keypoint_flip_map in its metadata."
+            f"The data set {name!r} names no keypoints, which MODEL.KEYPOINT_ON needs: register it with "
+            "keypoint_names and keypoint_flip_map in its metadata, in a script of your own that calls "
+            "fpt_d2.engine.Trainer."
         ]
     problems = []
     if (number := cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS) != len(keypoints):
@@ -143,37 +232,32 @@ def _check_stuff(cfg: CfgNode, name: str) -> list[str]:
     ]
 
 
-def _check_files(cfg: CfgNode, name: str, *, is_train: bool, is_test: bool) -> tuple[list[str], int]:
-    """What is wrong with the files of a data set, if anything, and how many categories they have."""
-    metadata = MetadataCatalog.get(name)
+def _check_files(
+    metadata: Metadata, *, is_train: bool, mask_format: str | None, evaluated_fields: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """What is wrong with the files of a data set, if anything, and its categories."""
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
     # LVIS has its own way to name images, and no files but the published ones.
     if not json_file or not image_root or metadata.get("evaluator_type") == "lvis":
-        return [], 0
+        return [], []
     try:
         content = _read(json_file)
     except DatasetError as error:
-        return [_unreadable(metadata, error)], 0
-    mask_format = cfg.INPUT.MASK_FORMAT if is_train and cfg.MODEL.MASK_ON else None
-    fields = _evaluated_fields(cfg, metadata) if is_test else []
-    check = CocoCheck(content, image_root, is_train=is_train, mask_format=mask_format, evaluated_fields=fields)
+        return [_unreadable(metadata, error)], []
+    check = CocoCheck(
+        content, image_root, is_train=is_train, mask_format=mask_format, evaluated_fields=evaluated_fields
+    )
     _check_names(metadata, check)
     for line in check.warnings.lines():
         logger.warning("%s: %s", json_file, line)
     if not check.errors.counts:
-        return [], len(check.categories)
+        return [], check.category_names()
     total = sum(check.errors.counts.values())
-    head = f"The data set {name!r} has {total} problems in {json_file} (images: {image_root}):"
+    head = (
+        f"The data set {metadata.name!r} has {total} problem{'s' * (total > 1)} in {json_file} (images: {image_root}):"
+    )
     tail = "Correct the file; DATASETS.CHECK False skips this check."
-    return ["\n  ".join([head, *check.errors.lines(), tail])], len(check.categories)
-
-
-def _evaluated_fields(cfg: CfgNode, metadata: Metadata) -> list[str]:
-    """What Detectron2's evaluator of a data set reads from its annotations."""
-    if metadata.get("evaluator_type") not in ("coco", "coco_panoptic_seg"):
-        return []
-    tasks = [(cfg.MODEL.MASK_ON, "segmentation"), (cfg.MODEL.KEYPOINT_ON, "num_keypoints")]
-    return ["area", "iscrowd", *(field for is_on, field in tasks if is_on)]
+    return ["\n  ".join([head, *check.errors.lines(), tail])], check.category_names()
 
 
 def _read(json_file: str) -> Any:
@@ -188,6 +272,6 @@ def _read(json_file: str) -> Any:
 
 def _check_names(metadata: Metadata, check: CocoCheck) -> None:
     """Detectron2's loader insists that the names registered with a data set are those of its file."""
-    registered, in_file = metadata.get("thing_classes"), [check.categories[i] for i in sorted(check.categories)]
+    registered, in_file = metadata.get("thing_classes"), check.category_names()
     if registered and in_file and metadata.get("evaluator_type") == "coco" and list(registered) != in_file:
         check.errors.add("categories are not the registered ones", f"{in_file} instead of {registered}")

@@ -27,7 +27,7 @@ def register_from_config(cfg: CfgNode) -> None:
     for entry in cfg.DATASETS.REGISTER_COCO:
         name, json_file, image_root = _parse(entry)
         if not _is_registered(name, json_file, image_root):
-            register_coco_instances(name, {}, json_file, image_root)
+            register_coco_instances(name, {"how_to_get": f"correct {_KEY}"}, json_file, image_root)
     for entry in cfg.DATASETS.REGISTER_SEM_SEG:
         _register_sem_seg(*_parse_sem_seg(entry))
 

@@ -1,13 +1,17 @@
 import copy
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
+from PIL import Image
 
 from fpt_d2.data import DatasetError, check_datasets, check_names, register_from_config
 from fpt_d2.data.coco_check import CocoCheck
+from fpt_d2.data.labels import UNREADABLE
 
 RLE = {"size": [80, 100], "counts": [8000]}
 GOOD = {
@@ -29,7 +33,7 @@ GOOD["annotations"][1] |= {"area": 8000, "iscrowd": 1}
 def image_root(tmp_path: Path) -> Path:
     (tmp_path / "images" / "sub").mkdir(parents=True)
     for image in GOOD["images"]:
-        (tmp_path / "images" / image["file_name"]).touch()
+        Image.new("RGB", (image["width"], image["height"])).save(tmp_path / "images" / image["file_name"])
     return tmp_path / "images"
 
 
@@ -118,9 +122,65 @@ def test_each_planted_problem_is_found(content, image_root, plant, line):
     assert any(found.startswith(line) for found in errors(content, image_root))
 
 
-@pytest.mark.parametrize("content", [[], None, 3, {}])
+@pytest.mark.parametrize("content", [[], None, 3, {}, ["x"] * 100])
 def test_another_kind_of_json_is_an_error(content, image_root):
     assert errors(content, image_root)
+
+
+def turned(path, size, **options):
+    """An image of another size whose EXIF data turn it by 90 degrees."""
+    image = Image.new("RGB", size)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif, **options)
+
+
+def cut(path, number):
+    path.write_bytes(path.read_bytes()[:-number])
+
+
+BAD_FILES = [
+    (lambda path: Image.new("RGB", (90, 80)).save(path), "image has another size than .*: a.jpg is 90x80, not 100x80"),
+    (lambda path: turned(path, (100, 80)), "image has another size than .*: a.jpg is 80x100, not 100x80"),
+    (lambda path: path.write_bytes(b""), "image file cannot be read .1.: a.jpg"),
+    (lambda path: cut(path, 20), "image file cannot be read .1.: a.jpg .*truncated"),
+    (lambda path: cut(path, 2), "image file cannot be read .1.: a.jpg .*truncated"),
+    (lambda path: (Image.new("RGB", (100, 80)).save(path, "png"), cut(path, 50)), "image file cannot be read .1.: a"),
+]
+
+
+@pytest.mark.parametrize("spoil, message", BAD_FILES)
+def test_an_image_that_ends_a_training_is_named(spoil, message, content, image_root):
+    spoil(image_root / "a.jpg")
+    (line,) = errors(content, image_root)
+    assert re.match(message, line)
+    with pytest.raises((*UNREADABLE, SizeMismatchError)):
+        check_image_size(content["images"][0] | {"file_name": "a.jpg"}, read_image(str(image_root / "a.jpg"), "BGR"))
+
+
+GOOD_FILES = [
+    lambda path: turned(path, (80, 100)),
+    lambda path: turned(path, (80, 100), format="png"),
+    lambda path: path.write_bytes(path.read_bytes() + b"and more"),
+]
+
+
+@pytest.mark.parametrize("change", GOOD_FILES)
+def test_an_image_that_detectron2_reads_is_fine(change, content, image_root):
+    change(image_root / "a.jpg")
+    check_image_size(content["images"][0] | {"file_name": "a.jpg"}, read_image(str(image_root / "a.jpg"), "BGR"))
+    assert errors(content, image_root) == []
+
+
+def test_of_very_many_images_some_are_opened(content, image_root, monkeypatch):
+    monkeypatch.setattr("fpt_d2.data.coco_check._MAX_OPENED", 2)
+    (image_root / "a.jpg").write_bytes(b"")
+    extra = [{"id": 3 + i, "file_name": f"{i}.jpg", "height": 80, "width": 100} for i in range(3)]
+    for image in extra:
+        (image_root / image["file_name"]).write_bytes(b"")
+    content["images"] += extra
+    (line,) = errors(content, image_root)
+    assert "cannot be read (2): a.jpg" in line and "1.jpg" in line
 
 
 def test_all_problems_come_at_once_and_bounded(registered, image_root):
@@ -216,6 +276,9 @@ def test_names_must_be_registered(cfg):
         check_datasets(cfg)
     assert "'coco_2017_trian' is not registered. Did you mean coco_2017_train" in str(caught.value)
     assert "'qqqq' is not registered. DATASETS.REGISTER_COCO" in str(caught.value)
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    with pytest.raises(DatasetError, match="DATASETS.REGISTER_SEM_SEG registers your own images and masks"):
+        check_datasets(cfg)
 
 
 @pytest.mark.parametrize(
@@ -249,11 +312,61 @@ def test_unreadable_files_are_named(registered):
     cfg, json_file = registered
     for bad in (b'{"images": [', b"\xff\xd8\xff\xe0"):
         json_file.write_bytes(bad)
-        with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json is not readable JSON"):
+        with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json is not readable") as caught:
             check_datasets(cfg)
+        assert str(caught.value).endswith("; correct DATASETS.REGISTER_COCO.")
     json_file.unlink()
     with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json does not exist"):
         check_datasets(cfg)
+
+
+@pytest.fixture
+def second(registered, tmp_path, image_root):
+    """A function that makes a second data set, with these categories, the test set."""
+    cfg, _ = registered
+
+    def make(*categories: tuple[int, str]) -> None:
+        json_file = tmp_path / "second.json"
+        json_file.write_text(json.dumps(GOOD | {"categories": [{"id": i, "name": n} for i, n in categories]}))
+        cfg.DATASETS.REGISTER_COCO = (("second", str(json_file), str(image_root)),)
+        cfg.DATASETS.TEST = ("second",)
+        register_from_config(cfg)
+
+    yield make
+    DatasetCatalog.remove("second")
+    MetadataCatalog.remove("second")
+
+
+def test_the_categories_of_all_data_sets_must_be_the_same(registered, second):
+    cfg, _ = registered
+    second((3, "dog"), (7, "cat"))
+    with pytest.raises(DatasetError, match="'checked' and 'second' have other classes: number 0.* 'cat' .* 'dog' "):
+        check_datasets(cfg)
+    cfg.DATASETS.CHECK = False
+    MetadataCatalog.get("checked").thing_classes = ["cat", "dog"]
+    MetadataCatalog.get("second").thing_classes = ["dog", "cat"]
+    check_datasets(cfg)
+
+
+def test_categories_may_be_listed_in_any_order(registered, second):
+    cfg, _ = registered
+    second((7, "dog"), (3, "cat"))
+    check_datasets(cfg)
+
+
+def test_the_stuff_of_all_data_sets_must_be_the_same(cfg):
+    cfg.MODEL.META_ARCHITECTURE, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = "PanopticFPN", ("one",), ("two",)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 2
+    try:
+        for name, stuff in (("one", ["sea", "sky"]), ("two", ["sea", "lawn"])):
+            DatasetCatalog.register(name, list)
+            MetadataCatalog.get(name).stuff_classes = stuff
+        with pytest.raises(DatasetError, match="'one' and 'two' have other classes: number 1, .* 'sky' .* 'lawn' "):
+            check_datasets(cfg)
+    finally:
+        for name in ("one", "two"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
 
 
 def test_evaluation_does_not_need_the_training_set(registered):
