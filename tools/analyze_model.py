@@ -16,6 +16,7 @@ Examples:
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,7 @@ from tqdm import tqdm
 
 from fpt_d2.core import chunked
 from fpt_d2.engine import read_config
+from fpt_d2.engine.command import add_opts, exit_on_user_errors, image_size, picture_path
 from fpt_d2.engine.lazy import read_lazy_config
 from fpt_d2.model_zoo import get_config_file
 from fpt_d2.modeling import AdaptivePooler, fpt, ufp
@@ -57,6 +59,10 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "FPT over BFP": ("bfp", ["st", "gt", "rt"]),
 }
 BRANCHES = ("st", "gt", "rt")
+
+
+class UncountableError(ValueError):
+    """A model whose multiply-adds cannot be counted here."""
 
 
 class Cost(NamedTuple):
@@ -86,20 +92,27 @@ def measure(name: str, cfg: Union[CfgNode, DictConfig], height: int, width: int)
         height, width: of the image, before it is padded.
 
     Raises:
-        ValueError: a model with heads that are not known here.
+        UncountableError: the model has heads that are not known here, or parts that need values.
+        ValueError: the config is wrong.
     """
-    with _without_values(device_of(cfg)):
-        model = _build(cfg).eval()
-        backbone = model.backbone
-        stride = max(backbone.size_divisibility, 1)
-        image = torch.rand(1, 3, *(-(-side // stride) * stride for side in (height, width)))
-        with _counter() as of_backbone:
-            features = backbone(image)
-        with _counter() as of_heads:
-            _run_heads(model, features)
-        parameters = parameter_count(model)[""]
-    shares = _shares(of_backbone)
-    return Cost(name, parameters, **shares, heads=_macs(of_heads.get_flop_counts().get("Global", {})))
+    try:
+        with _without_values(device_of(cfg)):
+            model = _build(cfg).eval()
+            return _measure(name, model, height, width)
+    except (RuntimeError, ImportError) as error:  # of compiled code that wants values, or is not there
+        reason = str(error).partition("\n")[0]
+        raise UncountableError(f"{name} cannot be analyzed: {reason}") from error
+
+
+def _measure(name: str, model: nn.Module, height: int, width: int) -> Cost:
+    stride = max(model.backbone.size_divisibility, 1)
+    image = torch.rand(1, 3, *(-(-side // stride) * stride for side in (height, width)))
+    with _counter() as of_backbone:
+        features = model.backbone(image)
+    with _counter() as of_heads:
+        _run_heads(model, features)
+    heads = _macs(of_heads.get_flop_counts().get("Global", {}))
+    return Cost(name, parameter_count(model)[""], **_shares(of_backbone), heads=heads)
 
 
 def device_of(cfg: Union[CfgNode, DictConfig]) -> str:
@@ -109,8 +122,17 @@ def device_of(cfg: Union[CfgNode, DictConfig]) -> str:
 def _build(cfg: Union[CfgNode, DictConfig]) -> nn.Module:
     if isinstance(cfg, DictConfig):
         return instantiate(cfg.model)
-    # Not build_model, which moves the model to its device: it is there.
-    return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TRUNK.PRETRAINED = False  # values are of no use
+    try:
+        # Not build_model, which moves the model to its device: it is there.
+        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    except (AssertionError, KeyError) as error:  # how Detectron2 refuses values, and names that are not registered
+        reason = " ".join(map(str, error.args))
+        if reason and (isinstance(error, AssertionError) or "registry" in reason):
+            raise ValueError(reason) from error
+        raise
 
 
 @contextmanager
@@ -155,12 +177,13 @@ def _run_heads(model: nn.Module, features: Mapping[str, Tensor]) -> None:
         model.head([features[name] for name in model.head_in_features])
         known = True
     if not known:
-        raise ValueError(f"MODEL.META_ARCHITECTURE {type(model).__name__} has heads that cannot be analyzed here")
+        raise UncountableError(f"MODEL.META_ARCHITECTURE {type(model).__name__} has heads that cannot be analyzed here")
 
 
 def _run_roi_heads(heads: StandardROIHeads, features: Mapping[str, Tensor], num_proposals: int) -> None:
     if heads.mask_on and heads.mask_pooler is None:
-        raise ValueError(f"{type(heads.mask_head).__name__} costs what the detections ask for: it cannot be analyzed")
+        name = type(heads.mask_head).__name__
+        raise UncountableError(f"{name} costs what the detections ask for: it cannot be analyzed")
     is_cascade = isinstance(heads.box_head, nn.ModuleList)
     stages = list(zip(heads.box_head, heads.box_predictor) if is_cascade else [(heads.box_head, heads.box_predictor)])
     channels = features[heads.box_in_features[0]].shape[1]
@@ -201,7 +224,7 @@ def to_markdown(costs: Sequence[Cost]) -> str:
     return tabulate(rows, columns, tablefmt="github", floatfmt=".1f")
 
 
-def plot(costs: Sequence[Cost], title: str, path: str) -> None:
+def plot(costs: Sequence[Cost], title: str, path: Path) -> None:
     """One bar for each model, made of its parts."""
     colors = {
         "trunk": "#999999",
@@ -227,42 +250,36 @@ def plot(costs: Sequence[Cost], title: str, path: str) -> None:
     axes.tick_params(labelsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(fontsize=11, frameon=False, loc="outside lower center", ncols=len(colors))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", nargs="+", metavar="FILE", help="the models (default: see the examples)")
-    parser.add_argument("--size", default="800x1333", metavar="HxW", help="size of the image (default 800x1333)")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-    parser.add_argument("--png", metavar="FILE", help="write a bar chart here too")
     parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to change; comes last"
+        "--size", type=image_size, default="800x1333", metavar="HxW", help="size of the image (default 800x1333)"
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--png", type=picture_path, metavar="FILE", help="write a bar chart here too")
+    add_opts(parser)
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
-    try:
-        height, width = (int(side) for side in args.size.split("x"))
-    except ValueError as error:
-        raise SystemExit(f"analyze_model.py: --size is {args.size!r}; it must be like 800x1333") from error
-    try:
-        models = _configs(args.config_file, args.opts)
-        costs = [measure(name, cfg, height, width) for name, cfg in tqdm(models.items(), unit="model")]
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"analyze_model.py: {error}") from error
+    height, width = args.size
+    models = _configs(args.config_file, args.opts)
+    for path in filter(None, (args.json, args.png)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    costs = [measure(name, cfg, height, width) for name, cfg in tqdm(models.items(), unit="model")]
     device = device_of(next(iter(models.values())))
     title = f"GFLOPs (multiply-adds) of one {height} x {width} image, attention as on {device}"
     print(f"{title}\n\n{to_markdown(costs)}")
     if args.json:
         rows = [{**cost._asdict(), "total": cost.total} for cost in costs]
-        Path(args.json).write_text(
-            json.dumps({"size": [height, width], "device": device, "models": rows}, indent=2) + "\n"
-        )
+        args.json.write_text(json.dumps({"size": [height, width], "device": device, "models": rows}, indent=2) + "\n")
     if args.png:
         plot(costs, title, args.png)
     return 0
@@ -271,12 +288,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _configs(config_files: Optional[Sequence[str]], opts: Sequence[str]) -> dict[str, Union[CfgNode, DictConfig]]:
     if config_files:
         readers = {file: read_lazy_config if file.endswith(".py") else read_config for file in config_files}
-        return {Path(file).stem: read(file, opts) for file, read in readers.items()}
+        return {name: readers[file](file, opts) for name, file in _names(config_files).items()}
     models = {}
     for name, (pyramid, branches) in VARIANTS.items():
         cfg = models[name] = read_config(get_config_file(BASE), opts)
         cfg.MODEL.FPT.PYRAMID, cfg.MODEL.FPT.BRANCHES = pyramid, branches
     return models
+
+
+def _names(files: Sequence[str]) -> dict[str, str]:
+    """The files by as much of their paths as tells them apart."""
+    folder = os.path.commonpath([Path(file).resolve().parent for file in files])
+    paths = {file: Path(file).resolve().relative_to(folder) for file in files}
+    names = {str(path.with_suffix("")): file for file, path in paths.items()}
+    return names if len(names) == len(paths) else {str(path): file for file, path in paths.items()}
 
 
 if __name__ == "__main__":

@@ -131,9 +131,9 @@ def test_detectron2s_analysis_agrees(tool, branches):
 def test_command_line_writes_table_json_and_chart(tool, tmp_path, capsys):
     config = tmp_path / "tiny.yaml"
     config.write_text(_config().dump())
-    argv = ["--config-file", str(config), "--size", "64x96", "--json", str(tmp_path / "a.json")]
+    argv = ["--config-file", str(config), "--size", "64x96", "--json", str(tmp_path / "new" / "a.json")]
     assert tool.main([*argv, "--png", str(tmp_path / "a.png"), "--opts", "MODEL.FPT.BRANCHES", "['rt']"]) == 0
-    row = json.loads((tmp_path / "a.json").read_text())["models"][0]
+    row = json.loads((tmp_path / "new" / "a.json").read_text())["models"][0]
     assert row["name"] == "tiny" and row["st"] == 0 and row["rt"] > 0
     assert row["total"] == sum(row[part] for part in ("trunk", "pyramid", "st", "gt", "rt", "heads"))
     assert f"| {row['parameters'] / 1e6:.1f} |" in " ".join(capsys.readouterr().out.split())
@@ -144,6 +144,15 @@ def test_default_rows_differ_in_what_they_say(tool):
     models = tool._configs(None, ["MODEL.DEVICE", "cpu"])
     chosen = {(cfg.MODEL.FPT.PYRAMID, tuple(cfg.MODEL.FPT.BRANCHES)) for cfg in models.values()}
     assert len(models) == len(chosen) == 10 and {cfg.MODEL.DEVICE for cfg in models.values()} == {"cpu"}
+
+
+def test_configs_of_one_name_are_told_apart(tool):
+    semantic = [get_config_file(f"{name}-SemanticSegmentation/ufp_R_50.yaml") for name in ("VOC12", "ADE20K")]
+    twins = [get_config_file(f"COCO-Detection/retinanet_R_50_FPT_1x.{suffix}") for suffix in ("yaml", "py")]
+    assert list(tool._configs(semantic, [])) == [
+        f"{name}-SemanticSegmentation/ufp_R_50" for name in ("VOC12", "ADE20K")
+    ]
+    assert list(tool._configs(twins, [])) == [Path(twin).name for twin in twins]
 
 
 def test_heads_for_keypoints_are_counted(tool):
@@ -166,7 +175,7 @@ def test_a_lazy_config_costs_what_its_twin_does(tool):
 def test_point_rends_mask_head_cannot_be_analyzed(tool):
     pytest.importorskip("detectron2.projects.point_rend")
     cfg = read_config(get_config_file("quick_schedules/pointrend_rcnn_R_18_FPT_quickstart.yaml"))
-    with pytest.raises(ValueError, match="PointRendMaskHead costs what the detections ask for"):
+    with pytest.raises(tool.UncountableError, match="PointRendMaskHead costs what the detections ask for"):
         tool.measure("pointrend", cfg, *SIZE)
 
 
@@ -177,9 +186,26 @@ def test_a_trunk_that_masks_its_padding(tool):
     assert tool.measure("gc", cfg, *SIZE).trunk > plain.trunk
 
 
+def test_a_model_that_needs_values_cannot_be_analyzed(tool, monkeypatch):
+    def forward(*_):
+        raise RuntimeError("no data pointer\nin this kernel")
+
+    monkeypatch.setattr("fpt_d2.modeling.FPT.forward", forward)
+    with pytest.raises(tool.UncountableError, match="^dconv cannot be analyzed: no data pointer$"):
+        tool.measure("dconv", _config(), *SIZE)
+
+
 @pytest.mark.parametrize(
-    ("argv", "message"), [(["--size", "800"], "800x1333"), (["--config-file", "none.yaml"], "none.yaml")]
+    ("argv", "message"),
+    [
+        (["--size", "800"], "'800' is not a size such as 800x1333"),
+        (["--size", "0x0"], "'0x0' is not a size"),
+        (["--png", "c.xyz"], "'c.xyz' is no name of a picture, such as c.png"),
+        (["--config-file", "none.yaml"], "none.yaml"),
+        (["--opts", "MODEL.ROI_HEADS.NAME", "X"], "No object named 'X' found in 'ROI_HEADS' registry"),
+    ],
 )
-def test_wrong_arguments_are_one_sentence(tool, argv, message):
-    with pytest.raises(SystemExit, match=message):
+def test_wrong_arguments_are_one_sentence(tool, argv, message, capsys):
+    with pytest.raises(SystemExit) as end:
         tool.main(argv)
+    assert end.value.code == 2 and message in capsys.readouterr().err
