@@ -174,8 +174,8 @@ def _add_dataset_config(cfg: CN) -> None:
     # one channel: indices into the classes, 255 for none.
     # (("my_train", "images/train", "masks/train", ("road", "sky")), ("my_val", "images/val", "masks/val", ...)).
     cfg.DATASETS.REGISTER_SEM_SEG = ()
-    # Check the files of DATASETS.TRAIN and DATASETS.TEST before training starts: annotations in COCO format, and for
-    # semantic segmentation every mask.
+    # Check the files of DATASETS.TRAIN and DATASETS.TEST before training starts: annotations in COCO format and their
+    # images' sizes, for semantic segmentation every mask; and that all have the same classes.
     cfg.DATASETS.CHECK = True
 
 
