@@ -16,22 +16,27 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple, Optional
+from threading import Event
+from typing import Any, NamedTuple, Optional
 
-from analyze_model import measure
+import yaml
+from analyze_model import UncountableError, measure
 from detectron2.config import CfgNode
 from detectron2.evaluation.testing import flatten_results_dict
 from tabulate import tabulate
 from tqdm import tqdm
 
 from fpt_d2.engine import read_config
+from fpt_d2.engine.command import add_opts, exit_on_user_errors, positive_int
 from fpt_d2.visualization import Run, plot_comparison, read_metrics
 
 TRAIN_NET = Path(__file__).resolve().parents[1] / "train_net.py"
 START = "start"  # its row and folder
+# What Detectron2's evaluators call their results; behind a data set's name where several are evaluated.
+TASKS = ("bbox", "segm", "keypoints", "box_proposals", "sem_seg", "panoptic_seg")
 
 
 class Training(NamedTuple):
@@ -50,21 +55,22 @@ class Training(NamedTuple):
         file = self.folder / "metrics.json"
         return read_metrics(file) if file.exists() else {}
 
-    def claim_folder(self) -> None:
-        """Note the settings in the folder.
-
-        Raises:
-            ValueError: it holds a training with others, which would pass for this one.
+    def check_folder(self) -> None:
         """
-        note, settings = self.folder / "variant.json", [self.config_file, self.opts]
-        if note.exists() and json.loads(note.read_text(encoding="utf-8")) != settings:
+        Raises:
+            ValueError: it holds a training with other settings, which would pass for this one.
+        """
+        file = self.folder / "config.yaml"  # Detectron2 writes it as a training begins
+        if not file.exists():
+            return
+        trained, cfg = read_config(str(file)), self.config()
+        trained.OUTPUT_DIR = cfg.OUTPUT_DIR  # the folder may have been moved
+        if yaml.safe_load(trained.dump()) != yaml.safe_load(cfg.dump()):  # a file has lists for tuples
             raise ValueError(f"{self.folder} was trained with other settings: choose another --output, or remove it")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(settings), encoding="utf-8")
 
-    def is_finished(self, metric: str) -> bool:
-        curve = self.curves().get(metric)
-        return bool(curve) and curve[-1][0] >= self.config().SOLVER.MAX_ITER - 1
+    def is_finished(self) -> bool:
+        last = self.config().SOLVER.MAX_ITER - 1
+        return any(_is_score(key) and curve[-1][0] >= last for key, curve in self.curves().items())
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -79,33 +85,32 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--metric", nargs="+", default=["bbox/AP"], help="of an evaluation (default bbox/AP)")
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="trainings at once, one thread each if several"
+        "--jobs", type=positive_int, default=1, metavar="N", help="trainings at once, one thread each if several"
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="a folder for each training, and the results"
     )
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys of all; comes last"
-    )
+    add_opts(parser, "config keys of all; comes last")
     return parser
 
 
+@exit_on_user_errors("Interrupted: the same command goes on")
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
-    parser = get_parser()
-    args = parser.parse_args(argv)
-    try:
-        trainings = plan(args)
-        # Before anything is trained: a wrong key shows here.
-        unfinished = [t for t in trainings if not t.is_finished(args.metric[0])]
-        costs = {t.variant: _cost(t) for t in trainings}
-        for training in trainings:
-            training.claim_folder()
-    except (OSError, ValueError, KeyError, AssertionError) as error:
-        parser.error(str(error))
-    print(f"{len(trainings)} trainings, {len(trainings) - len(unfinished)} of them finished before")
+    args = get_parser().parse_args(argv)
+    trainings = plan(args)
+    for training in trainings:  # before anything is trained: a wrong key shows here
+        training.check_folder()
+    costs = {t.variant: _cost(t) for t in trainings}
+    unfinished = [t for t in trainings if not t.is_finished()]
+    for training in trainings:
+        if training not in unfinished:
+            check_metrics(training.variant, training.curves(), args.metric)
+    print(f"Trainings: {len(trainings)}, of them finished before: {len(trainings) - len(unfinished)}")
     start = evaluate_start(trainings[0], args.output) if args.with_start else {}
-    train_all(unfinished, args.jobs)
+    if start:
+        check_metrics(START, start, args.metric)
+    train_all(unfinished, args.jobs, args.metric)
     return report(trainings, costs, args.metric, args.output, start)
 
 
@@ -113,18 +118,22 @@ def plan(args: argparse.Namespace) -> list[Training]:
     """All trainings, seed by seed.
 
     Raises:
-        ValueError: variants that are named alike or lack a config file.
+        ValueError: variants that are named alike, lack a config file or have a lazy one, or a seed given twice.
     """
+    if len(set(args.seeds)) < len(args.seeds):
+        raise ValueError(f"--seeds {' '.join(map(str, args.seeds))}: give each seed once")
     names = [name for name, *_ in args.variant] + [START] * args.with_start
     if len(set(map(_folder, names))) < len(names):
         raise ValueError(f"--variant: the names {', '.join(names)} must differ")
     trainings = []
     for seed in args.seeds:
         for name, *keys in args.variant:
-            has_file = bool(keys) and keys[0].endswith((".yaml", ".yml"))
+            has_file = bool(keys) and keys[0].endswith((".yaml", ".yml", ".py"))
             config_file = keys[0] if has_file else args.config_file
             if config_file is None:
                 raise ValueError(f"--variant {name} names no config file: add one to it, or --config-file")
+            if config_file.endswith(".py"):
+                raise ValueError(f"{config_file} is a lazy config, which cannot be compared here: give a .yaml file")
             folder = args.output / _folder(name) / f"seed_{seed}"
             own = ["OUTPUT_DIR", str(folder), "SEED", str(seed), "TEST.EXPECTED_RESULTS", "[]"]
             opts = [*args.opts, *keys[has_file:], *own]
@@ -132,22 +141,51 @@ def plan(args: argparse.Namespace) -> list[Training]:
     return trainings
 
 
-def train_all(trainings: Sequence[Training], jobs: int) -> None:
+def check_metrics(name: str, found: Iterable[str], metrics: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: not all ``metrics`` are among those that were ``found`` for the variant.
+    """
+    scores = sorted(filter(_is_score, found))
+    if missing := [metric for metric in metrics if metric not in scores]:
+        known = ", ".join(score for score in scores if "-" not in score)  # without those of single categories
+        raise ValueError(f"{name} has no metric {', '.join(missing)}; it has {known or 'not been evaluated'}")
+
+
+def _is_score(key: str) -> bool:
+    return any(part.removesuffix("_TTA") in TASKS for part in key.split("/")[:-1])
+
+
+def train_all(trainings: Sequence[Training], jobs: int, metrics: Sequence[str]) -> None:
     """Train by ``train_net.py``; what it prints is in each folder's ``log.txt``.
+
+    After a failure or Ctrl-C no further training begins; those that run are waited for.
 
     Raises:
         SystemExit: one failed; its last words are shown.
+        ValueError: one was evaluated without one of ``metrics``.
     """
     environment = os.environ | ({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(trainings), unit="training", disable=None) as bar:
-        futures = {pool.submit(_train, training, environment): training for training in trainings}
-        for future in as_completed(futures):
-            training, failure = futures[future], future.result()
-            if failure:
-                pool.shutdown(wait=False, cancel_futures=True)
+    stop = Event()
+
+    def train(training: Training) -> None:
+        if stop.is_set():
+            return
+        try:
+            if failure := _train(training, environment):
                 raise SystemExit(f"{training.variant}, seed {training.seed} failed:\n{failure}")
-            bar.set_postfix_str(f"{training.variant}, seed {training.seed} done")
-            bar.update()
+            check_metrics(training.variant, training.curves(), metrics)
+        except BaseException:
+            stop.set()  # here, before this thread takes the next one
+            raise
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            futures = [pool.submit(train, training) for training in trainings]
+            for future in tqdm(as_completed(futures), total=len(futures), unit="training", disable=None):
+                future.result()
+        finally:
+            stop.set()
 
 
 def _train(training: Training, environment: dict[str, str]) -> str:
@@ -179,12 +217,9 @@ def report(
     runs, rows, records = [], [], []
     for variant, cost in costs.items():
         curves = [t.curves() for t in trainings if t.variant == variant]
-        finals = {m: [c[m][-1][1] for c in curves if m in c] for m in metrics}
-        missing = [m for m, values in finals.items() if not values]
-        if missing:
-            known = ", ".join(sorted(key for key in curves[0] if "/" in key))
-            raise SystemExit(f"ablate.py: {variant} has no metric {', '.join(missing)}; it has {known}")
-        seconds = statistics.median(c["time"][-1][1] for c in curves)
+        finals = {m: [c[m][-1][1] for c in curves] for m in metrics}
+        times = [c["time"][-1][1] for c in curves if "time" in c]  # not in one of a few iterations
+        seconds = statistics.median(times) if times else None
         runs.append(Run(variant, cost["gflops"], {m: [c[m] for c in curves] for m in metrics}))
         rows.append([variant, *(_spread(finals[m]) for m in metrics), cost["params_m"], cost["gflops"], seconds])
         records.append({"variant": variant, "metrics": finals, "seconds_per_iteration": seconds, **cost})
@@ -205,11 +240,15 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _cost(training: Training) -> dict[str, float]:
-    """Of one image as large as the config's tests have it."""
+def _cost(training: Training) -> dict[str, Any]:
+    """Of one image as large as the config's tests have it; None where it cannot be counted."""
     cfg = training.config()
     size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    cost = measure(training.variant, cfg, *size)
+    try:
+        cost = measure(training.variant, cfg, *size)
+    except UncountableError as error:
+        print(f"{training.variant}: no cost, as {error}")
+        return {"params_m": None, "gflops": None, "image": size}
     return {"params_m": cost.parameters / 1e6, "gflops": cost.total / 1e9, "image": size}
 
 

@@ -2,8 +2,12 @@
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -24,9 +28,10 @@ def ablate():
     return ablate
 
 
-def finished(folder, value, last=9):
+def finished(folder, value, last=9, time=0.5):
     folder.mkdir(parents=True)
-    records = [{"iteration": 4, "bbox/AP": value / 2}, {"iteration": last, "bbox/AP": value, "time": 0.5}]
+    end = {"bbox/AP": value, "bbox/AP-star": value, "fast_rcnn/cls_accuracy": 1.0, "time": time}
+    records = [{"iteration": 4, "bbox/AP": value / 2}, {"iteration": last, **end}]
     (folder / "metrics.json").write_text("\n".join(json.dumps(record) for record in records))
 
 
@@ -48,14 +53,66 @@ def test_finished_trainings_are_compared_and_not_repeated(ablate, tmp_path, caps
     command = ["--config-file", CONFIG, *variants, "--seeds", "1", "2", "--output", str(tmp_path), *OPTS]
     assert ablate.main(command) == 0
     out = capsys.readouterr().out
-    assert "4 trainings, 4 of them finished before" in out
+    assert "Trainings: 4, of them finished before: 4" in out
     assert "25.0 (20.0 to 30.0)" in out and "40.5 (40.0 to 41.0)" in out
     fpn, fpt = json.loads((tmp_path / "ablation.json").read_text())
     assert fpn["metrics"] == {"bbox/AP": [20.0, 30.0]} and fpn["gflops"] < fpt["gflops"]
     with Image.open(tmp_path / "ablation.png") as image:
         assert image.size[0] > 1000
-    with pytest.raises(SystemExit, match="FPN has no metric segm/AP; it has bbox/AP"):
+    with pytest.raises(SystemExit, match="FPN has no metric segm/AP; it has bbox/AP$"):
         ablate.main([*command[:-3], "--metric", "bbox/AP", "segm/AP", *OPTS])
+
+
+def test_a_metric_that_is_not_there_ends_it_after_the_first_training(ablate, tmp_path, monkeypatch):
+    trained = []
+
+    def train(training, _):
+        trained.append(training.seed)
+        finished(training.folder, 20.0)
+        return ""
+
+    monkeypatch.setattr(ablate, "_train", train)
+    command = ["--config-file", CONFIG, "--variant", "FPT", "--seeds", "1", "2", "3", "--metric", "bbox/ap"]
+    with pytest.raises(SystemExit, match="FPT has no metric bbox/ap; it has bbox/AP$"):
+        ablate.main([*command, "--output", str(tmp_path), *OPTS])
+    assert trained == [1]
+
+
+def test_ctrl_c_begins_no_further_training(ablate, tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def train(training, _):
+        trained.append(training.seed)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.5)  # as a training that saves a checkpoint does
+        return "interrupted"
+
+    monkeypatch.setattr(ablate, "_train", train)
+    command = ["--config-file", CONFIG, "--variant", "FPT", "--seeds", "1", "2", "3", "--output", str(tmp_path), *OPTS]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(SystemExit) as end:
+            ablate.main(command)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert trained == [1] and end.value.code == 130
+    assert "Interrupted: the same command goes on" in capsys.readouterr().err
+
+
+def test_few_iterations_and_a_cost_that_cannot_be_counted_leave_their_cells_empty(
+    ablate, tmp_path, monkeypatch, capsys
+):
+    finished(tmp_path / "FPT" / "seed_1", 20.0, time=None)
+
+    def measure(*_):
+        raise ablate.UncountableError("its head asks for detections")
+
+    monkeypatch.setattr(ablate, "measure", measure)
+    assert ablate.main(["--config-file", CONFIG, "--variant", "FPT", "--output", str(tmp_path), *OPTS]) == 0
+    assert "FPT: no cost, as its head asks for detections" in capsys.readouterr().out
+    (record,) = json.loads((tmp_path / "ablation.json").read_text())
+    assert record["gflops"] is record["params_m"] is record["seconds_per_iteration"] is None
+    assert (tmp_path / "ablation.png").exists()
 
 
 def test_the_start_is_evaluated_once_and_shown(ablate, tmp_path, capsys, monkeypatch):
@@ -98,15 +155,25 @@ def test_an_unfinished_training_is_trained_and_its_failure_shown(ablate, tmp_pat
     assert trained == ["half"]
 
 
-def test_a_folder_of_other_settings_is_refused(ablate, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ablate, "_train", lambda *_: "stopped")
-    command = ["--config-file", CONFIG, "--variant", "FPT", "--output", str(tmp_path)]
-    for _ in range(2):  # the same settings again are welcome
+def test_a_folder_of_other_settings_is_refused(ablate, tmp_path, monkeypatch):
+    def train(training, _):
+        training.folder.mkdir(parents=True, exist_ok=True)
+        (training.folder / "config.yaml").write_text(training.config().dump())
+        return "stopped"
+
+    monkeypatch.setattr(ablate, "_train", train)
+    monkeypatch.chdir(tmp_path)
+    base = f'_BASE_: "{CONFIG}"\n'
+    Path("my.yaml").write_text(base)
+    for file, output in (("my.yaml", "out"), ("./my.yaml", "out"), ("my.yaml", "moved")):  # the same settings
         with pytest.raises(SystemExit, match="stopped"):
-            ablate.main([*command, *OPTS])
-    with pytest.raises(SystemExit):
-        ablate.main([*command, "--opts", "SOLVER.MAX_ITER", "20"])
-    assert "seed_1 was trained with other settings" in capsys.readouterr().err
+            ablate.main(["--config-file", file, "--variant", "FPT", "--output", output, *OPTS])
+        shutil.copytree("out", "moved", dirs_exist_ok=True)
+    for more, iterations in (("", "20"), ("SOLVER: {BASE_LR: 0.001}\n", "10")):
+        Path("my.yaml").write_text(base + more)
+        with pytest.raises(SystemExit, match="out/FPT/seed_1 was trained with other settings"):
+            command = ["--config-file", "my.yaml", "--variant", "FPT", "--output", "out", *OPTS[:-1], iterations]
+            ablate.main(command)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +184,10 @@ def test_a_folder_of_other_settings_is_refused(ablate, tmp_path, capsys, monkeyp
         (["--variant", "A"], "A names no config file: add one to it, or --config-file"),
         (["--variant", "A", "MODEL.NO_SUCH_KEY", "1", "--config-file", CONFIG], "MODEL.NO_SUCH_KEY"),
         (["--variant", "A", "nowhere.yaml"], "nowhere.yaml"),
+        (["--variant", "A", "lazy.py"], "lazy.py is a lazy config, which cannot be compared here"),
+        (["--variant", "A", "--config-file", "lazy.py"], "lazy.py is a lazy config"),
+        (["--variant", "A", "--config-file", CONFIG, "--seeds", "1", "1"], "--seeds 1 1: give each seed once"),
+        (["--variant", "A", "--config-file", CONFIG, "--jobs", "0"], "--jobs: '0' is not a whole number above 0"),
     ],
 )
 def test_what_cannot_be_planned_is_said_before_training(ablate, tmp_path, capsys, arguments, message):
