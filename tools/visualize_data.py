@@ -14,20 +14,24 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_train_loader
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog, build_detection_train_loader
 from detectron2.data.build import filter_images_with_few_keypoints
 from detectron2.data.detection_utils import convert_image_to_rgb, read_image
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import VisImage, Visualizer
 from tqdm import tqdm
 
-from fpt_d2.data import build_train_mapper, check_names, register_from_config
+from fpt_d2.config import SEMANTIC_SEGMENTATION
+from fpt_d2.data import build_train_mapper, check_datasets, register_from_config
+from fpt_d2.data.labels import UNREADABLE
 from fpt_d2.engine import read_config
+from fpt_d2.engine.command import add_num_images, add_opts, exit_on_user_errors
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -37,33 +41,31 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--source", choices=["annotation", "dataloader"], required=True, help="what to draw")
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config with DATASETS.TRAIN")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for one picture of each image")
-    parser.add_argument("--num-images", type=int, default=20, metavar="N", help="how many images (default 20)")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to change; comes last"
-    )
+    add_num_images(parser, default=20)
+    add_opts(parser)
     return parser
 
 
+@exit_on_user_errors()
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
     setup_logger(name="fpt_d2")
-    try:
-        if args.num_images < 1:
-            raise ValueError(f"--num-images is {args.num_images}: ask for 1 or more")
-        cfg = read_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
-        register_from_config(cfg)
-        if not cfg.DATASETS.TRAIN:
-            raise ValueError("DATASETS.TRAIN is empty: name the data sets to draw")
-        check_names(cfg.DATASETS.TRAIN)
-        folder = Path(args.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures = (annotations if args.source == "annotation" else loaded)(cfg)
-        for index, (name, picture) in enumerate(tqdm(islice(pictures, args.num_images), total=args.num_images)):
-            picture.save(str(folder / f"{index:04d}_{Path(name).stem}.jpg"))
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"visualize_data.py: {error}") from error
-    logger.info("Wrote %d pictures to %s", index + 1, folder)
+    cfg = read_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0", "DATASETS.TEST", "()"])
+    register_from_config(cfg)
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the data sets to draw")
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        cfg.DATASETS.CHECK = False  # it would read every mask, for a few pictures
+    check_datasets(cfg)
+    pictures = (annotations if args.source == "annotation" else loaded)(cfg)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for name, picture in tqdm(islice(pictures, args.num_images), total=args.num_images):
+        picture.save(str(folder / f"{count:04d}_{Path(name).stem}.jpg"))
+        count += 1
+    logger.info("Wrote %d pictures to %s", count, folder)
     return 0
 
 
@@ -73,15 +75,20 @@ def annotations(cfg: CfgNode) -> Iterator[tuple[str, VisImage]]:
         records = DatasetCatalog.get(name)
         if cfg.MODEL.KEYPOINT_ON:
             records = filter_images_with_few_keypoints(records, 1)
+        draw = _naming_the_file(partial(_draw_annotations, metadata=MetadataCatalog.get(name)))
         for record in records:
-            image = read_image(record["file_name"], "RGB")
-            yield record["file_name"], Visualizer(image, MetadataCatalog.get(name)).draw_dataset_dict(record)
+            yield record["file_name"], draw(record)
+
+
+def _draw_annotations(record: dict[str, Any], metadata: Metadata) -> VisImage:
+    return Visualizer(read_image(record["file_name"], "RGB"), metadata).draw_dataset_dict(record)
 
 
 def loaded(cfg: CfgNode) -> Iterator[tuple[str, VisImage]]:
     """Files and what the data loader of a training makes of them, drawn. It has no end."""
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    for example in chain.from_iterable(build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))):
+    loader = build_detection_train_loader(cfg, mapper=_naming_the_file(build_train_mapper(cfg)))
+    for example in chain.from_iterable(loader):
         image = convert_image_to_rgb(example["image"].permute(1, 2, 0).numpy(), cfg.INPUT.FORMAT)
         visualizer = Visualizer(image, metadata)
         if "sem_seg" in example:
@@ -89,6 +96,18 @@ def loaded(cfg: CfgNode) -> Iterator[tuple[str, VisImage]]:
         if "instances" in example:
             _draw_instances(visualizer, example["instances"].get_fields())
         yield example["file_name"], visualizer.output
+
+
+def _naming_the_file(function: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    """``function`` of a record, which says whose image or labels are at fault where they cannot be read."""
+
+    def call(record: dict[str, Any]) -> Any:
+        try:
+            return function(record)
+        except UNREADABLE as error:
+            raise ValueError(f"{record['file_name']} or its annotation cannot be read: {error}") from error
+
+    return call
 
 
 def _draw_instances(visualizer: Visualizer, fields: dict[str, Any]) -> None:

@@ -2,12 +2,13 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
@@ -80,7 +81,10 @@ def test_the_data_loader(kind: str, data: ModuleType, tmp_path: Path) -> None:
     [
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
         (["DATASETS.TRAIN", "('fpt_shape_train',)"], "Did you mean fpt_shapes_train"),
-        (["DATASETS.TRAIN", "('coco_2014_valminusminival',)"], "instances_valminusminival2014.json does not exist"),
+        (
+            ["DATASETS.TRAIN", "('coco_2014_valminusminival',)", "MODEL.ROI_HEADS.NUM_CLASSES", "80"],
+            "instances_valminusminival2014.json does not exist",
+        ),
         (["DATASET.TRAIN", "()"], "did you mean DATASETS.TRAIN"),
     ],
 )
@@ -88,8 +92,50 @@ def test_mistakes_are_one_sentence(opts, sentence, data: ModuleType, tmp_path: P
     argv = ["--source", "annotation", "--config-file", CONFIGS["mask"], "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as end:
         data.main([*argv, "--opts", *opts])
-    assert sentence in str(end.value.code) and len(str(end.value.code).splitlines()) == 1
+    assert sentence in str(end.value) and len(str(end.value).splitlines()) == 1 and end.value.code == 2
     assert not (tmp_path / "out").exists()
+
+
+def without_images(content: dict) -> str:
+    return json.dumps(content | {"images": []})
+
+
+def with_a_category_too_many(content: dict) -> str:
+    content["annotations"][0]["category_id"] = 99
+    return json.dumps(content)
+
+
+def cut_short(content: dict) -> str:
+    return json.dumps(content)[:500]
+
+
+@pytest.mark.parametrize("source", ["annotation", "dataloader"])
+@pytest.mark.parametrize(
+    ("damage", "opts", "sentence"),
+    [
+        (without_images, [], "top-level key missing or empty (1): images"),
+        (with_a_category_too_many, [], "category id is not among the categories"),
+        (cut_short, [], "mine.json is not readable JSON"),
+        (json.dumps, ["DATASETS.CHECK", "False"], "000001.jpg or its annotation cannot be read"),
+    ],
+)
+def test_broken_data_are_named(source, damage, opts, sentence, data: ModuleType, shapes: Path, tmp_path: Path) -> None:
+    content = json.loads((shapes / "annotations" / "instances_train.json").read_text())
+    images = tmp_path / "images"
+    shutil.copytree(shapes / "train", images)
+    broken = images / "000001.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    (tmp_path / "mine.json").write_text(damage(content))
+    name = f"broken_{source}_{damage.__name__}"
+    register = ["DATASETS.REGISTER_COCO", str(((name, str(tmp_path / "mine.json"), str(images)),))]
+    argv = ["--source", source, "--config-file", CONFIGS["mask"], "--output", str(tmp_path / "out")]
+    try:
+        with pytest.raises(SystemExit) as end:
+            data.main([*argv, "--opts", *register, "DATASETS.TRAIN", f"('{name}',)", *opts])
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    assert sentence in str(end.value) and end.value.code == 2
 
 
 def coco_results(root: Path, kind: str) -> list[dict]:
@@ -149,4 +195,4 @@ def test_wrong_results_are_one_sentence(content, argv, sentence, results: Module
         (tmp_path / "results.json").write_text(content)
     with pytest.raises(SystemExit) as end:
         results.main(["--input", str(tmp_path / "results.json"), "--output", str(tmp_path / "out"), *argv])
-    assert sentence in str(end.value.code) and len(str(end.value.code).splitlines()) == 1
+    assert sentence in str(end.value) and len(str(end.value).splitlines()) == 1 and end.value.code == 2
