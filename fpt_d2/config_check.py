@@ -1,17 +1,27 @@
 """Is every value of a config that this project reads one that it knows?"""
 
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 from detectron2.config import CfgNode as CN
 
 from .config import SEMANTIC_SEGMENTATION
 from .core.attention import IMPLEMENTATIONS as IMPLS
+from .core.pyramid import BRANCHES
+from .core.transformers import SIMILARITIES
 
 # Registered names.
 UFP_BACKBONE = "build_resnet_ufp_backbone"
 SEM_SEG_HEADS = ("build_ufp_head", "build_ppm_head", "build_aspp_head", "build_oc_head")
 
 LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
+
+# Ours and Detectron2's with a ResNet below, and the depths that it knows.
+RESNET_BACKBONES = (
+    *("build_resnet_backbone", "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"),
+    *("build_resnet_fpt_backbone", "build_retinanet_resnet_fpt_backbone"),
+    *("build_resnet_bifpn_backbone", "build_retinanet_resnet_bifpn_backbone"),
+)
+DEPTHS = (18, 34, 50, 101, 152)
 
 # What Detectron2's RandomCrop knows.
 CROP_TYPES = ("relative", "relative_range", "absolute", "absolute_range")
@@ -50,13 +60,13 @@ def check_fpt_config(cfg: CN) -> None:
     # key, is its value allowed, what is allowed
     rules = [
         ("PYRAMID", fpt.PYRAMID in ("fpn", "bfp"), "'fpn' or 'bfp'"),
-        ("BRANCHES", set(fpt.BRANCHES) <= {"st", "gt", "rt"}, "any of 'st', 'gt', 'rt'"),
+        ("BRANCHES", _are_distinct(fpt.BRANCHES, BRANCHES), f"any of {', '.join(map(repr, BRANCHES))}, each once"),
         ("BRANCH_CHANNELS", fpt.BRANCH_CHANNELS > 0, "a positive number"),
         ("NORM", fpt.NORM in NORMS, ", ".join(map(repr, NORMS))),
         ("NORM", not (fpt.NORM == "GN" and fpt.BRANCH_CHANNELS % 32), "'GN' where 32 divides BRANCH_CHANNELS"),
         ("ST_NUM_PARTS", _divides(fpt.ST_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
         ("GT_NUM_PARTS", _divides(fpt.GT_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
-        ("GT_SIMILARITY", fpt.GT_SIMILARITY in ("euclidean", "embedded", "dot"), "'euclidean', 'embedded' or 'dot'"),
+        ("GT_SIMILARITY", fpt.GT_SIMILARITY in SIMILARITIES, ", ".join(map(repr, SIMILARITIES))),
         ("GT_SIMILARITY", not (square and fpt.GT_SIMILARITY == "dot"), "a softmax where GT_SQUARE_SIZE > 0"),
         ("GT_SQUARE_SIZE", square == 0 or (square > 0 and square % 2 == 1), "0 or an odd number"),
         ("KV_STRIDE", fpt.KV_STRIDE >= 1, "1 or more"),
@@ -100,7 +110,8 @@ def _trunk_rules(cfg: CN) -> List[Rule]:
     trunk, plugins = cfg.MODEL.TRUNK, cfg.MODEL.PLUGINS
     library = trunk.BUILDER in ("build_torchvision_backbone", "build_timm_backbone")
     layers = trunk.BUILDER != "build_torchvision_backbone" or len(trunk.LAYERS) > 0
-    similarity = plugins.NON_LOCAL_SIMILARITY
+    similarity, depth = plugins.NON_LOCAL_SIMILARITY, cfg.MODEL.RESNETS.DEPTH
+    has_depth = trunk.BUILDER == "build_resnet_backbone" and cfg.MODEL.BACKBONE.NAME in RESNET_BACKBONES
     rules = [
         ("NAME", bool(trunk.NAME) or not library, f"the name of a model, where BUILDER is '{trunk.BUILDER}'"),
         ("LAYERS", layers, "the modules whose outputs are the features, where BUILDER is 'build_torchvision_backbone'"),
@@ -108,6 +119,7 @@ def _trunk_rules(cfg: CN) -> List[Rule]:
     ]
     return [
         *((f"MODEL.TRUNK.{key}", trunk[key], fine, allowed) for key, fine, allowed in rules),
+        ("MODEL.RESNETS.DEPTH", depth, depth in DEPTHS or not has_depth, ", ".join(map(str, DEPTHS))),
         ("MODEL.PLUGINS.NON_LOCAL_SIMILARITY", similarity, similarity in ("embedded", "dot"), "'embedded' or 'dot'"),
     ]
 
@@ -235,6 +247,10 @@ def _raise_bad(rules: List[Rule]) -> None:
     bad = [f"{key} is {value!r}; allowed: {allowed}" for key, value, fine, allowed in rules if not fine]
     if bad:
         raise ValueError(". ".join(bad))
+
+
+def _are_distinct(values: Sequence[object], known: Sequence[object]) -> bool:
+    return all(value in known and list(values).count(value) == 1 for value in values)
 
 
 def _divides(parts: int, channels: int) -> bool:

@@ -12,11 +12,17 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 
 from fpt_d2.checkpoint import FPTCheckpointer
-from fpt_d2.engine import USER_ERRORS
-from fpt_d2.engine.lazy import build_lazy_model, build_lazy_trainer, evaluate_lazy, setup_lazy
+from fpt_d2.engine import USER_ERRORS, launch
+from fpt_d2.engine.lazy import (
+    build_lazy_model,
+    build_lazy_trainer,
+    check_lazy_arguments,
+    evaluate_lazy,
+    setup_lazy,
+)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -35,14 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = default_argument_parser()
     args = parser.parse_args(argv)
     try:
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        launch(run, args, check_lazy_arguments)
     except USER_ERRORS as error:
         parser.exit(2, f"{error}\n")
     except KeyboardInterrupt:

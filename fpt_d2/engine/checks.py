@@ -12,8 +12,8 @@ from torch import nn
 from fpt_d2.checkpoint import find_weights
 from fpt_d2.data import check_datasets
 from fpt_d2.data.labels import flipped_classes
-from fpt_d2.evaluation import check_evaluator
-from fpt_d2.modeling import check_backbone
+from fpt_d2.evaluation import check_evaluator, metric_names
+from fpt_d2.modeling import check_model
 
 from ..config import SEMANTIC_SEGMENTATION
 from ..config_check import check_model_config
@@ -30,43 +30,59 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     Raises:
         ConfigError, DatasetError, WeightsError: naming what is wrong, by whose fault it is.
     """
-    _check_device(cfg, args)
+    check_device(cfg.MODEL.DEVICE, args.num_gpus, key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda") and not args.eval_only:
+        raise ConfigError("SOLVER.AMP.ENABLED needs a GPU: Detectron2 trains in mixed precision with CUDA only")
     try:
         check_model_config(cfg)
-        check_backbone(cfg)
+        check_model(cfg)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if not args.eval_only:
         _check_training(cfg, args)
-        check_output_dir(cfg.OUTPUT_DIR, resume=args.resume or cfg.DEBUG.ENABLED)
+        if not cfg.DEBUG.ENABLED:
+            check_output_dir(cfg.OUTPUT_DIR, resume=args.resume)
     _check_weights(cfg, args)
     check_datasets(cfg, eval_only=args.eval_only)
     _check_testing(cfg)
+    if not args.eval_only and cfg.TEST.BEST_METRIC:
+        _check_best_metric(cfg)
 
 
-def _check_device(cfg: CfgNode, args: argparse.Namespace) -> None:
-    if not cfg.MODEL.DEVICE.startswith("cuda"):
-        if cfg.SOLVER.AMP.ENABLED and not args.eval_only:
-            raise ConfigError("SOLVER.AMP.ENABLED needs a GPU: Detectron2 trains in mixed precision with CUDA only")
-    elif not torch.cuda.is_available():
+def check_device(device: str, num_gpus: int, *, key: str, on_cpu: str) -> None:
+    """Check that a device is there, and as many of them as are asked for.
+
+    Args:
+        device: as PyTorch names it.
+        num_gpus: number of processes on this machine, each with a GPU of its own where the device is one.
+        key: what the device is called in the config.
+        on_cpu: what to write on the command line for the CPU.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
         raise ConfigError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no GPU here: add MODEL.DEVICE cpu to run on the CPU"
-        )
-    elif args.num_gpus > torch.cuda.device_count():
+            f"{key} is {device!r}, which PyTorch does not know: cuda and cpu are what it knows"
+        ) from error
+    if kind != "cuda":
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError(f"{key} is {device}, but PyTorch finds no GPU here: add {on_cpu} to run on the CPU")
+    if num_gpus > torch.cuda.device_count():
         raise ConfigError(
-            f"--num-gpus is {args.num_gpus}, but PyTorch finds {torch.cuda.device_count()} GPUs here: ask for no more"
+            f"--num-gpus is {num_gpus}, but PyTorch finds {torch.cuda.device_count()} GPUs here: ask for no more"
         )
 
 
 def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN is empty: name the data sets to train on")
-    processes = args.num_gpus * args.num_machines
-    if cfg.SOLVER.REFERENCE_WORLD_SIZE == 0 and cfg.SOLVER.IMS_PER_BATCH % processes:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {processes} processes: make it "
-            "a multiple"
-        )
+    _check_batch(cfg, args.num_gpus * args.num_machines)
+    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT not in ("polygon", "bitmask"):
+        raise ConfigError(f"INPUT.MASK_FORMAT is {cfg.INPUT.MASK_FORMAT!r}; allowed: 'polygon', 'bitmask'")
     test = cfg.TEST
     if test.BEST_METRIC and not (cfg.DATASETS.TEST and test.EVAL_PERIOD > 0):
         raise ConfigError("TEST.BEST_METRIC needs evaluations: set DATASETS.TEST, and TEST.EVAL_PERIOD above 0")
@@ -74,6 +90,34 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
         raise ConfigError("TEST.PATIENCE needs the metric that shall rise: set TEST.BEST_METRIC, e.g. bbox/AP")
     if (test.LOSS or test.VIS_IMAGES > 0) and not cfg.DATASETS.TEST:
         raise ConfigError("TEST.LOSS and TEST.VIS_IMAGES need images: set DATASETS.TEST")
+
+
+def _check_batch(cfg: CfgNode, processes: int) -> None:
+    batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if batch < 1 or reference < 0:
+        key, value = ("REFERENCE_WORLD_SIZE", reference) if reference < 0 else ("IMS_PER_BATCH", batch)
+        raise ConfigError(f"SOLVER.{key} is {value}; allowed: a positive number")
+    if reference and not cfg.DEBUG.ENABLED:
+        if batch % reference:
+            raise ConfigError(
+                f"SOLVER.IMS_PER_BATCH {batch} cannot be divided among the {reference} processes of "
+                "SOLVER.REFERENCE_WORLD_SIZE: make it a multiple"
+            )
+    elif batch % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {batch} cannot be divided among {processes} processes: make it a multiple"
+        )
+
+
+def _check_best_metric(cfg: CfgNode) -> None:
+    names = list(dict.fromkeys(cfg.DATASETS.TEST))
+    known = [
+        f"{name}/{metric}" if len(names) > 1 else metric for name in names for metric in metric_names(cfg, name) or ()
+    ]
+    metric = cfg.TEST.BEST_METRIC
+    if known and metric not in known and not any(k.endswith("-") and metric.startswith(k) for k in known):
+        names_to_show = ", ".join(f"{k}CLASS" if k.endswith("-") else k for k in known)
+        raise ConfigError(f"TEST.BEST_METRIC is {metric!r}, which is not evaluated; allowed: {names_to_show}")
 
 
 def check_output_dir(folder: str, *, resume: bool, key: str = "OUTPUT_DIR") -> None:

@@ -46,12 +46,17 @@ def _check_file(config_file: str) -> None:
         raise ConfigError("No config file is given: add --config-file FILE")
     path = Path(config_file)
     if path.is_file():
+        if path.suffix == ".py":
+            raise ConfigError(
+                f"{config_file} is a lazy config: tools/lazyconfig_train_net.py takes it; give a .yaml file"
+            )
         return
     found = [str(file) for file in (*path.parent.glob("*.yaml"), *Path("configs").rglob("*.yaml"))]
-    raise ConfigError(f"There is no config file {config_file}{_did_you_mean(config_file, dict.fromkeys(found))}")
+    raise ConfigError(f"There is no config file {config_file}{did_you_mean(config_file, dict.fromkeys(found))}")
 
 
-def _did_you_mean(wrong: str, known: Iterable[str]) -> str:
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not known: those most like it."""
     similar = difflib.get_close_matches(wrong, list(known))
     return f": did you mean {' or '.join(similar)}?" if similar else ""
 
@@ -67,7 +72,7 @@ def _explained(origin: str, cfg: CfgNode) -> Iterator[None]:
         message = str(error if isinstance(error, OSError) else error.args[0])
         hint = ""
         if message.startswith("Non-existent"):
-            hint = _did_you_mean(message.rsplit(" ", 1)[-1], _keys(cfg))
+            hint = did_you_mean(message.rsplit(" ", 1)[-1], _keys(cfg))
         elif "odd length" in message:
             hint = " (options such as --resume go before the pairs of KEY VALUE)"
         raise ConfigError(f"{origin} is wrong: {message}{hint}") from error

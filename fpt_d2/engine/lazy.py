@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_setup, default_writers, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from fpt_d2.checkpoint import FPTCheckpointer, find_weights
-from fpt_d2.data import check_names
+from fpt_d2.data import check_instance_datasets
 
 from .checkpoint import SafeCheckpointer
-from .checks import check_output_dir
-from .defaults import ConfigError
+from .checks import check_device, check_output_dir
+from .defaults import ConfigError, did_you_mean
 from .hooks import SaveOnInterrupt
 
 # What Detectron2's lazy configs for training have.
@@ -41,10 +39,25 @@ def setup_lazy(args: argparse.Namespace) -> DictConfig:
         ConfigError, DatasetError, WeightsError: one sentence on what is wrong, by whose fault it is.
     """
     cfg = read_lazy_config(args.config_file, args.opts)
-    check_lazy_config(cfg, args)
+    if comm.get_world_size() == 1:  # otherwise launch() has done it
+        check_lazy_config(cfg, args)
     setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="fpt_d2")
     default_setup(cfg, args)
     return cfg
+
+
+def check_lazy_arguments(args: argparse.Namespace) -> str:
+    """Check the lazy config that the command line names, before several processes are started.
+
+    Returns:
+        The device of its model.
+
+    Raises:
+        ConfigError, DatasetError, WeightsError: as :func:`setup_lazy`.
+    """
+    cfg = read_lazy_config(args.config_file, args.opts)
+    check_lazy_config(cfg, args)
+    return str(cfg.train.device)
 
 
 def read_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
@@ -54,8 +67,7 @@ def read_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
         ConfigError: no such file, a part that is missing, or a pair that does not fit.
     """
     if not config_file or not Path(config_file).is_file():
-        near = difflib.get_close_matches(config_file, [str(path) for path in Path("configs").rglob("*.py")])
-        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(config_file, (str(path) for path in Path("configs").rglob("*.py")))
         raise ConfigError(f"There is no config file {config_file}{hint}" if config_file else "Add --config-file FILE")
     if not config_file.endswith(".py"):
         raise ConfigError(f"{config_file} is no lazy config, which is a .py file: train_net.py takes the others")
@@ -90,21 +102,35 @@ def check_lazy_config(cfg: DictConfig, args: argparse.Namespace) -> None:
     Raises:
         ConfigError, DatasetError, WeightsError: naming what is wrong, by whose fault it is.
     """
-    train, on_gpu = cfg.train, str(cfg.train.device).startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
-        raise ConfigError(
-            f"train.device is {train.device}, but PyTorch finds no GPU here: add train.device=cpu to run on the CPU"
-        )
-    if train.amp.enabled and not on_gpu and not args.eval_only:
+    train = cfg.train
+    check_device(str(train.device), args.num_gpus, key="train.device", on_cpu="train.device=cpu")
+    if train.amp.enabled and not str(train.device).startswith("cuda") and not args.eval_only:
         raise ConfigError("train.amp.enabled needs a GPU: Detectron2 trains in mixed precision with CUDA only")
     if args.eval_only and not train.init_checkpoint:
         raise ConfigError("--eval-only needs a trained model: add train.init_checkpoint=FILE")
     if train.init_checkpoint and not (args.resume and _last_checkpoint(train.output_dir)):
         allow_pickle = train.get("weights_allow_pickle", True)
         find_weights(train.init_checkpoint, allow_pickle=allow_pickle, key="train.weights_allow_pickle")
-    check_names([] if args.eval_only else _names(cfg.dataloader.train), _names(cfg.dataloader.get("test")))
-    if not args.eval_only and comm.get_world_size() == 1:
+    _check_lazy_datasets(cfg, eval_only=args.eval_only)
+    if not args.eval_only:
         check_output_dir(train.output_dir, resume=args.resume, key="train.output_dir")
+
+
+def _check_lazy_datasets(cfg: DictConfig, *, eval_only: bool) -> None:
+    """The checks of the data, as far as the config is written in the way of Detectron2's own."""
+    loader, heads = cfg.dataloader, cfg.model.get("roi_heads") or {}
+    key = "model.roi_heads.num_classes" if heads else "model.num_classes"
+    is_known = heads or str(cfg.model.get("_target_", "")).rstrip("'>").endswith(("FCOS", "RetinaNet"))
+    train = loader.get("train") or {}
+    mapper = train.get("mapper") or {}
+    check_instance_datasets(
+        [] if eval_only else _names(train),
+        _names(loader.get("test")) if "evaluator" in loader else [],
+        num_classes=OmegaConf.select(cfg, key) if is_known else None,
+        set_num_classes=f"{key}=",
+        mask_format=mapper.get("instance_mask_format", "polygon") if heads.get("mask_head") else None,
+        keypoints=bool(heads.get("keypoint_head")),
+    )
 
 
 def _names(loader: DictConfig | None) -> list[str]:

@@ -40,20 +40,38 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def launch(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Detectron2's ``launch``: run ``main(args)`` in ``--num-gpus`` processes on each of ``--num-machines``.
+def check_arguments(args: argparse.Namespace) -> str:
+    """Check the config that the command line names.
 
-    The config of several processes is checked here, once and before they are started.
+    Returns:
+        The device of its model.
 
     Raises:
         ConfigError, DatasetError, WeightsError: as :func:`setup`.
     """
-    if args.num_gpus * args.num_machines > 1:
-        cfg = _registered_config(args)
-        check_config(cfg, args)
-        if cfg.MODEL.DEVICE == "cpu":
-            # Detectron2 has processes talk over NCCL where it sees a GPU, which gradients on the CPU cannot.
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    cfg = _registered_config(args)
+    check_config(cfg, args)
+    return cfg.MODEL.DEVICE
+
+
+def launch(
+    main: Callable[[argparse.Namespace], Any],
+    args: argparse.Namespace,
+    check: Callable[[argparse.Namespace], str] = check_arguments,
+) -> None:
+    """Detectron2's ``launch``: run ``main(args)`` in ``--num-gpus`` processes on each of ``--num-machines``.
+
+    Args:
+        main: a function that :mod:`pickle` can name.
+        args: of Detectron2's ``default_argument_parser``.
+        check: checks the config of several processes, once and before they are started; returns its device.
+
+    Raises:
+        ConfigError, DatasetError, WeightsError: as :func:`setup`.
+    """
+    # Detectron2 has processes talk over NCCL where it sees a GPU, which gradients on the CPU cannot.
+    if args.num_gpus * args.num_machines > 1 and check(args) == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     detectron2.engine.launch(
         main,
         args.num_gpus,

@@ -50,19 +50,33 @@ class _Evaluation(NamedTuple):
 
     # (config, name of the data set, output folder) -> evaluator
     build: Callable[[CfgNode, str, str], DatasetEvaluator]
+    # What it measures, by task; after a "-" comes a class.
+    metrics: dict[str, tuple[str, ...]]
     # The package that Detectron2's evaluator imports, beyond those it requires itself.
     requires: str | None = None
 
 
+_BOX_AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_RARITY_AP = (*_BOX_AP, "APr", "APc", "APf")
+_CLASS_AP = (*_BOX_AP, "AP-")
+_KEYPOINT_AP = ("AP", "AP50", "AP75", "APm", "APl", "AP-")
+_PROPOSALS = {"box_proposals": tuple(f"AR{size}@{number}" for number in (100, 1000) for size in ("", "s", "m", "l"))}
+_COCO = {"bbox": _CLASS_AP, "segm": _CLASS_AP, "keypoints": _KEYPOINT_AP, **_PROPOSALS}
+_LVIS = {"bbox": _RARITY_AP, "segm": _RARITY_AP, **_PROPOSALS}
+_SEM_SEG = {"sem_seg": ("mIoU", "fwIoU", "mACC", "pACC", "IoU-", "ACC-", "BoundaryIoU-", "min(IoU, B-Iou)-")}
+_PANOPTIC = {"panoptic_seg": tuple(f"{quality}{part}" for part in ("", "_th", "_st") for quality in ("PQ", "SQ", "RQ"))}
+
 _EVALUATIONS = {
-    "coco": _Evaluation(_coco),
-    "coco_panoptic_seg": _Evaluation(_coco_panoptic),
-    "lvis": _Evaluation(lambda _, name, folder: LVISEvaluator(name, output_dir=folder), "lvis"),
-    "cityscapes_instance": _Evaluation(lambda _, name, __: CityscapesInstanceEvaluator(name), "cityscapesscripts"),
+    "coco": _Evaluation(_coco, _COCO),
+    "coco_panoptic_seg": _Evaluation(_coco_panoptic, _COCO | _SEM_SEG | _PANOPTIC),
+    "lvis": _Evaluation(lambda _, name, folder: LVISEvaluator(name, output_dir=folder), _LVIS, "lvis"),
+    "cityscapes_instance": _Evaluation(
+        lambda _, name, __: CityscapesInstanceEvaluator(name), {"segm": ("AP", "AP50")}, "cityscapesscripts"
+    ),
     # The same mIoU as cityscapesscripts', without that package; TEST.SEM_SEG_RESULTS writes what it reads.
-    "cityscapes_sem_seg": _Evaluation(_sem_seg),
-    "pascal_voc": _Evaluation(lambda _, name, __: PascalVOCDetectionEvaluator(name)),
-    "sem_seg": _Evaluation(_sem_seg),
+    "cityscapes_sem_seg": _Evaluation(_sem_seg, _SEM_SEG),
+    "pascal_voc": _Evaluation(lambda _, name, __: PascalVOCDetectionEvaluator(name), {"bbox": ("AP", "AP50", "AP75")}),
+    "sem_seg": _Evaluation(_sem_seg, _SEM_SEG),
 }
 
 
@@ -86,6 +100,24 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     if cfg.TEST.SEM_SEG_RESULTS:
         return DatasetEvaluators([evaluator, SemSegResults(dataset_name, folder)])
     return evaluator
+
+
+def metric_names(cfg: CfgNode, dataset_name: str) -> list[str] | None:
+    """Name the metrics that evaluating a model on a data set gives, as they are logged: ``"bbox/AP"``.
+
+    Returns:
+        The names, one that ends in "-" to be followed by a class; None for a model that is not Detectron2's.
+    """
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == "ProposalNetwork":
+        tasks = ["box_proposals"]
+    elif architecture in ("GeneralizedRCNN", "RetinaNet", "PanopticFPN", "SemanticSegmentor"):
+        masks, keypoints = ["segm"] * cfg.MODEL.MASK_ON, ["keypoints"] * cfg.MODEL.KEYPOINT_ON
+        tasks = ["bbox", *masks, *keypoints, "sem_seg", "panoptic_seg"]
+    else:
+        return None
+    metrics = _EVALUATIONS[MetadataCatalog.get(dataset_name).evaluator_type].metrics
+    return [f"{task}/{metric}" for task in tasks for metric in metrics.get(task, ())]
 
 
 def check_evaluator(dataset_name: str) -> None:

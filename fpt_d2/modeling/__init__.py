@@ -8,7 +8,7 @@ from .build import (
     build_resnet_ufp_backbone,
     build_retinanet_resnet_bifpn_backbone,
     build_retinanet_resnet_fpt_backbone,
-    check_backbone,
+    check_model,
 )
 from .fpt import FPT
 from .roi_heads import AdaptiveBoxHead, AdaptiveCascadeROIHeads, AdaptiveMaskHead, AdaptivePooler, AdaptiveROIHeads
@@ -36,7 +36,7 @@ __all__ = [
     "build_resnet_ufp_backbone",
     "build_retinanet_resnet_bifpn_backbone",
     "build_retinanet_resnet_fpt_backbone",
-    "check_backbone",
+    "check_model",
     "timm_trunk",
     "torchvision_trunk",
 ]

@@ -1,12 +1,14 @@
-"""From a config to a backbone: the only reader of ``MODEL.FPT``, ``MODEL.UFP`` and ``MODEL.BIFPN``."""
+"""From a config (``MODEL.FPT``, ``MODEL.UFP``, ``MODEL.BIFPN``) to a backbone, and the check that a model builds."""
 
+import logging
+import re
 from functools import partial
 from typing import Mapping, Optional
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
@@ -16,6 +18,23 @@ from .bifpn import BiFPN
 from .fpt import FPT, pyramid_strides
 from .trunks import build_trunk
 from .ufp import UFP, ufp_strides
+
+logger = logging.getLogger(__name__)
+
+# How Detectron2 says that a registry lacks a name, and the keys that the names of each come from.
+_UNREGISTERED = re.compile("No object named '(.*)' found in '(.*)' registry")
+_REGISTRY_KEYS = {
+    "META_ARCH": "MODEL.META_ARCHITECTURE",
+    "BACKBONE": "MODEL.BACKBONE.NAME",
+    "PROPOSAL_GENERATOR": "MODEL.PROPOSAL_GENERATOR.NAME",
+    "RPN_HEAD": "MODEL.RPN.HEAD_NAME",
+    "ANCHOR_GENERATOR": "MODEL.ANCHOR_GENERATOR.NAME",
+    "ROI_HEADS": "MODEL.ROI_HEADS.NAME",
+    "ROI_BOX_HEAD": "MODEL.ROI_BOX_HEAD.NAME",
+    "ROI_MASK_HEAD": "MODEL.ROI_MASK_HEAD.NAME",
+    "ROI_KEYPOINT_HEAD": "MODEL.ROI_KEYPOINT_HEAD.NAME",
+    "SEM_SEG_HEADS": "MODEL.SEM_SEG_HEAD.NAME",
+}
 
 
 @BACKBONE_REGISTRY.register()
@@ -101,8 +120,8 @@ def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn
     )
 
 
-def check_backbone(cfg: CfgNode) -> None:
-    """Build the backbone of ``cfg`` without memory for its weights, for what only that can tell.
+def check_model(cfg: CfgNode) -> None:
+    """Build the model of ``cfg`` without memory for its weights, for what only that can tell.
 
     Raises:
         ValueError: it cannot be built, for a reason of ours (a place, a feature, a package that is not there) or of
@@ -111,14 +130,25 @@ def check_backbone(cfg: CfgNode) -> None:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TRUNK.PRETRAINED = False
+    cfg.MODEL.DEVICE = "meta"
     try:
         with torch.device("meta"):
-            build_backbone(cfg)
+            build_model(cfg)
     except (AssertionError, KeyError) as error:  # how Detectron2 refuses
-        raise ValueError(
-            f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} cannot be built from this config: "
-            f"{type(error).__name__} {error}"
-        ) from error
+        raise ValueError(_explain(cfg, error)) from error
+    except (NotImplementedError, RuntimeError) as error:
+        # A model of someone else's may need weights while it is built.
+        logger.debug("The model cannot be checked before it is built: %s", error)
+
+
+def _explain(cfg: CfgNode, error: Exception) -> str:
+    if unknown := _UNREGISTERED.search(str(error)):
+        name, registry = unknown.groups()
+        return f"{_REGISTRY_KEYS.get(registry, registry)} is {name!r}, which is not registered with Detectron2"
+    return (
+        f"The model ({cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}) cannot be built from this config: "
+        f"{type(error).__name__} {error}"
+    )
 
 
 def _build_bifpn(cfg: CfgNode, input_shape: ShapeSpec, *, num_extra_levels: int) -> BiFPN:

@@ -14,6 +14,8 @@ from fpt_d2.data.shapes import CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[2]
 FCOS = str(ROOT / "configs" / "quick_schedules" / "fcos_R_18_FPT_quickstart.py")
+COCO = [f"dataloader.{split}.dataset.names=coco_2014_minival" for split in ("train", "test")] + ["model.num_classes=80"]
+SAME = ["dataloader.test.dataset.names=lazy_train"]
 NAMES = {split: f"lazy_{split}" for split in ("train", "val")}
 
 
@@ -72,10 +74,13 @@ def test_a_training_going_on_and_evaluating_it(tool: ModuleType, out: Path, caps
         (["SOLVER.MAX_ITER", "2"], "'SOLVER.MAX_ITER' is not key=value"),
         (["train.max_iter=[1,"], "'train.max_iter=[1,'"),
         (["train.device=cuda"], "add train.device=cpu"),
+        (["train.device=gpu"], "train.device is 'gpu', which PyTorch does not know"),
+        ([*SAME, "model.num_classes=3"], "has 6 categories, but the model 3: set model.num_classes=6"),
         (["train.amp.enabled=True"], "needs a GPU"),
         (["train.init_checkpoint=nowhere.pth"], "There are no weights nowhere.pth"),
         (["dataloader.train.dataset.names=lazy_trian"], "Did you mean lazy_train"),
-        (["dataloader.test.dataset.names=coco_2014_minival"], "'coco_2014_minival' cannot be read"),
+        (["dataloader.train.dataset.names=qqqq"], "Register your own in the config"),
+        (COCO, "'coco_2014_minival' cannot be read"),
         (["--eval-only"], "--eval-only needs a trained model"),
         ([f"train.init_checkpoint={__file__}", "train.weights_allow_pickle=False"], "train.weights_allow_pickle is F"),
     ],
@@ -113,9 +118,27 @@ def test_what_is_no_lazy_config(tool: ModuleType, tmp_path: Path, capsys) -> Non
         assert sentence in capsys.readouterr().err
 
 
-def test_a_training_is_not_begun_where_another_one_is(tool: ModuleType, out: Path, capsys) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_training_is_not_begun_where_another_one_is(processes: int, tool: ModuleType, out: Path, capsys) -> None:
     out.mkdir()
     (out / "last_checkpoint").write_text("precious")
     with pytest.raises(SystemExit):
-        tool.main(words(out))
-    assert f"train.output_dir {out} holds a training already" in capsys.readouterr().err
+        tool.main([f"--num-gpus={processes}", *words(out)])
+    error = capsys.readouterr().err
+    assert f"train.output_dir {out} holds a training already" in error
+    assert len(error.strip().splitlines()) == 1
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("last_checkpoint", "precious")]
+
+
+def test_an_evaluation_needs_areas(tool: ModuleType, shapes: Path, tmp_path: Path, out: Path, capsys) -> None:
+    content = json.loads((shapes / "annotations" / "instances_val.json").read_text())
+    del content["annotations"][0]["area"]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    register_coco_instances("lazy_no_area", {}, str(tmp_path / "val.json"), str(shapes / "val"))
+    try:
+        with pytest.raises(SystemExit):
+            tool.main(words(out, "dataloader.test.dataset.names=lazy_no_area"))
+    finally:
+        DatasetCatalog.remove("lazy_no_area")
+        MetadataCatalog.remove("lazy_no_area")
+    assert "no area, which the evaluation needs" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fpt_d2.engine import Trainer, setup
 
 NO_GPU = not torch.cuda.is_available()
+RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURES", "['p2','p3','p4','p5','p6']"]
 
 
 @pytest.mark.parametrize(
@@ -22,10 +23,19 @@ NO_GPU = not torch.cuda.is_available()
         (["MODEL.FPT.GT_NUM_PARTS", 3], "MODEL.FPT.GT_NUM_PARTS is 3"),
         (["MODEL.PLUGINS.NON_LOCAL", "['res9']"], "MODEL.PLUGINS: non_local has 'res9'; this ResNet has res2"),
         (["MODEL.FPN.IN_FEATURES", "['res9']"], "MODEL.FPN.IN_FEATURES is ['res9']"),
-        (["MODEL.RESNETS.DEPTH", 51], "build_resnet_fpt_backbone cannot be built from this config: KeyError 51"),
+        (["MODEL.RESNETS.DEPTH", 51], "MODEL.RESNETS.DEPTH is 51; allowed: 18, 34, 50"),
         (["MODEL.RESNETS.RES2_OUT_CHANNELS", 256], "Must set MODEL.RESNETS.RES2_OUT_CHANNELS = 64 for R18/R34"),
         (["MODEL.TRUNK.BUILDER", "build_vgg"], "MODEL.TRUNK.BUILDER is 'build_vgg'"),
-        (["MODEL.BACKBONE.NAME", "build_fpt"], "KeyError"),
+        (["MODEL.BACKBONE.NAME", "build_fpt"], "MODEL.BACKBONE.NAME is 'build_fpt', which is not registered"),
+        (["MODEL.META_ARCHITECTURE", "RCNN"], "MODEL.META_ARCHITECTURE is 'RCNN', which is not registered"),
+        (["MODEL.ROI_HEADS.NAME", "X"], "MODEL.ROI_HEADS.NAME is 'X', which is not registered"),
+        (["MODEL.META_ARCHITECTURE", "RetinaNet"], "The model (RetinaNet, build_resnet_fpt_backbone) cannot be built"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu', which PyTorch does not know"),
+        (["MODEL.FPT.BRANCHES", "[['st']]"], "MODEL.FPT.BRANCHES is [['st']]"),
+        (["MODEL.FPT.BRANCHES", "['st','st']"], "MODEL.FPT.BRANCHES is ['st', 'st']"),
+        (["INPUT.MASK_FORMAT", "polygonn"], "INPUT.MASK_FORMAT is 'polygonn'"),
+        (["SOLVER.IMS_PER_BATCH", 0], "SOLVER.IMS_PER_BATCH is 0"),
+        (["SOLVER.REFERENCE_WORLD_SIZE", 3], "among the 3 processes of SOLVER.REFERENCE_WORLD_SIZE"),
         (["MODEL.WEIGHTS", "nowhere/model.pth"], "There are no weights nowhere/model.pth"),
         (["--eval-only"], "--eval-only needs a trained model"),
         (["MODEL.WEIGHTS", __file__, "MODEL.WEIGHTS_ALLOW_PICKLE", False], "MODEL.WEIGHTS_ALLOW_PICKLE is False"),
@@ -35,9 +45,14 @@ NO_GPU = not torch.cuda.is_available()
         (["DATASETS.TRAIN", "('tiny_trian',)"], "tiny_train"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", 80, "DATASETS.TEST", "()"], "MODEL.ROI_HEADS.NUM_CLASSES 6"),
         (["TEST.BEST_METRIC", "bbox/AP"], "TEST.EVAL_PERIOD"),
+        (
+            ["TEST.BEST_METRIC", "bbox/ap", "TEST.EVAL_PERIOD", 1],
+            "'bbox/ap', which is not evaluated; allowed: bbox/AP,",
+        ),
+        (["TEST.BEST_METRIC", "keypoints/AP", "TEST.EVAL_PERIOD", 1], "TEST.BEST_METRIC is 'keypoints/AP'"),
         (["TEST.PATIENCE", 3], "TEST.BEST_METRIC"),
         (["TEST.LOSS", True, "DATASETS.TEST", "()"], "DATASETS.TEST"),
-        (["TEST.AUG.ENABLED", True, "MODEL.META_ARCHITECTURE", "RetinaNet"], "TEST.AUG.ENABLED"),
+        (["TEST.AUG.ENABLED", True, *RETINANET], "TEST.AUG.ENABLED"),
         pytest.param(
             ["MODEL.DEVICE", "cuda"], "MODEL.DEVICE cpu", marks=pytest.mark.skipif(not NO_GPU, reason="has a GPU")
         ),
@@ -122,6 +137,12 @@ def test_images_that_are_missing_are_found_at_once(shapes: Path, tmp_path: Path,
     words = ["DATASETS.REGISTER_COCO", [entry], "DATASETS.TRAIN", "('broken_train',)", "DATASETS.TEST", "()"]
     assert train_net(command_line(*words)) == 2
     assert "image file does not exist (1)" in capsys.readouterr().err
+
+
+def test_a_lazy_config_has_a_tool_of_its_own(train_net, capsys) -> None:
+    file = "configs/quick_schedules/fcos_R_18_FPT_quickstart.py"
+    assert train_net(["--config-file", str(Path(__file__).parents[2] / file)]) == 2
+    assert "fcos_R_18_FPT_quickstart.py is a lazy config: tools/lazyconfig_train_net.py" in capsys.readouterr().err
 
 
 def test_the_config_is_frozen_and_kept(parse, out: Path) -> None:

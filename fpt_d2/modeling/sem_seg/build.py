@@ -1,4 +1,4 @@
-"""From a config to a head for semantic segmentation: the only reader of ``MODEL.SEM_SEG_HEAD``."""
+"""From a config (``MODEL.SEM_SEG_HEAD``) to a head for semantic segmentation."""
 
 from typing import Dict, Tuple
 

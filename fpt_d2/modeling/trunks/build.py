@@ -1,4 +1,4 @@
-"""From a config to a trunk: the only reader of ``MODEL.TRUNK`` and ``MODEL.PLUGINS``."""
+"""From a config (``MODEL.TRUNK``, ``MODEL.PLUGINS``) to a trunk."""
 
 import logging
 from typing import Any, Optional
