@@ -19,7 +19,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import torch
 from detectron2.export import TracingAdapter
@@ -28,6 +28,7 @@ from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
 from fpt_d2.checkpoint import FPTCheckpointer
+from fpt_d2.core import GroundingTransformer
 from fpt_d2.engine.inference import get_inference_config
 
 logger = logging.getLogger("fpt_d2.tools")
@@ -50,6 +51,24 @@ class BackboneMaps(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(1, 3, H, W) normalized image -> (1, C_n, H_n, W_n) of every level."""
         return tuple(self.backbone(images).values())
+
+
+def check_format(model: nn.Module, export_format: str) -> None:
+    """What can be known before an export.
+
+    Raises:
+        ValueError: packages that are not installed, or a model that the format cannot take.
+    """
+    if export_format == "onnx":
+        missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(f"--format onnx needs more packages: pip install {' '.join(missing)}")
+    square_sizes = {m.square_size for m in model.modules() if isinstance(m, GroundingTransformer)}
+    if export_format != "compile" and square_sizes - {0}:
+        raise ValueError(
+            f"MODEL.FPT.GT_SQUARE_SIZE is {max(square_sizes)}, which ties a {export_format} graph to one image size: "
+            "export a model that was trained with GT_SQUARE_SIZE 0"
+        )
 
 
 def traceable_model(model: nn.Module, image: Tensor) -> nn.Module:
@@ -86,9 +105,6 @@ def export_torch_export(module: nn.Module, example: Tensor, folder: str, divisor
 
 
 def export_onnx(module: nn.Module, example: Tensor, folder: str, divisor: int) -> Runner:
-    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"--format onnx needs more packages: pip install {' '.join(missing)}")
     import onnxruntime
 
     path = os.path.join(folder, "backbone.onnx")
@@ -101,8 +117,10 @@ def export_onnx(module: nn.Module, example: Tensor, folder: str, divisor: int) -
     return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.cpu().numpy()})]
 
 
-def export_compile(module: nn.Module, example: Tensor, folder: str, divisor: int) -> Runner:
-    return torch.compile(module, dynamic=True)
+def export_compile(
+    module: nn.Module, example: Tensor, folder: str, divisor: int, backend: Union[str, Callable] = "inductor"
+) -> Runner:
+    return torch.compile(module, dynamic=True, backend=backend)
 
 
 EXPORTERS = {
@@ -124,7 +142,11 @@ def export(model: nn.Module, export_format: str, folder: str) -> float:
     Returns:
         The largest difference between an output of the model and of what was exported, as a share of that output's
         largest value, over images of :data:`IMAGE_SIZES`; infinity where shapes differ.
+
+    Raises:
+        ValueError: the format cannot take the model.
     """
+    check_format(model, export_format)
     generator = torch.Generator().manual_seed(0)
     images = [(255 * torch.rand(3, *size, generator=generator)).to(model.pixel_mean.device) for size in IMAGE_SIZES]
     if export_format == "torchscript":
@@ -132,9 +154,18 @@ def export(model: nn.Module, export_format: str, folder: str) -> float:
     else:
         module = BackboneMaps(model.backbone)
         images = [((image - model.pixel_mean) / model.pixel_std).unsqueeze(0) for image in images]
-    with torch.no_grad():
-        run = EXPORTERS[export_format](module, images[0], folder, max(model.backbone.size_divisibility, 1))
-        return max(_difference(a, b) for image in images for a, b in zip(run(image), module(image)))
+    try:
+        with torch.no_grad():
+            run = EXPORTERS[export_format](module, images[0], folder, max(model.backbone.size_divisibility, 1))
+            return max(_difference(a, b) for image in images for a, b in zip(run(image), module(image)))
+    except OSError:
+        raise
+    except Exception as error:  # of every exporter and runtime its own kinds
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise ValueError(
+            f"{export_format} does not take this model ({type(error).__name__}: {reason}): try another --format, or "
+            "the trunk, the heads and the MODEL.FPT options of a config that exports"
+        ) from error
 
 
 def _open_sizes(divisor: int) -> dict[str, dict[int, Any]]:
@@ -167,7 +198,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     try:
         cfg = get_inference_config(args.config_file, args.opts, min_score=None)
         model = build_model(cfg).eval()
-        FPTCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        check_format(model, args.format)
+        FPTCheckpointer(model, whole=True, input_format=cfg.INPUT.FORMAT).load(cfg.MODEL.WEIGHTS)
         os.makedirs(args.output, exist_ok=True)
         difference = export(model, args.format, args.output)
     except (OSError, ValueError) as error:

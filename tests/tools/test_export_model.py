@@ -1,5 +1,6 @@
 """What is exported computes what the model computes, at an image size that it was not exported with too."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +12,13 @@ from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import fpt_d2
+from fpt_d2.core.padding import budget_size
 
 TOOLS = Path(__file__).parents[2] / "tools"
+MAX_KV_TOKENS = 48  # fewer than the 80 and 84 positions of p5 at the tool's two image sizes
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +39,17 @@ def small_config(name: str, backbone: str) -> CfgNode:
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.ROI_BOX_HEAD.FC_DIM = cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
     cfg.MODEL.FPT.BRANCH_CHANNELS = 16
+    cfg.MODEL.FPT.MAX_KV_TOKENS = MAX_KV_TOKENS
     cfg.MODEL.FPT.ZERO_INIT_FUSE = False  # so that what FPT computes is in the outputs
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cfg.TEST.DETECTIONS_PER_IMAGE = 20
     return cfg
 
 
-def mask_rcnn(levels: int = 4) -> nn.Module:
-    """With a pyramid of the coarsest levels alone, for formats that take long."""
+def mask_rcnn(levels: int = 4, **options: Any) -> nn.Module:
+    """With a pyramid of the coarsest levels alone, for formats that take long; options are keys of MODEL.FPT."""
     cfg = small_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", "build_resnet_fpt_backbone")
+    cfg.MODEL.FPT.update(options)
     cfg.MODEL.FPN.IN_FEATURES = cfg.MODEL.FPN.IN_FEATURES[-levels:]
     names = [f"p{n}" for n in range(6 - levels, 6)]
     cfg.MODEL.RPN.IN_FEATURES, cfg.MODEL.ROI_HEADS.IN_FEATURES = [*names, "p6"], names
@@ -67,7 +73,14 @@ def with_statistics(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("make", [mask_rcnn, retinanet])
+def test_the_bound_is_reached_by_other_grids_at_the_two_sizes(tool: ModuleType) -> None:
+    for stride in (4, 8, 16, 32):
+        sizes = [(height // stride, width // stride) for height, width in tool.IMAGE_SIZES]
+        assert all(height * width > MAX_KV_TOKENS for height, width in sizes)
+        assert len({budget_size(*size, MAX_KV_TOKENS) for size in sizes}) == 2
+
+
+@pytest.mark.parametrize("make", [mask_rcnn, retinanet, functools.partial(mask_rcnn, MAX_KV_TOKENS=0)])
 def test_torchscript_of_the_whole_model(make: Callable[[], nn.Module], tool: ModuleType, tmp_path: Path) -> None:
     model = make()
     assert tool.export(model, "torchscript", str(tmp_path)) < 1e-4
@@ -80,8 +93,9 @@ def test_torchscript_of_the_whole_model(make: Callable[[], nn.Module], tool: Mod
         torch.testing.assert_close(output, value, atol=1e-3, rtol=1e-4)
 
 
-def test_torch_export_of_the_backbone(tool: ModuleType, tmp_path: Path) -> None:
-    model = mask_rcnn(levels=2)
+@pytest.mark.parametrize("options", [{"levels": 4}, {"levels": 2, "MAX_KV_TOKENS": 0}])
+def test_torch_export_of_the_backbone(options: dict[str, int], tool: ModuleType, tmp_path: Path) -> None:
+    model = mask_rcnn(**options)
     assert tool.export(model, "torch_export", str(tmp_path)) < 1e-5
     assert (tmp_path / "backbone.pt2").is_file()
 
@@ -95,18 +109,15 @@ def test_onnx_of_the_backbone(tool: ModuleType, tmp_path: Path) -> None:
 def test_onnx_says_which_packages_it_needs(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install onnx onnxruntime onnxscript"):
-        tool.export_onnx(nn.Identity(), torch.zeros(1), str(tmp_path), 32)
+        tool.export(nn.Identity(), "onnx", str(tmp_path))
 
 
-def test_compiled_backbone(tool: ModuleType) -> None:
+def test_compiled_backbone(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # All of torch.compile but the code generation of its default backend, which takes minutes on a CPU.
-    module = tool.BackboneMaps(mask_rcnn(levels=2).backbone)
-    compiled = torch.compile(module, dynamic=True, backend="eager")
-    with torch.no_grad():
-        for size in ((64, 96), (96, 64)):
-            images = torch.randn(1, 3, *size)
-            for output, expected in zip(compiled(images), module(images), strict=True):
-                torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+    backend = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setitem(tool.EXPORTERS, "compile", functools.partial(tool.export_compile, backend=backend))
+    assert tool.export(mask_rcnn(levels=2), "compile", str(tmp_path)) < 1e-5
+    assert backend.frame_count == 1  # one graph for both sizes
 
 
 def test_difference_sees_a_wrong_export(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +127,25 @@ def test_difference_sees_a_wrong_export(tool: ModuleType, tmp_path: Path, monkey
 
     monkeypatch.setitem(tool.EXPORTERS, "broken", traced_with_fixed_size)
     assert tool.export(mask_rcnn(levels=2), "broken", str(tmp_path)) == float("inf")
+
+
+def test_failing_exporter_is_one_sentence(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config_file: str
+) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError("Guard failed: 2 * s == 7\n\n  and forty more lines")
+
+    monkeypatch.setitem(tool.EXPORTERS, "torch_export", failing)
+    with pytest.raises(SystemExit) as error:
+        tool.main(["--config-file", config_file, "--format", "torch_export", "--output", str(tmp_path)])
+    assert str(error.value).startswith("export_model.py: torch_export does not take this model (RuntimeError: Guard ")
+    assert "\n" not in str(error.value) and "try another --format" in str(error.value)
+
+
+@pytest.mark.parametrize("export_format", ["torchscript", "torch_export", "onnx"])
+def test_squares_are_refused_with_the_remedy(export_format: str, tool: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="GT_SQUARE_SIZE is 3, .*trained with GT_SQUARE_SIZE 0"):
+        tool.export(mask_rcnn(levels=2, GT_SQUARE_SIZE=3), export_format, str(tmp_path))
 
 
 def test_models_that_cannot_be_traced_whole(tool: ModuleType) -> None:
