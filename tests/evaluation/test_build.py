@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from detectron2.evaluation import (
     PascalVOCDetectionEvaluator,
     SemSegEvaluator,
 )
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
@@ -25,7 +27,7 @@ from pycocotools.cocoeval import COCOeval
 
 from fpt_d2.data.synthetic import write_dataset
 from fpt_d2.engine import get_default_config
-from fpt_d2.evaluation import build_evaluator, check_evaluator
+from fpt_d2.evaluation import build_evaluator, check_evaluator, metric_names
 from fpt_d2.evaluation.panoptic import PanopticQuality
 
 NAME = "evaluated"
@@ -88,6 +90,17 @@ def test_figures_are_those_of_pycocotools_on_the_saved_results(shapes: Path, cfg
         for figure, value in zip(["AP", "AP50", "AP75", "APs", "APm"], official.stats, strict=False):
             assert results[task][figure] == pytest.approx(100 * value, abs=1e-9), (task, figure)
         assert 10 < results[task]["AP"] < results[task]["AP50"] < 95
+    cfg.MODEL.MASK_ON = True
+    assert kinds(results) == set(metric_names(cfg, NAME))
+    cfg.MODEL.MASK_ON = False
+    assert "bbox/APs" in metric_names(cfg, NAME) and "segm/AP" not in metric_names(cfg, NAME)
+    cfg.MODEL.META_ARCHITECTURE = "SomeoneElses"
+    assert metric_names(cfg, NAME) is None
+
+
+def kinds(results: dict) -> set[str]:
+    """Names of metrics, without those of classes."""
+    return {re.sub("-[^-]*$", "-", name) for name in flatten_results_dict(results)}
 
 
 def labels(tmp_path: Path, cfg, **metadata) -> None:
@@ -107,7 +120,9 @@ def test_semantic_labels_are_read_and_measured(cfg, tmp_path: Path) -> None:
     predicted = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0]])
     output = {"sem_seg": torch.nn.functional.one_hot(predicted, 2).permute(2, 0, 1)}
     evaluator.process(DatasetCatalog.get(NAME), [output])
-    results = evaluator.evaluate()["sem_seg"]
+    results = evaluator.evaluate()
+    assert kinds(results) <= set(metric_names(cfg, NAME))
+    results = results["sem_seg"]
     assert results["mIoU"] == pytest.approx(100 * (3 / 4 + 3 / 4) / 2)
     assert results["pACC"] == pytest.approx(100 * 6 / 7)
 
