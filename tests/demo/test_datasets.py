@@ -59,6 +59,15 @@ def test_a_grid_without_data_or_weights_is_one_sentence(tool, config_file, tmp_p
         tool.main(["--config-file", config_file, "--output", str(tmp_path / "grid.png"), "--opts", *opts])
 
 
+@pytest.mark.parametrize(
+    "argv", [["--num-images", "0"], ["--num-images", "-1"], ["--output", "x.xyz"], ["--output", "."]]
+)
+def test_what_cannot_be_drawn_is_said_first(tool, argv, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["--config-file", "nowhere.yaml", "--output", "grid.png", *argv])
+    assert f"argument {argv[0]}" in capsys.readouterr().err
+
+
 def test_categories_have_the_names_of_the_users_data(demo, config_file, own_data):
     import predictor
 
