@@ -207,7 +207,8 @@ def evaluate_start(training: Training, folder: Path) -> dict[str, float]:
         done = subprocess.run([*command, "OUTPUT_DIR", str(file.parent)], capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"The evaluation of MODEL.WEIGHTS failed:\n{done.stderr[-2000:]}")
-    return flatten_results_dict(json.loads(file.read_text(encoding="utf-8")))
+    results = flatten_results_dict(json.loads(file.read_text(encoding="utf-8")))
+    return {metric: value for metric, value in results.items() if value is not None}  # what was NaN
 
 
 def report(

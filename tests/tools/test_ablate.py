@@ -122,7 +122,7 @@ def test_the_start_is_evaluated_once_and_shown(ablate, tmp_path, capsys, monkeyp
         commands.append(command)
         folder = Path(command[-1])
         folder.mkdir()
-        (folder / "evaluation.json").write_text(json.dumps({"bbox": {"AP": 12.34}}))
+        (folder / "evaluation.json").write_text(json.dumps({"bbox": {"AP": 12.34, "APl": None}}))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(ablate.subprocess, "run", evaluate)
@@ -137,6 +137,9 @@ def test_the_start_is_evaluated_once_and_shown(ablate, tmp_path, capsys, monkeyp
         "variant": "start",
         "metrics": {"bbox/AP": [12.34]},
     }
+    shutil.rmtree(tmp_path / "FPT")
+    with pytest.raises(SystemExit, match="start has no metric bbox/APl; it has bbox/AP$"):
+        ablate.main([*command[:-3], "--metric", "bbox/APl", *OPTS])
 
 
 def test_a_start_that_cannot_be_evaluated_ends_it(ablate, tmp_path, monkeypatch):
