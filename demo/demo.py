@@ -26,6 +26,7 @@ from predictor import VisualizationDemo
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from fpt_d2.data.labels import UNREADABLE
 from fpt_d2.engine.command import add_confidence_threshold, add_opts, exit_on_user_errors
 from fpt_d2.engine.inference import get_inference_config
 
@@ -33,8 +34,6 @@ logger = logging.getLogger("fpt_d2.demo")
 
 _WINDOW = "predictions"
 _ESCAPE = 27
-# What PIL raises for a file that is missing, no image, cut short, broken or far too large.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -86,7 +85,7 @@ def _run_on_images(args: argparse.Namespace) -> int:
         for index, path in enumerate(tqdm(images, unit="image")):
             try:
                 image = read_image(str(path), format="BGR")
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 reason = "a folder without images" if path.is_dir() else f"which cannot be read: {error}"
                 logger.error("Skipped %s, %s", path, reason)
                 unreadable.append(path)

@@ -45,7 +45,9 @@ def test_script_reports_unreadable_inputs_by_name_and_fails_at_the_end(config_fi
     good = write_image("good.png")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:900])
-    inputs = [tmp_path / "empty.jpg", tmp_path / "cut.png", tmp_path / "missing.jpg", tmp_path / "no*such.png", good]
+    (tmp_path / "folder").mkdir()
+    names = ("empty.jpg", "cut.png", "missing.jpg", "no*such.png", "folder")
+    inputs = [*(tmp_path / name for name in names), good]
     command = [sys.executable, ROOT / "demo" / "demo.py", "--config-file", config_file, "--input", *inputs]
     done = subprocess.run(
         [*map(str, command), "--output", str(tmp_path / "out"), "--opts", "MODEL.DEVICE", "cpu"],
@@ -56,9 +58,10 @@ def test_script_reports_unreadable_inputs_by_name_and_fails_at_the_end(config_fi
     report = done.stdout + done.stderr
     assert done.returncode == 1, report
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
-    for name in ("empty.jpg", "cut.png", "missing.jpg", "no*such.png"):
+    for name in names:
         assert f"Skipped {tmp_path / name}" in report
-    assert "Traceback" not in report and "Wrote 1 of 5 pictures" in report
+    assert f"{tmp_path / 'folder'}, a folder without images" in report
+    assert "Traceback" not in report and "Wrote 1 of 6 pictures" in report
 
 
 def test_exif_orientation_is_applied(demo, config_file, tmp_path):
