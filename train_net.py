@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,17 @@ def evaluate(cfg: CfgNode, *, resume: bool) -> dict[str, Any]:
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_TTA(cfg, model))
     if comm.is_main_process():
-        Path(cfg.OUTPUT_DIR, "evaluation.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(_without_nan(results), indent=2, allow_nan=False)
+        Path(cfg.OUTPUT_DIR, "evaluation.json").write_text(text + "\n", encoding="utf-8")
         verify_results(cfg, results)
     return results
+
+
+def _without_nan(results: Any) -> Any:
+    """``results`` with None, which JSON has, for NaN: the AP of a class or size that the data set lacks."""
+    if isinstance(results, dict):
+        return {key: _without_nan(value) for key, value in results.items()}
+    return None if isinstance(results, float) and math.isnan(results) else results
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:

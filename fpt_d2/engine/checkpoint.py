@@ -1,5 +1,6 @@
 """Checkpoints that a kill at any moment leaves whole."""
 
+import logging
 import os
 from typing import Any
 
@@ -9,12 +10,23 @@ BEST_MODEL = "model_best"
 _UNFINISHED = ".unfinished"
 
 
+class _FinalNames(logging.LoggerAdapter):
+    """Logs a file by the name that it is going to have."""
+
+    def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
+        return str(msg).replace(_UNFINISHED, ""), kwargs
+
+
 class SafeCheckpointer(FPTCheckpointer):
     """The checkpointer with the report, writing each file under another name and renaming it when it is complete.
 
     ``last_checkpoint``, from which ``--resume`` goes on, thus always names a whole file. It never names the best
     model, which is older than the training is.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _FinalNames(self.logger, {})
 
     def save(self, name: str, **kwargs: Any) -> None:
         super().save(name + _UNFINISHED, **kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase, hooks
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from .checkpoint import BEST_MODEL, SafeCheckpointer
@@ -53,8 +54,8 @@ class BestCheckpointer(hooks.BestCheckpointer):
             logger.info("The best %s so far: %.4f at iteration %d", self._val_metric, self.best_metric, self.best_iter)
 
     def _best_checking(self) -> None:
-        evaluated = [name for name in self.trainer.storage.latest() if "/" in name]
-        if self._val_metric not in evaluated:
+        if "/" not in self._val_metric or self._val_metric not in self.trainer.storage.latest():
+            evaluated = ", ".join(flatten_results_dict(getattr(self.trainer, "_last_eval_results", {})))
             raise ConfigError(f"TEST.BEST_METRIC {self._val_metric!r} is none of what was evaluated: {evaluated}")
         super()._best_checking()
 

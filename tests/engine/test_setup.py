@@ -151,6 +151,11 @@ def test_the_config_is_frozen_and_kept(parse, out: Path) -> None:
     assert "MAX_ITER: 3" in (out / "config.yaml").read_text()
 
 
+def test_debugging_makes_no_output_folder(parse, out: Path) -> None:
+    setup(parse("DEBUG.ENABLED", True))
+    assert not out.exists()
+
+
 def test_reference_world_size_scales_the_schedule(parse) -> None:
     words = ["SOLVER.REFERENCE_WORLD_SIZE", 2, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 10, "TEST.EVAL_PERIOD", 5]
     trainer = Trainer(setup(parse(*words)))
