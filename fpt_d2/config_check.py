@@ -39,7 +39,7 @@ def check_model_config(cfg: CN) -> None:
     Raises:
         ValueError: naming each key with a bad value, the value, and what is allowed.
     """
-    check_fpt_config(cfg)
+    _raise_bad([*_fpt_rules(cfg), *_trunk_rules(cfg), *_bifpn_rules(cfg), *_roi_head_rules(cfg)])
     if cfg.MODEL.BACKBONE.NAME == UFP_BACKBONE:
         check_ufp_config(cfg)
     if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
@@ -49,34 +49,12 @@ def check_model_config(cfg: CN) -> None:
 
 
 def check_fpt_config(cfg: CN) -> None:
-    """Check every value of ``MODEL.FPT``, of the trunk below it and of its peers.
+    """Check every value of ``MODEL.FPT``.
 
     Raises:
         ValueError: naming each key with a bad value, the value, and what is allowed.
     """
-    fpt = cfg.MODEL.FPT
-    parts = f"a positive divisor of MODEL.FPT.BRANCH_CHANNELS = {fpt.BRANCH_CHANNELS}"
-    square = fpt.GT_SQUARE_SIZE
-    # key, is its value allowed, what is allowed
-    rules = [
-        ("PYRAMID", fpt.PYRAMID in ("fpn", "bfp"), "'fpn' or 'bfp'"),
-        ("BRANCHES", _are_distinct(fpt.BRANCHES, BRANCHES), f"any of {', '.join(map(repr, BRANCHES))}, each once"),
-        ("BRANCH_CHANNELS", fpt.BRANCH_CHANNELS > 0, "a positive number"),
-        ("NORM", fpt.NORM in NORMS, ", ".join(map(repr, NORMS))),
-        ("NORM", not (fpt.NORM == "GN" and fpt.BRANCH_CHANNELS % 32), "'GN' where 32 divides BRANCH_CHANNELS"),
-        ("ST_NUM_PARTS", _divides(fpt.ST_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
-        ("GT_NUM_PARTS", _divides(fpt.GT_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
-        ("GT_SIMILARITY", fpt.GT_SIMILARITY in SIMILARITIES, ", ".join(map(repr, SIMILARITIES))),
-        ("GT_SIMILARITY", not (square and fpt.GT_SIMILARITY == "dot"), "a softmax where GT_SQUARE_SIZE > 0"),
-        ("GT_SQUARE_SIZE", square == 0 or (square > 0 and square % 2 == 1), "0 or an odd number"),
-        ("KV_STRIDE", fpt.KV_STRIDE >= 1, "1 or more"),
-        ("MAX_KV_TOKENS", fpt.MAX_KV_TOKENS >= 0, "0 (no bound) or more"),
-        ("ATTENTION_IMPL", fpt.ATTENTION_IMPL in IMPLS, ", ".join(map(repr, IMPLS))),
-        ("DROP_BLOCK_PROB", 0 <= fpt.DROP_BLOCK_PROB < 1, "0 (off) up to below 1"),
-        ("DROP_BLOCK_SIZE", fpt.DROP_BLOCK_SIZE > 0 and fpt.DROP_BLOCK_SIZE % 2 == 1, "a positive odd number"),
-    ]
-    fpt_rules = [(f"MODEL.FPT.{key}", fpt[key], fine, allowed) for key, fine, allowed in rules]
-    _raise_bad([*fpt_rules, *_trunk_rules(cfg), *_bifpn_rules(cfg), *_roi_head_rules(cfg)])
+    _raise_bad(_fpt_rules(cfg))
 
 
 def check_trunk_config(cfg: CN) -> None:
@@ -104,6 +82,31 @@ def check_roi_head_config(cfg: CN) -> None:
         ValueError: naming each key with a bad value, the value, and what is allowed.
     """
     _raise_bad(_roi_head_rules(cfg))
+
+
+def _fpt_rules(cfg: CN) -> List[Rule]:
+    fpt = cfg.MODEL.FPT
+    parts = f"a positive divisor of MODEL.FPT.BRANCH_CHANNELS = {fpt.BRANCH_CHANNELS}"
+    square = fpt.GT_SQUARE_SIZE
+    # key, is its value allowed, what is allowed
+    rules = [
+        ("PYRAMID", fpt.PYRAMID in ("fpn", "bfp"), "'fpn' or 'bfp'"),
+        ("BRANCHES", _are_distinct(fpt.BRANCHES, BRANCHES), f"any of {', '.join(map(repr, BRANCHES))}, each once"),
+        ("BRANCH_CHANNELS", fpt.BRANCH_CHANNELS > 0, "a positive number"),
+        ("NORM", fpt.NORM in NORMS, ", ".join(map(repr, NORMS))),
+        ("NORM", not (fpt.NORM == "GN" and fpt.BRANCH_CHANNELS % 32), "'GN' where 32 divides BRANCH_CHANNELS"),
+        ("ST_NUM_PARTS", _divides(fpt.ST_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
+        ("GT_NUM_PARTS", _divides(fpt.GT_NUM_PARTS, fpt.BRANCH_CHANNELS), parts),
+        ("GT_SIMILARITY", fpt.GT_SIMILARITY in SIMILARITIES, ", ".join(map(repr, SIMILARITIES))),
+        ("GT_SIMILARITY", not (square and fpt.GT_SIMILARITY == "dot"), "a softmax where GT_SQUARE_SIZE > 0"),
+        ("GT_SQUARE_SIZE", square == 0 or (square > 0 and square % 2 == 1), "0 or an odd number"),
+        ("KV_STRIDE", fpt.KV_STRIDE >= 1, "1 or more"),
+        ("MAX_KV_TOKENS", fpt.MAX_KV_TOKENS >= 0, "0 (no bound) or more"),
+        ("ATTENTION_IMPL", fpt.ATTENTION_IMPL in IMPLS, ", ".join(map(repr, IMPLS))),
+        ("DROP_BLOCK_PROB", 0 <= fpt.DROP_BLOCK_PROB < 1, "0 (off) up to below 1"),
+        ("DROP_BLOCK_SIZE", fpt.DROP_BLOCK_SIZE > 0 and fpt.DROP_BLOCK_SIZE % 2 == 1, "a positive odd number"),
+    ]
+    return [(f"MODEL.FPT.{key}", fpt[key], fine, allowed) for key, fine, allowed in rules]
 
 
 def _trunk_rules(cfg: CN) -> List[Rule]:
