@@ -45,18 +45,21 @@ from fpt_d2.model_zoo import get_config_file
 from fpt_d2.modeling import AdaptivePooler, fpt, ufp
 
 BASE = "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"
-# Row of the default table -> MODEL.FPT.PYRAMID and MODEL.FPT.BRANCHES.
-VARIANTS: dict[str, tuple[str, list[str]]] = {
-    "FPN": ("fpn", []),
-    "BFP": ("bfp", []),
-    "FPT: ST": ("fpn", ["st"]),
-    "FPT: GT": ("fpn", ["gt"]),
-    "FPT: RT": ("fpn", ["rt"]),
-    "FPT: ST + GT": ("fpn", ["st", "gt"]),
-    "FPT: ST + RT": ("fpn", ["st", "rt"]),
-    "FPT: GT + RT": ("fpn", ["gt", "rt"]),
-    "FPT: ST + GT + RT": ("fpn", ["st", "gt", "rt"]),
-    "FPT over BFP": ("bfp", ["st", "gt", "rt"]),
+# Row of the default table -> the keys in which it differs from BASE, and their values.
+VARIANTS: dict[str, tuple[Any, ...]] = {
+    "FPN": ("MODEL.FPT.BRANCHES", []),
+    "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
+    "BiFPN": ("MODEL.BACKBONE.NAME", "build_resnet_bifpn_backbone"),
+    "FPT: ST": ("MODEL.FPT.BRANCHES", ["st"]),
+    "FPT: GT": ("MODEL.FPT.BRANCHES", ["gt"]),
+    "FPT: RT": ("MODEL.FPT.BRANCHES", ["rt"]),
+    "FPT: ST + GT": ("MODEL.FPT.BRANCHES", ["st", "gt"]),
+    "FPT: ST + RT": ("MODEL.FPT.BRANCHES", ["st", "rt"]),
+    "FPT: GT + RT": ("MODEL.FPT.BRANCHES", ["gt", "rt"]),
+    "FPT: ST + GT + RT": (),
+    "FPT over BFP": ("MODEL.FPT.PYRAMID", "bfp"),
+    "FPT, 64 channels": ("MODEL.FPT.BRANCH_CHANNELS", 64),
+    "FPT, exact": ("MODEL.FPT.MAX_KV_TOKENS", 0),
 }
 BRANCHES = ("st", "gt", "rt")
 
@@ -290,9 +293,9 @@ def _configs(config_files: Optional[Sequence[str]], opts: Sequence[str]) -> dict
         readers = {file: read_lazy_config if file.endswith(".py") else read_config for file in config_files}
         return {name: readers[file](file, opts) for name, file in _names(config_files).items()}
     models = {}
-    for name, (pyramid, branches) in VARIANTS.items():
-        cfg = models[name] = read_config(get_config_file(BASE), opts)
-        cfg.MODEL.FPT.PYRAMID, cfg.MODEL.FPT.BRANCHES = pyramid, branches
+    for name, keys in VARIANTS.items():
+        models[name] = read_config(get_config_file(BASE), opts)
+        models[name].merge_from_list(list(keys))
     return models
 
 

@@ -69,6 +69,7 @@ HERE = {
     "quick_schedules/keypoint_rcnn_R_18_FPT_quickstart.yaml": "box AP 46.2, AP50 79.3; keypoint AP 20.2, AP50 51.7",
     "quick_schedules/mask_rcnn_R_18_FPN_quickstart.yaml": "box AP 46.5, AP50 83.5; mask AP 46.7, AP50 82.1",
     "quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml": "box AP 46.7, AP50 84.1; mask AP 47.6, AP50 82.6",
+    "quick_schedules/pointrend_rcnn_R_18_FPT_quickstart.yaml": "box AP 44.6, AP50 81.3; mask AP 52.4, AP50 81.7",
     "quick_schedules/retinanet_R_18_FPT_quickstart.yaml": "box AP 49.1, AP50 83.9",
     "quick_schedules/ufp_R_50_quickstart.yaml": "mIoU 67.8, IoU-square by star 31.5, "
     "IoU-square by cross 14.9 (means of 3 seeds)",
