@@ -152,7 +152,7 @@ def export(model: nn.Module, export_format: str, folder: str) -> float:
     if export_format == "torchscript":
         module = traceable_model(model, images[0])
     else:
-        module = BackboneMaps(model.backbone)
+        module = BackboneMaps(model.backbone).eval()
         images = [((image - model.pixel_mean) / model.pixel_std).unsqueeze(0) for image in images]
     try:
         with torch.no_grad():

@@ -114,10 +114,10 @@ def test_onnx_says_which_packages_it_needs(tool: ModuleType, tmp_path: Path, mon
 
 def test_compiled_backbone(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # All of torch.compile but the code generation of its default backend, which takes minutes on a CPU.
-    backend = CompileCounterWithBackend("aot_eager")
+    backend = CompileCounterWithBackend("eager")
     monkeypatch.setitem(tool.EXPORTERS, "compile", functools.partial(tool.export_compile, backend=backend))
     assert tool.export(mask_rcnn(levels=2), "compile", str(tmp_path)) < 1e-5
-    assert backend.frame_count > 0  # it was compiled, not left to Python
+    assert backend.frame_count == 1  # one graph for both sizes
 
 
 def test_difference_sees_a_wrong_export(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
