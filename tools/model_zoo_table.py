@@ -64,13 +64,17 @@ PAPER_OF_SECTION = {
 # What training a config as it is gave, with its own seed; APs are COCO's, from 0 to 100.
 HERE = {
     "quick_schedules/cascade_mask_rcnn_R_18_FPT_quickstart.yaml": "box AP 63.7, AP50 88.6; mask AP 57.0, AP50 87.4",
+    "quick_schedules/cascade_rcnn_R_18_FPT_quickstart.yaml": "box AP 63.8, AP50 89.9",
     "quick_schedules/faster_rcnn_R_18_FPT_quickstart.yaml": "box AP 43.3, AP50 78.8",
     "quick_schedules/fcos_R_18_FPT_quickstart.py": "box AP 51.2, AP50 81.8",
     "quick_schedules/keypoint_rcnn_R_18_FPT_quickstart.yaml": "box AP 46.2, AP50 79.3; keypoint AP 20.2, AP50 51.7",
     "quick_schedules/mask_rcnn_R_18_FPN_quickstart.yaml": "box AP 46.5, AP50 83.5; mask AP 46.7, AP50 82.1",
     "quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml": "box AP 46.7, AP50 84.1; mask AP 47.6, AP50 82.6",
+    "quick_schedules/panoptic_fpt_R_18_quickstart.yaml": "PQ 39.2 (things 61.2, stuff 6.1); box AP 41.9, AP50 79.9; "
+    "mask AP 42.6, AP50 78.8",
     "quick_schedules/pointrend_rcnn_R_18_FPT_quickstart.yaml": "box AP 44.6, AP50 81.3; mask AP 52.4, AP50 81.7",
     "quick_schedules/retinanet_R_18_FPT_quickstart.yaml": "box AP 49.1, AP50 83.9",
+    "quick_schedules/rpn_R_18_FPT_quickstart.yaml": "recall of 100 proposals: AR@100 32.9",
     "quick_schedules/ufp_R_50_quickstart.yaml": "mIoU 67.8, IoU-square by star 31.5, "
     "IoU-square by cross 14.9 (means of 3 seeds)",
     "quick_schedules/ufp_fpt_R_50_quickstart.yaml": "mIoU 82.4, IoU-square by star 80.0, "
