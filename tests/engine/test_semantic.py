@@ -200,8 +200,8 @@ def test_sets_that_differ_in_the_mirror_are_refused_before_training(command_line
 
 @pytest.mark.parametrize("key", ["TEST.SLIDING_WINDOW.ENABLED", "TEST.SEM_SEG_RESULTS", "TEST.AUG.ENABLED"])
 def test_what_other_models_cannot_do_is_refused(key: str, command_line, train_net, capsys) -> None:
-    words = command_line(key, True, "MODEL.META_ARCHITECTURE", "RetinaNet", "DATASETS.CHECK", False)
-    assert train_net(words) == 2
+    retinanet = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpt_backbone"]
+    assert train_net(command_line(key, True, *retinanet, "DATASETS.CHECK", False)) == 2
     error = capsys.readouterr().err
     assert f"{key} needs" in error and "SemanticSegmentor" in error
 

@@ -56,7 +56,7 @@ def test_a_cheap_row_measured_again(tool: ModuleType) -> None:
 
 
 def test_what_a_config_expects_is_what_its_training_gave(tool: ModuleType) -> None:
-    for (file, *_) in tool.config_files():
+    for file, *_ in tool.config_files():
         expected = model_zoo.get_config(file).TEST.EXPECTED_RESULTS if file.endswith(".yaml") else []
         assert bool(expected) == (file in tool.HERE) or file.endswith(".py"), file
         for _, metric, value, tolerance in expected:
