@@ -60,6 +60,7 @@ def _draw_learning(axes: Axes, runs: Sequence[Run], metric: str, start: Optional
         _draw_curves(axes, run.curves[metric], run.name, COLORS[index % len(COLORS)])
     style_axes(axes, metric, show_legend=True)
     axes.set_ylim(auto=True)
+    axes.margins(y=0.1)  # fits the limits to the values
 
 
 def _draw_ends(axes: Axes, runs: Sequence[Run], metric: str) -> None:
