@@ -30,7 +30,7 @@ setup(
         # other. Ask for this where there is no cv2.
         "demo": ["opencv-python-headless"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
-        "dev": ["mypy", "pytest", "ruff"],
+        "dev": ["mypy", "pytest", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

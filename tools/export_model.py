@@ -59,16 +59,16 @@ def check_format(model: nn.Module, export_format: str) -> None:
     Raises:
         ValueError: packages that are not installed, or a model that the format cannot take.
     """
-    if export_format == "onnx":
-        missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ValueError(f"--format onnx needs more packages: pip install {' '.join(missing)}")
     square_sizes = {m.square_size for m in model.modules() if isinstance(m, GroundingTransformer)}
     if export_format != "compile" and square_sizes - {0}:
         raise ValueError(
             f"MODEL.FPT.GT_SQUARE_SIZE is {max(square_sizes)}, which ties a {export_format} graph to one image size: "
             "export a model that was trained with GT_SQUARE_SIZE 0"
         )
+    if export_format == "onnx":
+        missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(f"--format onnx needs more packages: pip install {' '.join(missing)}")
 
 
 def traceable_model(model: nn.Module, image: Tensor) -> nn.Module:
