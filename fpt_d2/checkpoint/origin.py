@@ -60,8 +60,10 @@ def expected_input(source: str, author: str) -> tuple[dict[str, Any], str]:
 
 
 def _from_zoo(name: str) -> dict[str, Any]:
-    from detectron2 import model_zoo  # of no use otherwise, and it needs an old setuptools
-
+    try:
+        from detectron2 import model_zoo
+    except ImportError:  # it needs pkg_resources, which setuptools no longer has
+        return {}
     for suffix, select in ((".yaml", _select), (".py", _select_lazy)):
         try:
             return select(model_zoo.get_config(name + suffix))

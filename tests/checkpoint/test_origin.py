@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def test_files_of_the_model_zoo_are_known_by_their_path(prefix: str, bgr: nn.Mod
     assert input_warning(bgr, f"{folder}/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl", "") == ""
     resnext = f"{folder}/mask_rcnn_X_101_32x8d_FPN_3x/139653917/model_final_2d9806.pkl"
     assert "Set MODEL.PIXEL_STD [57.375, 57.12, 58.395]: the model has" in input_warning(bgr, resnext, "")
+
+
+def test_without_the_zoo_its_files_are_of_unknown_input(bgr: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "detectron2.model_zoo", None)  # as where pkg_resources is missing
+    monkeypatch.delattr("detectron2.model_zoo", raising=False)
+    resnext = "detectron2://COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x/139653917/model_final_2d9806.pkl"
+    assert input_warning(bgr, resnext, "") == ""
 
 
 def test_files_of_the_model_zoo_whose_configs_are_in_python(bgr: nn.Module, rgb: nn.Module) -> None:
