@@ -72,7 +72,10 @@ def predictions(root: Path, *, shift: int = 0):
     for annotation in content["annotations"]:
         ids = np.asarray(Image.open(root / "panoptic_val" / annotation["file_name"]))[..., 0].astype(np.int32)
         infos = []
-        for segment in (s for s in annotation["segments_info"] if not s["iscrowd"]):
+        for segment in annotation["segments_info"]:
+            if segment["iscrowd"]:  # which no model predicts: its pixels are of no segment
+                ids[ids == segment["id"]] = 0
+                continue
             thing = segment["category_id"] <= THINGS
             number = segment["category_id"] - 1 - (0 if thing else THINGS - 1)
             infos.append({"id": segment["id"], "isthing": thing, "category_id": number})
