@@ -5,19 +5,23 @@ h x w coarse map (keys), r ratio of the two, S side of the square, t side of a t
 strip.
 """
 
-from typing import Optional, Tuple
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .arguments import check_argument
+from .level import is_recorded, to_tokens
+from .similarity import SIMILARITIES
+
 # Side of a tile of coarse positions. Larger tiles copy less of k and v at their borders and compute more scores that
 # the window then masks; 4 measured best for windows of 3 to 9, in training above all.
 TILE = 4
 
 
-def ratio_of(fine: Tensor, coarse: Tensor) -> Tuple[int, int]:
+def ratio_of(fine: Tensor, coarse: Tensor) -> tuple[int, int]:
     """Fine positions per coarse position along H and W, for any two sizes (7 x 7 over 4 x 4 is 2, 2)."""
     ratios = (max(1, round(int(fine.shape[i]) / int(coarse.shape[i]))) for i in (-2, -1))
     return next(ratios), next(ratios)
@@ -31,7 +35,7 @@ def local_mixture_attention(
     *,
     square_size: int,
     similarity: str = "euclidean",
-    key_mask: Optional[Tensor] = None,
+    key_mask: Tensor | None = None,
 ) -> Tensor:
     """Mixture-of-softmaxes attention within a square window.
 
@@ -52,10 +56,9 @@ def local_mixture_attention(
     Raises:
         ValueError: even or non-positive ``square_size``.
     """
-    if square_size < 1 or square_size % 2 == 0:
-        raise ValueError(f"square_size is {square_size}; it must be odd and positive")
-    if key_mask is not None:
-        k, v = (t * key_mask.unsqueeze(1).to(t.dtype) for t in (k, v))
+    check_argument("square_size", square_size, square_size > 0 and square_size % 2 == 1, "an odd number")
+    valid = torch.ones_like(k[:, :1], dtype=torch.bool) if key_mask is None else key_mask.unsqueeze(1)
+    k, v = (t.masked_fill(~valid, 0) for t in (k, v))
     height, width = map(int, q.shape[-2:])  # int: torch.jit.trace has tensors there
     rh, rw = ratio_of(q, k)
     side, border = min(TILE, -(-height // rh), -(-width // rw)), square_size // 2
@@ -63,41 +66,45 @@ def local_mixture_attention(
     q = F.pad(q, (0, columns * side * rw - width, 0, rows * side * rh - height))
     # zeros around the map; a negative pad cuts off what no window reaches
     right, bottom = columns * side + border - int(k.shape[-1]), rows * side + border - int(k.shape[-2])
-    k, v = (F.pad(t, (border, right, border, bottom)) for t in (k, v))
+    k, v, valid = (F.pad(t, (border, right, border, bottom)) for t in (k, v, valid))
+    q, k = _as_dot_product(q, k, valid, similarity, gate.shape[1])
     # split and unbind, not slices: the gradient of a slice is a map of zeros around it, for every strip
     k_strips, v_strips = (t.unfold(2, side + 2 * border, side).transpose(3, 4).unbind(2) for t in (k, v))
     strips = []
     for strip in zip(q.split(side * rh, dim=2), k_strips, v_strips):
-        arguments = (*strip, gate, square_size, similarity, (rh, rw), side)
-        if torch.is_grad_enabled() and not _is_recorded():
+        arguments = (*strip, gate, square_size, (rh, rw), side)
+        if torch.is_grad_enabled() and not is_recorded():
             strips.append(checkpoint(_attend_strip, *arguments, use_reentrant=False, preserve_rng_state=False))
         else:
             strips.append(_attend_strip(*arguments))
     return torch.cat(strips, dim=2)[:, :, :height, :width]
 
 
+def _as_dot_product(
+    q: Tensor, k: Tensor, valid: Tensor, similarity: str, num_parts: int
+) -> tuple[Tensor, Tensor]:
+    """q and k, the latter with the bias of each part as N more channels: the keys outside the map are keys too."""
+    transform = SIMILARITIES[similarity]
+    if transform is None:
+        return q, torch.cat((k, torch.zeros_like(k[:, :num_parts])), dim=1)
+    queries, keys, bias = transform(to_tokens(q), to_tokens(k), num_parts, valid.flatten(1))
+    q = queries.transpose(1, 2).unflatten(2, q.shape[-2:])
+    return q, torch.cat((keys.transpose(1, 2), bias), dim=1).unflatten(2, k.shape[-2:])
+
+
 def _attend_strip(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gate: Tensor,
-    square_size: int,
-    similarity: str,
-    ratio: Tuple[int, int],
-    side: int,
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, square_size: int, ratio: tuple[int, int], side: int
 ) -> Tensor:
-    """One row of tiles: q (B, C, t r, Z t r), k and v (B, C or V, t + S - 1, Z t + S - 1) -> (B, V, t r, Z t r)."""
+    """One row of tiles: q (B, C, t r, Z t r), k and v (B, C + N or V, t + S - 1, Z t + S - 1) -> (B, V, t r, Z t r)."""
     num_parts, (rh, rw), extent = gate.shape[1], ratio, side + square_size - 1
     # (B, Z, queries or keys of a tile, channels)
     q, k, v = (_tiles(q, side * rw, side * rw), _tiles(k, extent, side), _tiles(v, extent, side))
     dtype = torch.promote_types(q.dtype, torch.float32)
     scale = (q.shape[-1] // num_parts) ** -0.5
     with torch.autocast(q.device.type, enabled=False):
+        k, bias = k.to(dtype).split([q.shape[-1], num_parts], dim=3)
         q, k = (t.to(dtype).unflatten(3, (num_parts, -1)).transpose(2, 3) for t in (q, k))  # (B, Z, N, ., D)
-        if similarity == "euclidean":
-            scores = (2 * scale * q) @ k.transpose(-1, -2) - scale * k.square().sum(-1).unsqueeze(-2)
-        else:
-            scores = (scale * q) @ k.transpose(-1, -2)
+        scores = (scale * q) @ k.transpose(-1, -2) + scale * bias.transpose(2, 3).unsqueeze(3)
         window = _window(ratio, side, square_size, scores.device)
         weights = scores.masked_fill(~window, float("-inf")).softmax(-1)
         mixed = torch.einsum("bn,bznqk->bzqk", gate.to(dtype), weights)
@@ -111,7 +118,7 @@ def _tiles(x: Tensor, extent: int, step: int) -> Tensor:
     return x.unfold(3, extent, step).permute(0, 3, 2, 4, 1).flatten(2, 3)
 
 
-def _window(ratio: Tuple[int, int], side: int, square_size: int, device: torch.device) -> Tensor:
+def _window(ratio: tuple[int, int], side: int, square_size: int, device: torch.device) -> Tensor:
     """(queries, keys) of a tile, bool: does the key lie in the query's square."""
     axes = []
     for r in ratio:
@@ -121,6 +128,3 @@ def _window(ratio: Tuple[int, int], side: int, square_size: int, device: torch.d
     rows, columns = axes
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2, 3).flatten(0, 1)
 
-
-def _is_recorded() -> bool:
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()

@@ -1,25 +1,28 @@
-"""The formulas of the FPT paper written out, slow and obviously right: what every fast path is tested against.
+"""The formulas of the FPT paper written out, with every score stored: the textbook.
+
+The fast paths are tested against it and measured beside it. What it takes of a module is its parameters and options.
 
 Shape legend: B batch, N parts of the mixture, Q queries, K keys, C query and key channels, D = C / N, V value channels,
-H x W fine map, h x w coarse map. Every function stores every score: for small maps only.
+H x W fine map, h x w coarse map, S side of the square of keys around a query.
 """
 
-from typing import Any, Dict, Mapping, Optional
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .padding import budget_size
+from .level import grid_size
 
 
-def mixture_gate(k: Tensor, weight: Tensor, *, key_mask: Optional[Tensor] = None) -> Tensor:
+def mixture_gate(k: Tensor, weight: Tensor, *, key_mask: Tensor | None = None) -> Tensor:
     """``softmax_n(w_n . mean_j k_j)``: k (B, K, C), weight (N, C), key_mask (B, K) -> (B, N)."""
-    gates = []
-    for b in range(k.shape[0]):
-        keys = k[b] if key_mask is None else k[b][key_mask[b]]
-        gates.append(torch.softmax(weight @ keys.mean(0), dim=0))
-    return torch.stack(gates)
+    if key_mask is None:
+        return torch.softmax(k.mean(1) @ weight.t(), dim=1)
+    return torch.stack([torch.softmax(weight @ keys[mask].mean(0), dim=0) for keys, mask in zip(k, key_mask)])
 
 
 def mixture_attention(
@@ -29,34 +32,29 @@ def mixture_attention(
     gate: Tensor,
     *,
     similarity: str,
-    key_mask: Optional[Tensor] = None,
-    scale: Optional[float] = None,
+    key_mask: Tensor | None = None,
+    scale: float | None = None,
 ) -> Tensor:
     """``sum_n gate_n softmax_j(s(q_in, k_jn) / sqrt(D)) v_j``; arguments of :func:`.attention.mixture_attention`."""
     dtype = torch.promote_types(q.dtype, torch.float32)
-    width = q.shape[2] // gate.shape[1]
-    out = torch.zeros((), dtype=dtype, device=q.device)
     with torch.autocast(q.device.type, enabled=False):
-        for n in range(gate.shape[1]):
-            q_n, k_n = (t[..., n * width : (n + 1) * width].to(dtype) for t in (q, k))
-            if similarity == "euclidean":
-                scores = -(q_n.unsqueeze(2) - k_n.unsqueeze(1)).square().sum(-1)
-            else:
-                scores = q_n @ k_n.transpose(1, 2)
-            scores = scores * (width**-0.5 if scale is None else scale)  # (B, Q, K)
-            if key_mask is not None:
-                scores = scores.masked_fill(~key_mask.unsqueeze(1), float("-inf"))
-            out = out + gate[:, n, None, None].to(dtype) * (scores.softmax(-1) @ v.to(dtype))
-    return out.to(v.dtype)
+        q, k = (t.to(dtype).unflatten(2, (gate.shape[1], -1)).transpose(1, 2) for t in (q, k))  # (B, N, Q or K, D)
+        scores = q @ k.transpose(2, 3)
+        if similarity == "euclidean":  # -|q - k|^2
+            scores = 2 * scores - q.square().sum(3).unsqueeze(3) - k.square().sum(3).unsqueeze(2)
+        scores = scores * (q.shape[3] ** -0.5 if scale is None else scale)
+        if key_mask is not None:
+            scores = scores.masked_fill(~key_mask[:, None, None], float("-inf"))
+        weights = (gate[:, :, None, None].to(dtype) * scores.softmax(3)).sum(1)
+        return (weights @ v.to(dtype)).to(v.dtype)
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_mask: Optional[Tensor] = None) -> Tensor:
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, key_mask: Tensor | None = None) -> Tensor:
     """``sum_j (q_i . k_j / K) v_j`` through the whole matrix; arguments of :func:`.attention.linear_attention`."""
     weights = q @ k.transpose(1, 2)
     if key_mask is None:
         return weights / k.shape[1] @ v
-    weights = weights.masked_fill(~key_mask.unsqueeze(1), 0)
-    return weights / key_mask.sum(1)[:, None, None] @ v
+    return weights.masked_fill(~key_mask.unsqueeze(1), 0) / key_mask.sum(1)[:, None, None] @ v
 
 
 def local_mixture_attention(
@@ -67,104 +65,112 @@ def local_mixture_attention(
     *,
     square_size: int,
     similarity: str,
-    key_mask: Optional[Tensor] = None,
+    key_mask: Tensor | None = None,
 ) -> Tensor:
-    """Query by query, each with its own S x S keys; arguments of :func:`.local.local_mixture_attention`."""
+    """The keys and values of every query gathered; arguments of :func:`.local.local_mixture_attention`."""
     if key_mask is not None:
         k, v = (t * key_mask.unsqueeze(1) for t in (k, v))
-    height, width = q.shape[-2:]
-    rh, rw = (max(1, round(q.shape[i] / k.shape[i])) for i in (-2, -1))
-    border = square_size // 2
+    (batch, _, height, width), border = q.shape, square_size // 2
+    index = _square_index(q.shape[-2:], k.shape[-2:], square_size).to(q.device)  # (Q, S S)
     # zeros wherever a window can reach
-    k, v = (F.pad(t, (border, border + width, border, border + height)) for t in (k, v))
-    out = q.new_empty(q.shape[0], v.shape[1], height, width)
-    for i in range(height):
-        for j in range(width):
-            rows, columns = (slice(c, c + square_size) for c in (i // rh, j // rw))
-            keys, values = (t[:, :, rows, columns].flatten(2).transpose(1, 2) for t in (k, v))
-            out[:, :, i, j] = mixture_attention(
-                q[:, :, i, j].unsqueeze(1), keys, values, gate, similarity=similarity
-            ).squeeze(1)
-    return out
+    k, v = (F.pad(t, (border, border + width, border, border + height)).flatten(2).transpose(1, 2) for t in (k, v))
+    k, v = (t[:, index].flatten(0, 1) for t in (k, v))  # (B Q, S S, C or V)
+    q = q.flatten(2).transpose(1, 2).flatten(0, 1).unsqueeze(1)  # (B Q, 1, C)
+    gates = gate.repeat_interleave(height * width, dim=0)
+    out = mixture_attention(q, k, v, gates, similarity=similarity)
+    return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def drop_block(x: Tensor, centers: Tensor, block_size: int) -> Tensor:
-    """DropBlock with given block positions (DropBlock paper, algorithm 1).
-
-    Args:
-        x: (B, C, H, W).
-        centers: (B, C, H - S + 1, W - S + 1) bool: a block starts (upper left corner) at each True.
-        block_size: S.
-
-    Returns:
-        (B, C, H, W): zero in the blocks, the rest scaled so that the mean over what is kept stays.
-    """
-    keep = torch.ones_like(x)
-    for b, c, i, j in centers.nonzero().tolist():
-        keep[b, c, i : i + block_size, j : j + block_size] = 0
-    return x * keep * keep.numel() / keep.sum()
+def _square_index(fine: torch.Size, coarse: torch.Size, side: int) -> Tensor:
+    """(Q, S S) places of each query's keys in the padded coarse map, flattened."""
+    rows, columns = (
+        torch.arange(f).div(max(1, round(f / c)), rounding_mode="floor").unsqueeze(1) + torch.arange(side)
+        for f, c in zip(fine, coarse)
+    )
+    width = coarse[1] + side // 2 * 2 + fine[1]
+    return (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
-def self_transformer(module: Any, x: Tensor) -> Tensor:
-    """What a :class:`.transformers.SelfTransformer` computes of (B, C, H, W) without padding."""
-    return grounding_transformer(module, x, x)
-
-
-def grounding_transformer(module: Any, fine: Tensor, coarse: Tensor) -> Tensor:
-    """What a :class:`.transformers.GroundingTransformer` computes of (B, C, H, W) and (B, C, h, w) without padding."""
-    pooled = _pool_to_budget(_pool_cells(coarse, module.kv_stride), module.max_kv_tokens)
-    q, k, v = (_project(p, x) for p, x in ((module.query, fine), (module.key, pooled), (module.value, pooled)))
+def attend(module: Any, target: Tensor, source: Tensor) -> Tensor:
+    """What a self or a grounding transformer computes of (B, C, H, W) and (B, C, h, w) without padding."""
+    square_size = getattr(module, "square_size", 0)
+    pooled = source if square_size else _pool_to_budget(_pool_cells(source, module.kv_stride), module.max_kv_tokens)
+    q, k, v = (_project(p, x) for p, x in ((module.query, target), (module.key, pooled), (module.value, pooled)))
     queries, keys, values = (t.flatten(2).transpose(1, 2) for t in (q, k, v))
-    gate = q.new_ones(q.shape[0], 1) if module.gate is None else mixture_gate(keys, module.gate)
-    if module.similarity == "dot":
-        out = linear_attention(queries, keys, values)
-    elif module.square_size > 0:
-        size, similarity = module.square_size, module.similarity
-        return module.norm(local_mixture_attention(q, k, v, gate, square_size=size, similarity=similarity))
+    if not hasattr(module, "similarity"):
+        out = linear_attention(queries, keys, values).transpose(1, 2).unflatten(2, q.shape[-2:])
     else:
-        out = mixture_attention(queries, keys, values, gate, similarity=module.similarity)
-    return module.norm(out.transpose(1, 2).reshape(q.shape))
+        gate = q.new_ones(q.shape[0], 1) if module.gate is None else mixture_gate(keys, module.gate)
+        if square_size:
+            out = local_mixture_attention(q, k, v, gate, square_size=square_size, similarity=module.similarity)
+        else:
+            out = mixture_attention(
+                queries, keys, values, gate, similarity=module.similarity, scale=module.scale
+            ).transpose(1, 2).unflatten(2, q.shape[-2:])
+    if getattr(module, "project", None) is not None:
+        return target + _norm(module, F.conv2d(out, module.project.weight, module.project.bias))
+    return _norm(module, out)
 
 
-def rendering_transformer(module: Any, coarse: Tensor, fine: Tensor) -> Tensor:
-    """What a :class:`.transformers.RenderingTransformer` computes of (B, C, h, w) and (B, C, H, W) without padding."""
-    channel_weights = fine.mean((2, 3), keepdim=True)
+def render(module: Any, target: Tensor, source: Tensor) -> Tensor:
+    """What a rendering transformer computes of (B, C, h, w) and the finer (B, C, H, W) without padding."""
+    mean = source.mean((2, 3), keepdim=True)
     for conv in module.down:
-        fine = conv(fine)
-    if fine.shape != coarse.shape:
-        fine = F.interpolate(fine, size=coarse.shape[-2:], mode="bilinear", align_corners=False)
-    out = module.query(coarse * channel_weights) + fine
-    return module.norm(out if module.out is None else module.out(out))
+        source = conv(source)
+    if source.shape != target.shape:
+        source = F.interpolate(source, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    if module.gate is None:
+        out = module.query(target * mean) + source
+    else:
+        conv, norm, _ = module.gate
+        out = F.relu(module.query(target) * F.relu(norm(conv(mean))) + source)
+    return _norm(module, out if module.out is None else module.out(out))
 
 
 def pyramid_transform(
-    module: Any, features: Mapping[str, Tensor], masks: Optional[Mapping[str, Tensor]] = None
-) -> Dict[str, Tensor]:
-    """What a :class:`.pyramid.PyramidTransform` computes: every image cut out of its padding and treated alone."""
-    if masks is None:
+    module: Any, features: Mapping[str, Tensor], sizes: Mapping[str, Sequence[tuple[int, int]]] | None = None
+) -> dict[str, Tensor]:
+    """What a :class:`.pyramid.PyramidTransform` computes: every image cut out of its padding and treated alone.
+
+    Args:
+        features: (B, C, H_n, W_n) by level. sizes: valid ones of each image by level, or None where nothing is padded.
+    """
+    if sizes is None:
         return _pyramid_transform(module, features)
-    out: Dict[str, Tensor] = {}
-    for b in range(len(next(iter(masks.values())))):
-        sizes = {n: (int(m[b, :, 0].sum()), int(m[b, 0].sum())) for n, m in masks.items()}
-        image = {n: x[b : b + 1, :, : sizes[n][0], : sizes[n][1]] for n, x in features.items()}
+    out: dict[str, Tensor] = {}
+    for b in range(len(next(iter(sizes.values())))):
+        image = {n: x[b : b + 1, :, : sizes[n][b][0], : sizes[n][b][1]] for n, x in features.items()}
         for n, y in _pyramid_transform(module, image).items():
             full = out.setdefault(n, y.new_zeros(len(features[n]), y.shape[1], *features[n].shape[-2:]))
-            full[b, :, : sizes[n][0], : sizes[n][1]] = y[0]
+            full[b, :, : y.shape[2], : y.shape[3]] = y[0]
     return out
 
 
-def _pyramid_transform(module: Any, features: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+def _pyramid_transform(module: Any, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     maps = {n: module.reduce[n](x) for n, x in features.items()}
     out = {}
     for i, n in enumerate(module.levels):
-        branches = [self_transformer(module.st[n], maps[n])] if n in module.st else []
+        branches = [attend(module.st[n], maps[n], maps[n])] if n in module.st else []
         for m in module.levels[i + 1 :] if len(module.gt) > 0 else ():
-            branches.append(grounding_transformer(module.gt[f"{n}_{m}"], maps[n], maps[m]))
+            branches.append(attend(module.gt[f"{n}_{m}"], maps[n], maps[m]))
         for m in module.levels[:i] if len(module.rt) > 0 else ():
-            branches.append(rendering_transformer(module.rt[f"{n}_{m}"], maps[n], maps[m]))
+            branches.append(render(module.rt[f"{n}_{m}"], maps[n], maps[m]))
         if branches:
             out[n] = torch.cat(branches, dim=1)
     return out
+
+
+def fuse(fusion: Any, x: Tensor, branches: Tensor | None) -> Tensor:
+    """What a :class:`.fusion.Fusion` computes: one convolution over the concatenation, then the norm."""
+    weight = fusion.weight
+    if branches is not None:
+        weight = torch.cat([weight, *(conv.weight for conv in fusion.fuse)], dim=1)
+        x = torch.cat((x, branches), dim=1)
+    return _norm(fusion, F.conv2d(x, weight, fusion.bias, padding=1))
+
+
+def _norm(module: Any, x: Tensor) -> Tensor:
+    return x if module.norm is None else module.norm(x)
 
 
 def _project(linear: Any, x: Tensor) -> Tensor:
@@ -174,6 +180,8 @@ def _project(linear: Any, x: Tensor) -> Tensor:
 
 def _pool_cells(x: Tensor, stride: int) -> Tensor:
     """Means over cells of ``stride`` x ``stride``, the last ones cut off by the border."""
+    if stride == 1:
+        return x
     cells = [[cell.mean((2, 3)) for cell in rows.split(stride, 3)] for rows in x.split(stride, 2)]
     return torch.stack([torch.stack(row, 2) for row in cells], 2)
 
@@ -182,7 +190,7 @@ def _pool_to_budget(x: Tensor, max_tokens: int) -> Tensor:
     """Means over as many cells of about one size as the budget allows, borders between them as in torch."""
     if max_tokens == 0:
         return x
-    sides = budget_size(x.shape[2], x.shape[3], max_tokens)
+    sides = grid_size(x.shape[2], x.shape[3], max_tokens)
     rows, columns = (
         [slice(i * length // n, -(-(i + 1) * length // n)) for i in range(n)] for n, length in zip(sides, x.shape[2:])
     )

@@ -1,43 +1,72 @@
-"""The three transformers of the FPT paper as modules: self, grounding (global and locality-constrained), rendering.
+"""The three transformers of the FPT paper as modules: self, grounding (global, local, linear), rendering.
 
-Shape legend: B batch, N parts of the mixture, C channels, H x W target map, h x w source map. A mask is (B, H, W) bool,
-False where a position is padding (see :mod:`.padding`).
+They are siblings with one contract: ``branch(target, source)`` takes the :class:`.level.Level` that it contributes to
+and the one that it reads, and returns a map (B, C, H, W) of the target's size with zeros in its padding.
+
+Shape legend: B batch, N parts of the mixture, C channels, H x W target map, h x w source map.
 """
 
-from typing import Callable, Optional, Tuple
+from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import (
-    IMPLEMENTATIONS,
-    SOFTMAX_SIMILARITIES,
-    linear_attention,
-    linear_context,
-    mixture_attention,
-    mixture_gate,
-)
+from .arguments import check_argument, one_of
+from .attention import IMPLEMENTATIONS, linear_attention, linear_context, mixture_attention, mixture_gate
+from .level import Level, to_tokens
 from .local import local_mixture_attention
-from .padding import apply_mask, masked_mean, pool_to_tokens, to_tokens
+from .similarity import SIMILARITIES
 
-Norm = Optional[Callable[[int], nn.Module]]
+# From channels to a normalisation; None for none.
+Norm = Callable[[int], nn.Module] | None
 
-SIMILARITIES = (*SOFTMAX_SIMILARITIES, "dot")
+TEMPERATURES = ("parts", "channels")
+GATES = ("paper", "authors")
 
 
-class GroundingTransformer(nn.Module):
-    """Grounding Transformer: every position of a finer level gathers context from a coarser one (paper, GT and LGT).
+class Branch(nn.Module):
+    """What the transformers share: the normalisation of the output, and zeros in its padding."""
 
-    Query, key and value are learned linear maps; the output has the size of the finer level.
-    """
+    def __init__(self, channels: int, norm: Norm) -> None:
+        """
+        Args:
+            channels: of both levels and of the output.
+            norm: makes the normalisation of the output from its channels; None for none.
+        """
+        super().__init__()
+        self.channels = channels
+        self.norm = None if norm is None else norm(channels)
+
+    def forward(self, target: Level, source: Level) -> Tensor:
+        """
+        Args:
+            target: (B, C, H, W). source: (B, C, h, w).
+
+        Returns:
+            (B, C, H, W), zero in the padding of ``target``.
+        """
+        out = self.transform(target, source)
+        if self.norm is not None:
+            out = target.normalize(self.norm, out)
+        return out if target.mask is None else target.without_padding(out)
+
+    def transform(self, target: Level, source: Level) -> Tensor:
+        """The output before its normalisation, of any values in the padding."""
+        raise NotImplementedError
+
+
+class MixtureTransformer(Branch):
+    """Attention of a target's positions to a source's by a mixture of softmaxes; query, key and value are linear."""
 
     def __init__(
         self,
         channels: int,
         *,
-        num_parts: int = 4,
-        similarity: str = "euclidean",
-        square_size: int = 0,
+        num_parts: int,
+        similarity: str,
         kv_stride: int = 1,
         max_kv_tokens: int = 0,
         norm: Norm = None,
@@ -46,95 +75,46 @@ class GroundingTransformer(nn.Module):
         """
         Args:
             channels: of both levels and of the output.
-            num_parts: softmaxes in the mixture; "dot" has none and ignores it.
-            similarity: "euclidean" (paper), "embedded" (dot product) or "dot" (dot product without softmax).
-            square_size: 0 for the whole coarser level, or the odd side of the square around the query (LGT).
-            kv_stride, max_kv_tokens: pooling of keys and values, see :func:`.padding.pool_to_tokens`.
+            num_parts: softmaxes in the mixture.
+            similarity: "euclidean" (negative squared distance) or "embedded" (dot product).
+            kv_stride, max_kv_tokens: pooling of keys and values, see :meth:`.level.Level.tokens`.
             norm: makes the normalisation of the output from its channels; None for none.
             impl: see :func:`.attention.mixture_attention`.
 
         Raises:
-            ValueError: a value that is not allowed, or options that exclude each other.
+            ValueError: a value that is not allowed.
         """
-        super().__init__()
-        _check_choice("similarity", similarity, SIMILARITIES)
-        _check_choice("impl", impl, IMPLEMENTATIONS)
-        if num_parts < 1 or channels % num_parts != 0:
-            raise ValueError(f"num_parts is {num_parts}; it must be positive and divide the {channels} channels")
-        if square_size < 0 or (square_size > 0 and square_size % 2 == 0):
-            raise ValueError(f"square_size is {square_size}; it must be 0 (the whole level) or odd")
-        if kv_stride < 1 or max_kv_tokens < 0:
-            raise ValueError(
-                f"kv_stride is {kv_stride} and max_kv_tokens {max_kv_tokens}; at least 1 and 0 are allowed"
-            )
-        if square_size > 0 and (similarity == "dot" or kv_stride > 1):
-            raise ValueError("square_size > 0 needs a softmax similarity (not 'dot') and kv_stride 1")
-        self.channels, self.num_parts, self.similarity, self.square_size = channels, num_parts, similarity, square_size
-        self.kv_stride, self.max_kv_tokens, self.impl = kv_stride, max_kv_tokens, impl
+        super().__init__(channels, norm)
+        divides = num_parts > 0 and channels % num_parts == 0
+        check_argument("num_parts", num_parts, divides, f"a positive divisor of the {channels} channels")
+        check_argument("similarity", similarity, similarity in SIMILARITIES, one_of(SIMILARITIES))
+        check_argument("impl", impl, impl in IMPLEMENTATIONS, one_of(IMPLEMENTATIONS))
+        _check_pooling(kv_stride, max_kv_tokens)
+        self.num_parts, self.similarity, self.impl = num_parts, similarity, impl
+        self.kv_stride, self.max_kv_tokens = kv_stride, max_kv_tokens
         self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
         # A single softmax has weight one whatever a gate says.
-        has_gate = num_parts > 1 and similarity != "dot"
-        self.gate = nn.Parameter(torch.randn(num_parts, channels) * channels**-0.5) if has_gate else None
-        self.norm = nn.Identity() if norm is None else norm(channels)
+        self.gate = nn.Parameter(torch.randn(num_parts, channels) * channels**-0.5) if num_parts > 1 else None
+        self.scale = (channels // num_parts) ** -0.5
 
-    def forward(self, fine: Tensor, coarse: Tensor, coarse_mask: Optional[Tensor] = None) -> Tensor:
-        """(B, C, H, W) queries' level, (B, C, h, w) keys' level and its mask -> (B, C, H, W)."""
-        attend = self._attend_in_square if self.square_size > 0 else self._attend
-        out: Tensor = self.norm(attend(fine, coarse, coarse_mask))
-        return out
-
-    def _attend(self, fine: Tensor, coarse: Tensor, mask: Optional[Tensor]) -> Tensor:
+    def transform(self, target: Level, source: Level) -> Tensor:
         # A linear map commutes with the average: pooling first is the cheaper order.
-        keys, mask = pool_to_tokens(coarse, mask, stride=self.kv_stride, max_tokens=self.max_kv_tokens)
-        q, k, v = self.query(to_tokens(fine)), self.key(keys), self.value(keys)
-        if self.similarity == "dot":
-            out = linear_attention(q, k, v, key_mask=mask)
-        else:
-            gate = self._mixture_gate(k, mask)
-            out = mixture_attention(q, k, v, gate, similarity=self.similarity, key_mask=mask, impl=self.impl)
-        return out.transpose(1, 2).unflatten(2, fine.shape[-2:])
-
-    @property
-    def is_affine(self) -> bool:
-        """Whether the output is an affine map of the finer level's channels, the same at every position."""
-        return self.similarity == "dot" and isinstance(self.norm, nn.Identity)
-
-    def as_affine(self, coarse: Tensor, mask: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-        """The map that :meth:`forward` is of the finer level where :attr:`is_affine`, ``x M + c``.
-
-        Returns:
-            Matrix (B, C, C) and offset (B, C), float32 or wider.
-        """
-        keys, mask = pool_to_tokens(coarse, mask, stride=self.kv_stride, max_tokens=self.max_kv_tokens)
-        context = linear_context(self.key(keys), self.value(keys), key_mask=mask)
-        with torch.autocast(coarse.device.type, enabled=False):
-            weight, bias = (t.to(context.dtype) for t in (self.query.weight, self.query.bias))
-            return weight.t() @ context, bias @ context
-
-    def _attend_in_square(self, fine: Tensor, coarse: Tensor, mask: Optional[Tensor]) -> Tensor:
-        q = self.query(to_tokens(fine))
-        k, v = (projection(to_tokens(coarse)) for projection in (self.key, self.value))
-        gate = self._mixture_gate(k, None if mask is None else mask.flatten(1))
-        q = q.transpose(1, 2).unflatten(2, fine.shape[-2:])
-        k, v = (t.transpose(1, 2).unflatten(2, coarse.shape[-2:]) for t in (k, v))
-        return local_mixture_attention(
-            q, k, v, gate, square_size=self.square_size, similarity=self.similarity, key_mask=mask
+        tokens, mask = source.tokens(stride=self.kv_stride, max_tokens=self.max_kv_tokens)
+        q, k, v = self.query(to_tokens(target.map)), self.key(tokens), self.value(tokens)
+        gate = mixture_weights(k, self.gate, mask)
+        out = mixture_attention(
+            q, k, v, gate, similarity=self.similarity, key_mask=mask, scale=self.scale, impl=self.impl
         )
-
-    def _mixture_gate(self, k: Tensor, mask: Optional[Tensor]) -> Tensor:
-        """Weights (B, N) of the parts; the mean over the keys runs over the whole level, for LGT too."""
-        if self.gate is None:
-            return torch.ones(k.shape[0], 1, device=k.device, dtype=torch.promote_types(k.dtype, torch.float32))
-        return mixture_gate(k, self.gate, key_mask=mask)
+        return out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
 
     def extra_repr(self) -> str:
         return (
             f"channels={self.channels}, num_parts={self.num_parts}, similarity={self.similarity!r}, "
-            f"square_size={self.square_size}, kv_stride={self.kv_stride}, max_kv_tokens={self.max_kv_tokens}"
+            f"kv_stride={self.kv_stride}, max_kv_tokens={self.max_kv_tokens}"
         )
 
 
-class SelfTransformer(GroundingTransformer):
+class SelfTransformer(MixtureTransformer):
     """Self-Transformer: every position gathers context from its own level, by dot-product similarity (paper, ST)."""
 
     def __init__(
@@ -142,12 +122,24 @@ class SelfTransformer(GroundingTransformer):
         channels: int,
         *,
         num_parts: int = 2,
+        residual: bool = False,
+        temperature: str = "parts",
         kv_stride: int = 1,
         max_kv_tokens: int = 0,
         norm: Norm = None,
         impl: str = "auto",
     ) -> None:
-        """Args and raises as for :class:`GroundingTransformer`."""
+        """
+        Args:
+            residual: add the input to the normalised output, which goes through one more linear map first (authors'
+                code); False is the paper.
+            temperature: of the softmaxes: "parts" is the root of the channels of a part, "channels" that of all, for
+                every part (authors' code).
+            channels, num_parts, kv_stride, max_kv_tokens, norm, impl: as for :class:`MixtureTransformer`.
+
+        Raises:
+            ValueError: a value that is not allowed.
+        """
         super().__init__(
             channels,
             num_parts=num_parts,
@@ -157,66 +149,188 @@ class SelfTransformer(GroundingTransformer):
             norm=norm,
             impl=impl,
         )
+        check_argument("temperature", temperature, temperature in TEMPERATURES, one_of(TEMPERATURES))
+        if temperature == "channels":
+            self.scale = channels**-0.5
+        self.project = nn.Conv2d(channels, channels, 1) if residual else None
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:  # type: ignore[override]
-        """(B, C, H, W) and its mask -> (B, C, H, W)."""
-        return super().forward(x, x, mask)
+    def forward(self, target: Level, source: Level | None = None) -> Tensor:
+        """As :meth:`Branch.forward`; the source is the target."""
+        out = super().forward(target, target)
+        return out if self.project is None else target.map + out
+
+    def transform(self, target: Level, source: Level) -> Tensor:
+        out = super().transform(target, source)
+        return out if self.project is None else self.project(out)  # type: ignore[no-any-return]
 
 
-class RenderingTransformer(nn.Module):
+class GroundingTransformer(MixtureTransformer):
+    """Grounding Transformer: every position of a finer level gathers context from a coarser one (paper, GT)."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_parts: int = 4,
+        similarity: str = "euclidean",
+        kv_stride: int = 1,
+        max_kv_tokens: int = 0,
+        norm: Norm = None,
+        impl: str = "auto",
+    ) -> None:
+        """Args and raises as for :class:`MixtureTransformer`; the defaults are the paper's."""
+        super().__init__(
+            channels,
+            num_parts=num_parts,
+            similarity=similarity,
+            kv_stride=kv_stride,
+            max_kv_tokens=max_kv_tokens,
+            norm=norm,
+            impl=impl,
+        )
+
+
+class LocalGroundingTransformer(MixtureTransformer):
+    """Locality-constrained grounding: a position meets those of a square around its own place (paper, LGT)."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        square_size: int,
+        num_parts: int = 4,
+        similarity: str = "euclidean",
+        norm: Norm = None,
+    ) -> None:
+        """
+        Args:
+            square_size: odd side of the square, in positions of the coarser level.
+            channels, num_parts, similarity, norm: as for :class:`MixtureTransformer`.
+
+        Raises:
+            ValueError: a value that is not allowed.
+        """
+        super().__init__(channels, num_parts=num_parts, similarity=similarity, norm=norm)
+        check_argument("square_size", square_size, square_size > 0 and square_size % 2 == 1, "an odd number")
+        self.square_size = square_size
+
+    def transform(self, target: Level, source: Level) -> Tensor:
+        """The weights of the parts come from the whole level's mean key."""
+        q, k, v = self.query(to_tokens(target.map)), *(f(to_tokens(source.map)) for f in (self.key, self.value))
+        mask = None if source.mask is None else source.mask.squeeze(1)
+        gate = mixture_weights(k, self.gate, None if mask is None else mask.flatten(1))
+        q = q.transpose(1, 2).unflatten(2, target.map.shape[-2:])
+        k, v = (t.transpose(1, 2).unflatten(2, source.map.shape[-2:]) for t in (k, v))
+        return local_mixture_attention(
+            q, k, v, gate, square_size=self.square_size, similarity=self.similarity, key_mask=mask
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, square_size={self.square_size}"
+
+
+class LinearGroundingTransformer(Branch):
+    """Grounding by the dot product over the number of positions, without a softmax, in linear time (authors' code)."""
+
+    def __init__(self, channels: int, *, kv_stride: int = 1, max_kv_tokens: int = 0, norm: Norm = None) -> None:
+        """Args and raises as for :class:`MixtureTransformer`."""
+        super().__init__(channels, norm)
+        _check_pooling(kv_stride, max_kv_tokens)
+        self.kv_stride, self.max_kv_tokens = kv_stride, max_kv_tokens
+        self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
+
+    def transform(self, target: Level, source: Level) -> Tensor:
+        tokens, mask = source.tokens(stride=self.kv_stride, max_tokens=self.max_kv_tokens)
+        out = linear_attention(self.query(to_tokens(target.map)), self.key(tokens), self.value(tokens), key_mask=mask)
+        return out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
+
+    def as_affine(self, source: Level) -> tuple[Tensor, Tensor]:
+        """The map ``x M + c`` of a target's channels, the same at every position, that this is without a norm.
+
+        Returns:
+            Matrix (B, C, C) and offset (B, C), float32 or wider.
+        """
+        tokens, mask = source.tokens(stride=self.kv_stride, max_tokens=self.max_kv_tokens)
+        context = linear_context(self.key(tokens), self.value(tokens), key_mask=mask)
+        with torch.autocast(context.device.type, enabled=False):
+            weight, bias = (t.to(context.dtype) for t in (self.query.weight, self.query.bias))
+            return weight.t() @ context, bias @ context
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, kv_stride={self.kv_stride}, max_kv_tokens={self.max_kv_tokens}"
+
+
+class RenderingTransformer(Branch):
     """Rendering Transformer: a coarser level is rendered with the detail of a finer one (paper, RT).
 
-    ``w = GAP(fine)``; ``out = conv(coarse * w) + down(fine)``, then one more 3x3 convolution if asked for.
+    ``w = GAP(fine)``; ``out = conv(coarse * w) + down(fine)``, then one more 3x3 convolution if asked for. The authors'
+    code gates behind the convolution, ``relu(conv(coarse) * relu(norm(conv1x1(GAP(fine)))) + down(fine))``.
     """
 
-    def __init__(self, channels: int, *, num_halvings: int, final_conv: bool = True, norm: Norm = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_halvings: int,
+        gate: str = "paper",
+        final_conv: bool = True,
+        norm: Norm = None,
+    ) -> None:
         """
         Args:
             channels: of both levels and of the output.
             num_halvings: log2 of the ratio of the strides. The finer level goes through as many 3x3 convolutions of
                 stride 2 (one of stride 1 for levels of one size).
+            gate: "paper" or "authors", see above.
             final_conv: a 3x3 convolution after the addition. The paper leaves it open.
-            norm: makes the normalisation of the output from its channels; None for none.
+            norm: makes the normalisations, of the output and of the authors' gate, from channels; None for none.
 
         Raises:
-            ValueError: negative ``num_halvings``.
+            ValueError: a value that is not allowed.
         """
-        super().__init__()
-        if num_halvings < 0:
-            raise ValueError(f"num_halvings is {num_halvings}; the source of rendering must be the finer level")
+        super().__init__(channels, norm)
+        check_argument("num_halvings", num_halvings, num_halvings >= 0, "0 or more: the source is the finer level")
+        check_argument("gate", gate, gate in GATES, one_of(GATES))
         self.query = nn.Conv2d(channels, channels, 3, padding=1)
         strides = [2] * num_halvings or [1]
         self.down = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=s, padding=1) for s in strides)
         self.out = nn.Conv2d(channels, channels, 3, padding=1) if final_conv else None
-        self.norm = nn.Identity() if norm is None else norm(channels)
+        self.gate: nn.Sequential | None = None
+        if gate == "authors":
+            gate_norm = nn.Identity() if norm is None else norm(channels)
+            self.gate = nn.Sequential(nn.Conv2d(channels, channels, 1), gate_norm, nn.ReLU())
 
-    def forward(
-        self,
-        coarse: Tensor,
-        fine: Tensor,
-        coarse_mask: Optional[Tensor] = None,
-        fine_mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        """(B, C, h, w) level to render, (B, C, H, W) finer level and their masks -> (B, C, h, w).
-
-        Both levels come with zeros in the padding, as :class:`.pyramid.PyramidTransform` hands them over.
-        """
-        out = self.query(coarse * masked_mean(fine, fine_mask)) + self._shrink(fine, coarse.shape[-2:], fine_mask)
+    def transform(self, target: Level, source: Level) -> Tensor:
+        """Both levels come with zeros in the padding, as :class:`.pyramid.PyramidTransform` hands them over."""
+        if self.gate is None:
+            out = self.query(target.map * source.mean)
+        else:
+            out = self.query(target.map) * self.gate(source.mean)
+        out = out + self._shrink(source, target.map.shape[-2:])
+        if self.gate is not None:
+            out = out.relu_()
         if self.out is not None:
-            out = self.out(apply_mask(out, coarse_mask))
-        rendered: Tensor = self.norm(out)
-        return rendered
+            out = self.out(out if target.mask is None else target.without_padding(out))
+        return out  # type: ignore[no-any-return]
 
-    def _shrink(self, fine: Tensor, size: torch.Size, mask: Optional[Tensor]) -> Tensor:
+    def _shrink(self, source: Level, size: torch.Size) -> Tensor:
+        x, mask = source.map, source.mask
         for i, conv in enumerate(self.down):
             # A convolution leaves its bias in the padding, which the next one would carry into the image.
-            fine = conv(fine if i == 0 else apply_mask(fine, mask))
-            mask = None if mask is None or conv.stride == (1, 1) else mask[:, ::2, ::2]
-        if fine.shape[-2:] != size:  # a trunk that rounds odd sizes down
-            fine = nn.functional.interpolate(fine, size=size, mode="bilinear", align_corners=False)
-        return fine
+            x = conv(x if i == 0 or mask is None else x.masked_fill(~mask, 0))
+            mask = None if mask is None or conv.stride == (1, 1) else mask[..., ::2, ::2]
+        if x.shape[-2:] != size:  # a trunk that rounds odd sizes down
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return x
 
 
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
+def mixture_weights(k: Tensor, gate: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Weights (B, N) of the parts by :func:`.attention.mixture_gate`; ones for a single part."""
+    if gate is None:
+        return torch.ones(k.shape[0], 1, device=k.device, dtype=torch.promote_types(k.dtype, torch.float32))
+    return mixture_gate(k, gate, key_mask=mask)
+
+
+def _check_pooling(kv_stride: int, max_kv_tokens: int) -> None:
+    check_argument("kv_stride", kv_stride, kv_stride > 0, "1 or more")
+    check_argument("max_kv_tokens", max_kv_tokens, max_kv_tokens >= 0, "0 (no bound) or more")

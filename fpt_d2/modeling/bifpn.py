@@ -1,6 +1,8 @@
 """BiFPN (Tan et al., EfficientDet, CVPR 2020), a peer of FPT: weighted fusion, from coarse to fine and back."""
 
-from typing import Dict, List, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -9,6 +11,7 @@ from detectron2.layers import Conv2d, DepthwiseSeparableConv2d, ShapeSpec, get_n
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
+from ..core.arguments import check_argument
 from .fpt import pyramid_strides
 
 
@@ -55,7 +58,7 @@ class BiFPNLayer(nn.Module):
             {n: WeightedFusion(3 if n in inner else 2, channels, norm=norm) for n in self.levels[1:]}
         )
 
-    def forward(self, features: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """From (B, C, H_n, W_n) by level to the same."""
         coarsest = self.levels[-1]
         down = {coarsest: features[coarsest]}
@@ -104,6 +107,7 @@ class BiFPN(Backbone):
             ValueError: strides that do not double.
         """
         super().__init__()
+        check_argument("num_layers", num_layers, num_layers > 0, "1 or more")
         strides = pyramid_strides(bottom_up, in_features)
         if any(b != 2 * a for a, b in zip(list(strides.values()), list(strides.values())[1:])):
             raise ValueError(f"in_features {list(in_features)} have strides {list(strides.values())}; they must double")
@@ -130,7 +134,7 @@ class BiFPN(Backbone):
     def size_divisibility(self) -> int:
         return self._size_divisibility
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
             x: (B, 3, H, W) normalised images.
@@ -139,15 +143,15 @@ class BiFPN(Backbone):
             From level name to (B, out_channels, H / stride, W / stride), fine to coarse: ``{"p2": ..., "p6": ...}``.
         """
         trunk = self.bottom_up(x)
-        maps: List[Tensor] = []
+        maps: list[Tensor] = []
         for level, feature in zip(self._strides, self.in_features):
             maps.append(getattr(self, f"fpn_lateral{level[1:]}")(trunk[feature]))
         while len(maps) < len(self._strides):
             maps.append(_halve(maps[-1]))
-        outputs: Dict[str, Tensor] = self.bifpn(dict(zip(self._strides, maps)))
+        outputs: dict[str, Tensor] = self.bifpn(dict(zip(self._strides, maps)))
         return outputs
 
-    def output_shape(self) -> Dict[str, ShapeSpec]:
+    def output_shape(self) -> dict[str, ShapeSpec]:
         return {name: ShapeSpec(channels=self.out_channels, stride=stride) for name, stride in self._strides.items()}
 
 

@@ -1,33 +1,47 @@
-"""The Feature Pyramid Transformer as a Detectron2 backbone."""
+"""The Feature Pyramid Transformer as a Detectron2 backbone: over a trunk, or over any backbone that is a pyramid."""
 
-from typing import Dict, List, Mapping, Optional, Sequence
+from __future__ import annotations
 
-import torch.nn.functional as F
+from collections.abc import Callable, Sequence
+
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import FPN, Backbone
 from torch import Tensor, nn
 
-from ..core import PyramidTransform
-from .fusion import fuse, fuse_conv, level_masks
+from ..core import Fusion, PyramidTransform, ValidSizes
+from ..core.fusion import fuse, make_fusions
+from .keys import NormFactory
+from .pyramids import TopDown
 
-PYRAMIDS = ("fpn", "bfp")
+_NOT_SCRIPTABLE = (
+    "FPT cannot be scripted: its attention is computed in Python, image by image and in chunks, which TorchScript's "
+    "language does not have. Trace it (Detectron2's TracingAdapter with torch.jit.trace) or take torch.export; "
+    "tools/export_model.py does both. With MODEL.FPT.BRANCHES [] Detectron2's own FPN has the same weights and scripts"
+)
 
 
-def pyramid_strides(bottom_up: Backbone, in_features: Sequence[str]) -> Dict[str, int]:
+def pyramid_strides(bottom_up: Backbone, in_features: Sequence[str]) -> dict[str, int]:
     """Names (``p2`` has stride 4) and strides of the levels over ``in_features``, as Detectron2's FPN names them."""
     strides = (bottom_up.output_shape()[f].stride for f in in_features)
     return {f"p{stride.bit_length() - 1}": stride for stride in strides}
+
+
+def check_levels(transform: PyramidTransform | None, levels: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: the transform is over other levels.
+    """
+    if transform is not None and transform.levels != tuple(levels):
+        raise ValueError(f"the transform has levels {transform.levels}, the pyramid {tuple(levels)}")
 
 
 class FPT(FPN):
     """
     This module implements the Feature Pyramid Transformer (Zhang et al., ECCV 2020) over any bottom-up backbone.
 
-    A source pyramid is built as in Detectron2's FPN, with its parameter names, so that an FPN checkpoint loads. The
-    transform reads it, and each level becomes ``fpn_output(x) + fpt_fuse(branches)``, which is the paper's
-    convolution over the concatenation, split in two. Without a transform it is FPN, or BFP.
-
-    Padding is read off the exact zeros at the bottom and right of the input (see :func:`..core.padding.valid_mask`),
-    so that an image's features do not depend on the size of the images it is batched with.
+    A source pyramid is built over laterals, with the parameter names of Detectron2's FPN, so that an FPN checkpoint
+    loads. The transform reads it, and each level becomes ``norm(fpn_output(x) + fuse(branches))``, the paper's
+    convolution over the concatenation. Without a transform it is FPN, or BFP.
     """
 
     def __init__(
@@ -36,12 +50,13 @@ class FPT(FPN):
         in_features: Sequence[str],
         out_channels: int,
         *,
-        transform: Optional[PyramidTransform] = None,
-        pyramid: str = "fpn",
+        transform: PyramidTransform | None = None,
+        pyramid: nn.Module | None = None,
+        read_padding: bool = True,
         zero_init_fuse: bool = True,
-        drop_block: Optional[nn.Module] = None,
+        make_drop_block: Callable[[], nn.Module] | None = None,
         norm: str = "",
-        top_block: Optional[nn.Module] = None,
+        top_block: nn.Module | None = None,
         fuse_type: str = "sum",
         square_pad: int = 0,
     ) -> None:
@@ -50,38 +65,36 @@ class FPT(FPN):
             bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad: as in Detectron2's FPN.
             transform: over levels named and strided as :func:`pyramid_strides` says, with ``out_channels`` as its
                 input channels. None: no branches.
-            pyramid: the source, "fpn" or "bfp". The latter adds a bottom-up path as in PANet, without its ReLUs:
-                ``x_n + conv(x_{n-1})`` from fine to coarse, with a 3x3 convolution of stride 2.
-            zero_init_fuse: start the fusion of the branches and the bottom-up path at zero: at its start the model
-                is FPN.
-            drop_block: applied to every level's output, e.g. :class:`..core.DropBlock`.
+            pyramid: from the laterals by level to the source of the same levels, such as those of :mod:`.pyramids`.
+                None: FPN's top-down path.
+            read_padding: read off each image's zeros at the bottom and right how much of it is padding, so that the
+                branches do not depend on it; trunk, pyramid and ``fpn_output`` do as in FPN.
+            zero_init_fuse: start the fusion of the branches at zero: at its start the model is FPN.
+            make_drop_block: makes what is applied to each level's output, e.g. :class:`..core.DropBlock`.
 
         Raises:
-            ValueError: unknown pyramid, or a transform over other levels.
+            ValueError: a transform over other levels.
         """
         super().__init__(bottom_up, list(in_features), out_channels, norm, top_block, fuse_type, square_pad)
-        if pyramid not in PYRAMIDS:
-            raise ValueError(f"pyramid is {pyramid!r}; allowed: {', '.join(map(repr, PYRAMIDS))}")
         self.levels = tuple(pyramid_strides(bottom_up, in_features))
-        if transform is not None and transform.levels != self.levels:
-            raise ValueError(f"the transform has levels {transform.levels}, the pyramid {self.levels}")
+        check_levels(transform, self.levels)
         self.fpt = transform
-        self.drop_block = drop_block
-        self._add_convs("bfp_down", self.levels[1:] if pyramid == "bfp" else (), out_channels, 2, zero_init_fuse)
-        fused = [n for n in self.levels if transform is not None and transform.out_channels(n) > 0]
-        self._add_convs("fpt_fuse", fused, out_channels, 1, zero_init_fuse)
+        self.pyramid = TopDown(fuse_type) if pyramid is None else pyramid
+        self.read_padding = read_padding and transform is not None
+        fusions = make_fusions(
+            transform,
+            self.levels,
+            out_channels,
+            out_channels,
+            norm=NormFactory(norm) if norm else None,
+            zero_init=zero_init_fuse,
+            make_drop_block=make_drop_block,
+        )
+        for level, fusion in fusions.items():
+            self.add_module(f"fpn_output{level[1:]}", fusion)
+        self.output_convs = list(reversed(fusions.values()))  # as FPN keeps them
 
-    def _add_convs(self, name: str, levels: Sequence[str], out_channels: int, stride: int, zero_init: bool) -> None:
-        for level in levels:
-            in_channels = self.fpt.out_channels(level) if name == "fpt_fuse" else out_channels
-            conv = fuse_conv(in_channels, out_channels, stride=stride, zero_init=zero_init)
-            self.add_module(f"{name}{level[1:]}", conv)
-
-    def _convs(self, name: str) -> Dict[str, nn.Module]:
-        """The convolutions of a name by level, of the levels that have one."""
-        return {n: getattr(self, f"{name}{n[1:]}") for n in self.levels if hasattr(self, f"{name}{n[1:]}")}
-
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
             x: (B, 3, H, W) normalised images, padded with zeros at the bottom and right.
@@ -89,52 +102,92 @@ class FPT(FPN):
         Returns:
             From level name to (B, out_channels, H / stride, W / stride), fine to coarse: ``{"p2": ..., "p6": ...}``.
         """
+        # Before the trunk, or the processor would wait for it on a GPU.
+        valid = ValidSizes.read(x) if self.read_padding else None
         bottom_up = self.bottom_up(x)
         source = self.source_pyramid(bottom_up)
-        outputs = self.fuse(source, self.level_masks(x, source))
-        return self._extend(outputs, bottom_up)
-
-    def source_pyramid(self, bottom_up: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-        """The pyramid that the transform reads, fine to coarse: laterals, top-down path, for "bfp" bottom-up path."""
-        maps: List[Tensor] = []
-        for feature, lateral in zip(reversed(self.in_features), self.lateral_convs):
-            x = lateral(bottom_up[feature])
-            if maps:
-                x = x + F.interpolate(maps[-1], size=x.shape[-2:], mode="nearest")
-                x = x / 2 if self._fuse_type == "avg" else x
-            maps.append(x)
-        source = dict(zip(self.levels, reversed(maps)))
-        for level, down in self._convs("bfp_down").items():
-            finer = self.levels[self.levels.index(level) - 1]
-            source[level] = source[level] + _fit(down(source[finer]), source[level])
-        return source
-
-    def level_masks(self, images: Tensor, source: Mapping[str, Tensor]) -> Optional[Dict[str, Tensor]]:
-        """The valid area (B, H_n, W_n) of every level; None where nothing needs it, or nothing is padded."""
-        return None if self.fpt is None else level_masks(images, source)
-
-    def fuse(self, source: Mapping[str, Tensor], masks: Optional[Mapping[str, Tensor]]) -> Dict[str, Tensor]:
-        """``fpn_output(x) + fpt_fuse(branches)`` of every level."""
-        return fuse(
-            source,
-            masks,
-            transform=self.fpt,
-            output_convs=self._convs("fpn_output"),
-            fuse_convs=self._convs("fpt_fuse"),
-            drop_block=self.drop_block,
-        )
-
-    def _extend(self, outputs: Dict[str, Tensor], bottom_up: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-        """Add the top block's levels, as Detectron2's FPN does."""
+        outputs = fuse(source, valid, transform=self.fpt, fusions=self.fusions)
         if self.top_block is not None:
             feature = self.top_block.in_feature
             extra = self.top_block(bottom_up[feature] if feature in bottom_up else outputs[feature])
             outputs.update(zip(self._out_features[len(outputs) :], extra))
         return outputs
 
+    def source_pyramid(self, bottom_up: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The maps that the transform reads, (B, out_channels, H_n, W_n) by level, fine to coarse."""
+        laterals = {n: getattr(self, f"fpn_lateral{n[1:]}")(bottom_up[f]) for n, f in zip(self.levels, self.in_features)}
+        return self.pyramid(laterals)  # type: ignore[no-any-return]
 
-def _fit(x: Tensor, target: Tensor) -> Tensor:
-    """``x`` at the size of ``target``, from which a trunk that rounds odd sizes down makes it differ."""
-    if x.shape[-2:] == target.shape[-2:]:
-        return x
-    return F.interpolate(x, size=target.shape[-2:], mode="bilinear", align_corners=False)
+    @property
+    def fusions(self) -> dict[str, Fusion]:
+        """What makes each level's output, by level."""
+        return {n: getattr(self, f"fpn_output{n[1:]}") for n in self.levels}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise NotImplementedError(_NOT_SCRIPTABLE)
+
+
+class PyramidFPT(Backbone):
+    """FPT over a backbone that is a pyramid already, such as BiFPN: its maps are the source of the transform."""
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        out_channels: int,
+        *,
+        transform: PyramidTransform | None = None,
+        read_padding: bool = True,
+        zero_init_fuse: bool = True,
+        make_drop_block: Callable[[], nn.Module] | None = None,
+        norm: str = "",
+    ) -> None:
+        """
+        Args:
+            bottom_up: every map of ``output_shape()`` is a level, fine to coarse, all of one width.
+            out_channels: of every level's output.
+            transform, read_padding, zero_init_fuse, make_drop_block, norm: as for :class:`FPT`.
+
+        Raises:
+            ValueError: levels of several widths, or a transform over others.
+        """
+        super().__init__()
+        shapes = bottom_up.output_shape()
+        widths = {n: shape.channels for n, shape in shapes.items()}
+        if len(set(widths.values())) != 1:
+            raise ValueError(f"the levels of the pyramid have widths {widths}; they must be of one width")
+        check_levels(transform, list(shapes))
+        self.bottom_up, self.fpt = bottom_up, transform
+        self.read_padding = read_padding and transform is not None
+        self.fpt_output = nn.ModuleDict(
+            make_fusions(
+                transform,
+                list(shapes),
+                next(iter(widths.values())),
+                out_channels,
+                norm=NormFactory(norm) if norm else None,
+                zero_init=zero_init_fuse,
+                make_drop_block=make_drop_block,
+            )
+        )
+        self._shapes = {n: ShapeSpec(channels=out_channels, stride=shape.stride) for n, shape in shapes.items()}
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.bottom_up.size_divisibility  # type: ignore[no-any-return]
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return dict(self._shapes)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            x: (B, 3, H, W) normalised images, padded with zeros at the bottom and right.
+
+        Returns:
+            From level name to (B, out_channels, H / stride, W / stride).
+        """
+        valid = ValidSizes.read(x) if self.read_padding else None
+        return fuse(self.bottom_up(x), valid, transform=self.fpt, fusions=self.fpt_output)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise NotImplementedError(_NOT_SCRIPTABLE)

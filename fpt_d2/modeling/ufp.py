@@ -1,6 +1,8 @@
 """The equal-sized pyramid of the FPT paper's segmentation half, as a Detectron2 backbone."""
 
-from typing import Dict, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -9,12 +11,14 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-from ..core import PyramidTransform
-from ..core.padding import apply_mask
-from .fusion import fuse, fuse_conv, level_masks
+from ..core import Level, PyramidTransform, ValidSizes
+from ..core.arguments import check_argument
+from ..core.fusion import fuse, make_fusions
+from .fpt import check_levels
+from .keys import NormFactory
 
 
-def ufp_strides(kernels: Sequence[int], stride: int) -> Dict[str, int]:
+def ufp_strides(kernels: Sequence[int], stride: int) -> dict[str, int]:
     """Names (``u7`` is the level of kernel 7) and strides, all equal, of the levels of :class:`UFP`."""
     return {f"u{kernel}": stride for kernel in kernels}
 
@@ -22,7 +26,7 @@ def ufp_strides(kernels: Sequence[int], stride: int) -> Dict[str, int]:
 class _LineConv(Conv2d):
     """A convolution along one axis that keeps the size."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Tuple[int, int]) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int]) -> None:
         height, width = kernel_size
         super().__init__(in_channels, out_channels, kernel_size, padding=(height // 2, width // 2))
 
@@ -51,8 +55,7 @@ class GlobalConv(nn.Module):
             ValueError: even or non-positive kernel.
         """
         super().__init__()
-        if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"kernel is {kernel}; it must be odd and positive")
+        check_argument("kernel", kernel, kernel > 0 and kernel % 2 == 1, "an odd number")
         tall, wide = (kernel, 1), (1, kernel)
         paths = [(tall, wide), (wide, tall)] if kernel > 1 else [((1, 1),)]
         self.paths = nn.ModuleList(_path(in_channels, out_channels, sides) for sides in paths)
@@ -70,10 +73,8 @@ class UFP(Backbone):
     feature pyramid"), with or without the pyramid transform over it.
 
     Global convolutions with small to large kernels read one feature of a dilated trunk. The smallest kernel makes the
-    finest level, the largest the coarsest, though all are of one size. Each level becomes ``ufp_output(x) +
-    fpt_fuse(branches)``, as in :class:`.fpt.FPT`. The trunk's features are handed on, for an auxiliary loss.
-
-    Padding is read off the zeros at the bottom and right of the input, as in :class:`.fpt.FPT`.
+    finest level, the largest the coarsest, though all are of one size. Each level becomes ``norm(ufp_output(x) +
+    fuse(branches))``, as in :class:`.fpt.FPT`. The trunk's features are handed on, for an auxiliary loss.
     """
 
     def __init__(
@@ -83,9 +84,10 @@ class UFP(Backbone):
         out_channels: int,
         *,
         kernels: Sequence[int] = (1, 7, 15, 31),
-        transform: Optional[PyramidTransform] = None,
+        transform: PyramidTransform | None = None,
+        read_padding: bool = True,
         zero_init_fuse: bool = True,
-        drop_block: Optional[nn.Module] = None,
+        make_drop_block: Callable[[], nn.Module] | None = None,
         norm: str = "",
     ) -> None:
         """
@@ -96,43 +98,48 @@ class UFP(Backbone):
             kernels: odd and ascending; one level for each.
             transform: over levels named and strided as :func:`ufp_strides` says, with ``out_channels`` as its input
                 channels. None: no branches.
-            zero_init_fuse: start the fusion of the branches at zero.
-            drop_block: applied to every level's output, e.g. :class:`..core.DropBlock`.
+            read_padding, zero_init_fuse, make_drop_block: as for :class:`.fpt.FPT`; without the first a kernel of 31
+                carries what the trunk computes in the padding far into the image.
             norm: of the global and the output convolutions, as in Detectron2's ``get_norm``.
 
         Raises:
             ValueError: kernels that are not odd or do not ascend, or a transform over other levels.
         """
         super().__init__()
-        if not kernels or list(kernels) != sorted(set(kernels)):
-            raise ValueError(f"kernels are {list(kernels)}; they must ascend")
+        ascending = bool(kernels) and list(kernels) == sorted(set(kernels))
+        check_argument("kernels", list(kernels), ascending, "odd, ascending numbers")
         shape = bottom_up.output_shape()[in_feature]
         self.levels = tuple(ufp_strides(kernels, shape.stride))
-        if transform is not None and transform.levels != self.levels:
-            raise ValueError(f"the transform has levels {transform.levels}, the pyramid {self.levels}")
+        check_levels(transform, self.levels)
         self.bottom_up, self.in_feature, self._stride = bottom_up, in_feature, shape.stride
+        self.read_padding = read_padding
         self._shapes = {n: ShapeSpec(channels=out_channels, stride=shape.stride) for n in self.levels}
         self.global_conv = nn.ModuleDict(
             {f"u{k}": GlobalConv(shape.channels, out_channels, k, norm=norm) for k in kernels}
         )
-        self.ufp_output = nn.ModuleDict({n: _output_conv(out_channels, norm) for n in self.levels})
         self.fpt = transform
-        fused = [n for n in self.levels if transform is not None and transform.out_channels(n) > 0]
-        self.fpt_fuse = nn.ModuleDict(
-            {n: fuse_conv(transform.out_channels(n), out_channels, zero_init=zero_init_fuse) for n in fused}
+        self.ufp_output = nn.ModuleDict(
+            make_fusions(
+                transform,
+                self.levels,
+                out_channels,
+                out_channels,
+                norm=NormFactory(norm) if norm else None,
+                zero_init=zero_init_fuse,
+                make_drop_block=make_drop_block,
+            )
         )
-        self.drop_block = drop_block
 
     @property
     def size_divisibility(self) -> int:
         """Images are padded to a multiple of the stride, so that a head can upsample to their size exactly."""
         return self._stride
 
-    def output_shape(self) -> Dict[str, ShapeSpec]:
+    def output_shape(self) -> dict[str, ShapeSpec]:
         """Of the trunk's features, then of the levels, fine to coarse."""
         return {**self.bottom_up.output_shape(), **self._shapes}
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
             x: (B, 3, H, W) normalised images, padded with zeros at the bottom and right.
@@ -141,26 +148,18 @@ class UFP(Backbone):
             The trunk's features, and from level name to (B, out_channels, H / stride, W / stride):
             ``{"res4": ..., "res5": ..., "u1": ..., "u31": ...}``.
         """
+        valid = ValidSizes.read(x) if self.read_padding else None
         features = self.bottom_up(x)
-        feature = features[self.in_feature]
-        return {**features, **self.pyramid(feature, level_masks(x, dict.fromkeys(self.levels, feature)))}
+        return {**features, **self.neck(features[self.in_feature], valid)}
 
-    def pyramid(self, feature: Tensor, masks: Optional[Dict[str, Tensor]]) -> Dict[str, Tensor]:
-        """The levels from the trunk's feature (B, C, H, W) and their masks (B, H, W), or None without padding."""
-        # Without a mask a kernel of 31 would carry what the trunk computes in the padding far into the image.
-        mask = None if masks is None else masks[self.levels[0]]
-        feature = apply_mask(feature, mask)
-        return fuse(
-            {n: apply_mask(conv(feature), mask) for n, conv in self.global_conv.items()},
-            masks,
-            transform=self.fpt,
-            output_convs=self.ufp_output,
-            fuse_convs=self.fpt_fuse,
-            drop_block=self.drop_block,
-        )
+    def neck(self, feature: Tensor, valid: ValidSizes | None = None) -> dict[str, Tensor]:
+        """The levels from the trunk's feature (B, C, H, W) and the valid sizes of the images that it comes from."""
+        x = Level.of(feature, valid)
+        source = {n: x.without_padding(conv(x.map)) for n, conv in self.global_conv.items()}
+        return fuse(source, valid, transform=self.fpt, fusions=self.ufp_output)
 
 
-def _path(in_channels: int, out_channels: int, sides: Sequence[Tuple[int, int]]) -> nn.Sequential:
+def _path(in_channels: int, out_channels: int, sides: Sequence[tuple[int, int]]) -> nn.Sequential:
     """Convolutions with these kernels, one after the other, that keep the size."""
     path = nn.Sequential()
     for height, width in sides:
@@ -170,8 +169,3 @@ def _path(in_channels: int, out_channels: int, sides: Sequence[Tuple[int, int]])
         in_channels = out_channels
     return path
 
-
-def _output_conv(channels: int, norm: str) -> Conv2d:
-    conv = Conv2d(channels, channels, 3, padding=1, bias=norm == "", norm=get_norm(norm, channels))
-    weight_init.c2_xavier_fill(conv)
-    return conv

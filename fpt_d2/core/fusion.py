@@ -1,0 +1,242 @@
+"""How the branches of a level become part of it: the 3x3 convolution over the concatenation, and what follows it.
+
+Shape legend: B batch, C channels of a level, O output channels, H_n x W_n size of level n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .level import Level, ValidSizes
+from .pyramid import Edge, PyramidTransform
+from .transformers import LinearGroundingTransformer, Norm
+
+
+class Fusion(nn.Conv2d):
+    """
+    The 3x3 convolution over the concatenation of a level and its branches, then norm and DropBlock (paper, assembly).
+
+    ``norm(conv(x) + sum_i conv_i(branch_i))`` is that convolution, cut along its input channels. The part of ``x`` is
+    this module's own weight, as in Detectron2's FPN, those of the branches are ``fuse``, which may start at zero. Only
+    as many branches exist at once as are together as wide as the output, which takes half the memory of a concatenation
+    of all and no more time.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        branches: Sequence[nn.Module] = (),
+        *,
+        branch_channels: int = 0,
+        norm: nn.Module | None = None,
+        zero_init: bool = True,
+        drop_block: nn.Module | None = None,
+    ) -> None:
+        """
+        Args:
+            branches: those that are going to be fused, ``branch_channels`` wide each; they are not kept.
+            norm: of the sum, which then has no bias.
+            zero_init: start the convolutions of the branches at zero.
+            drop_block: applied last, e.g. :class:`.drop_block.DropBlock`.
+        """
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=norm is None)
+        nn.init.kaiming_uniform_(self.weight, a=1)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.branch_groups = _groups(branches, max(1, out_channels // max(1, branch_channels)))
+        self.fuse = nn.ModuleList(
+            nn.Conv2d(len(group) * branch_channels, out_channels, 3, padding=1, bias=False) for group in self.branch_groups
+        )
+        self._start(zero_init, len(branches) * branch_channels)
+        self.norm, self.drop_block = norm, drop_block
+
+    @torch.no_grad()
+    def _start(self, zero: bool, width: int) -> None:
+        if not self.branch_groups:
+            return
+        whole = torch.zeros(self.out_channels, width, 3, 3)
+        if not zero:
+            nn.init.kaiming_uniform_(whole, a=1)
+        for conv, weight in zip(self.fuse, whole.split([conv.in_channels for conv in self.fuse], dim=1)):
+            conv.weight.copy_(weight)
+
+    def forward(self, x: Tensor, edges: Sequence[Edge] = ()) -> Tensor:  # type: ignore[override]
+        """
+        Args:
+            x: (B, C, H, W).
+            edges: one for each of ``branches``, as :meth:`.pyramid.PyramidTransform.edges` returns them.
+
+        Returns:
+            (B, O, H, W).
+        """
+        y = self._conv_forward(x, self.weight, self.bias)
+        affine = []
+        for conv, group in zip(self.fuse, self.branch_groups):
+            if _is_foldable(conv, edges[group[0]]):
+                affine.append((conv.weight, edges[group[0]]))
+                continue
+            maps = []
+            for i in group:
+                maps.append(edges[i].branch(edges[i].target, edges[i].source))
+            y += conv(maps[0] if len(maps) == 1 else torch.cat(maps, dim=1))
+            del maps
+        if affine:
+            y += convolve_affine(affine)
+        if self.norm is not None:
+            y = self.norm(y)
+        return y if self.drop_block is None else self.drop_block(y)  # type: ignore[no-any-return]
+
+
+class PyramidNeck(nn.Module):
+    """The pyramid transform and its fusion over the maps of any detector, in pure torch."""
+
+    def __init__(
+        self,
+        transform: PyramidTransform,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: Norm = None,
+        zero_init: bool = True,
+        make_drop_block: Callable[[], nn.Module] | None = None,
+    ) -> None:
+        """
+        Args:
+            transform: over the levels, with ``in_channels`` as its input channels.
+            norm: makes the normalisation of every level's output from its channels; None for none.
+            zero_init: start the fusion of the branches at zero: the neck starts as a 3x3 convolution of each level.
+            make_drop_block: of each level's output; None for none.
+        """
+        super().__init__()
+        self.transform = transform
+        self.fusion = nn.ModuleDict(
+            make_fusions(
+                transform,
+                transform.levels,
+                in_channels,
+                out_channels,
+                norm=norm,
+                zero_init=zero_init,
+                make_drop_block=make_drop_block,
+            )
+        )
+
+    def forward(self, features: Mapping[str, Tensor], valid: ValidSizes | None = None) -> dict[str, Tensor]:
+        """
+        Args:
+            features: (B, C, H_n, W_n) by level, those of the transform.
+            valid: sizes of the images within the batch that the features come from, ``ValidSizes.read(images)`` or
+                ``ValidSizes.of(sizes, images)``; None where nothing is padded.
+
+        Returns:
+            (B, O, H_n, W_n) by level.
+        """
+        return fuse(features, valid, transform=self.transform, fusions=self.fusion)
+
+
+def fuse(
+    features: Mapping[str, Tensor],
+    valid: ValidSizes | None,
+    *,
+    transform: PyramidTransform | None,
+    fusions: Mapping[str, nn.Module] | nn.ModuleDict,
+) -> dict[str, Tensor]:
+    """The whole neck behind a source pyramid: what :class:`PyramidNeck` and the backbones compute."""
+    edges: Mapping[str, Sequence[Edge]] = {}
+    if transform is not None:
+        edges = transform.edges(transform.read(features, valid))
+    return {n: fusions[n](x, edges.get(n, ())) for n, x in features.items()}
+
+
+def make_fusions(
+    transform: PyramidTransform | None,
+    levels: Sequence[str],
+    in_channels: int,
+    out_channels: int,
+    *,
+    norm: Norm = None,
+    zero_init: bool = True,
+    make_drop_block: Callable[[], nn.Module] | None = None,
+) -> dict[str, Fusion]:
+    """A :class:`Fusion` for every level, by name; arguments as for :class:`PyramidNeck`."""
+    return {
+        n: Fusion(
+            in_channels,
+            out_channels,
+            [] if transform is None else list(transform.branches(n).values()),
+            branch_channels=0 if transform is None else transform.channels,
+            norm=None if norm is None else norm(out_channels),
+            zero_init=zero_init,
+            drop_block=None if make_drop_block is None else make_drop_block(),
+        )
+        for n in levels
+    }
+
+
+def _groups(branches: Sequence[nn.Module], side_by_side: int) -> list[list[int]]:
+    """Which branches enter one convolution together: in order, as many as fit; those that may be folded alone."""
+    groups: list[list[int]] = []
+    is_open = False
+    for i, branch in enumerate(branches):
+        alone = isinstance(branch, LinearGroundingTransformer)
+        if alone or not is_open or len(groups[-1]) == side_by_side:
+            groups.append([])
+        groups[-1].append(i)
+        is_open = not alone
+    return groups
+
+
+def _is_foldable(conv: nn.Module, edge: Edge) -> bool:
+    """Whether a branch need not be computed, because it is an affine map that fits into the convolution's weight.
+
+    Then neither module is called: what hangs on a call of one, a hook, a parametrisation, a wrapper, keeps them from
+    being folded.
+    """
+    branch = edge.branch
+    if not isinstance(branch, LinearGroundingTransformer) or branch.norm is not None or edge.target.map.shape[0] == 0:
+        return False
+    return type(conv) is nn.Conv2d and all(
+        type(m) in (nn.Conv2d, nn.Linear, LinearGroundingTransformer)
+        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+        for m in (conv, *branch.modules())
+    )
+
+
+def convolve_affine(folded: Sequence[tuple[Tensor, Edge]]) -> Tensor:
+    """The sum of the 3x3 convolutions of affine branches of one target as one convolution of that target.
+
+    A branch ``x M + c`` (M a matrix of channels, c an offset, of each image its own) under a convolution with weight W is
+    a convolution of ``x`` with ``W M``, and one of ones with ``W c``.
+
+    Args:
+        folded: of each the convolution's weight (O, C, 3, 3) and its edge, a linear grounding.
+
+    Returns:
+        (B, O, H, W).
+    """
+    target: Level = folded[0][1].target
+    x = target.map
+    weight, offset = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
+    with torch.autocast(x.device.type, enabled=False):
+        for conv_weight, edge in folded:
+            assert isinstance(edge.branch, LinearGroundingTransformer)
+            matrix, constant = edge.branch.as_affine(edge.source)
+            conv_weight = conv_weight.to(matrix.dtype)
+            weight = weight + torch.einsum("oihw,bji->bojhw", conv_weight, matrix)
+            offset = offset + torch.einsum("oihw,bi->bohw", conv_weight, constant)
+    # The offset ends with the image, or it would be missing from the zeros around a convolution's input.
+    valid = torch.ones_like(x[:, :1]) if target.mask is None else target.mask.to(x.dtype)
+    return _convolve_each(x, weight) + _convolve_each(valid, offset.unsqueeze(2))
+
+
+def _convolve_each(x: Tensor, weight: Tensor) -> Tensor:
+    """A 3x3 convolution with weights of its own for each image: (B, C, H, W), (B, O, C, 3, 3) -> (B, O, H, W)."""
+    batch = x.shape[0]
+    weight = weight.to(x.dtype).flatten(0, 1)
+    out = F.conv2d(x.flatten(0, 1).unsqueeze(0), weight, padding=1, groups=batch)
+    return out.squeeze(0).unflatten(0, (batch, -1))

@@ -1,0 +1,84 @@
+"""Normalisations whose statistics leave out the padding of a batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def masked_norm(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """``norm(x)`` with statistics over the valid positions alone.
+
+    Group norm takes them from each image. Batch norm in training takes them from the batch, its running statistics
+    included, and any of its synchronised forms from the batches of all processes. Every other norm, and batch norm in
+    inference, computes each position by itself and is called as it is.
+
+    Args:
+        norm: of C channels.
+        x: (B, C, H, W).
+        mask: (B, 1, H, W) bool, False in the padding, or None where there is none.
+
+    Returns:
+        (B, C, H, W); its values in the padding mean nothing.
+    """
+    if isinstance(norm, nn.GroupNorm) and mask is not None:
+        return _group_norm(norm, x, mask)
+    if isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None):
+        # All processes must take part in a synchronised norm in the same way, whether or not their images are padded.
+        synchronised = _is_synchronised(norm)
+        if mask is not None or synchronised:
+            return _batch_norm(norm, x, x.new_ones(1, 1, 1, 1) if mask is None else mask, synchronised)
+    out: Tensor = norm(x)
+    return out
+
+
+def _is_synchronised(norm: _BatchNorm) -> bool:
+    """Torch's SyncBatchNorm and Detectron2's, which is a BatchNorm2d: every form but the plain one."""
+    return type(norm) is not nn.BatchNorm2d and dist.is_available() and dist.is_initialized() and norm.training
+
+
+def _group_norm(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
+    groups = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (norm.num_groups, -1))
+    mask = mask.unsqueeze(1)  # (B, 1, 1, H, W)
+    count = mask.sum((2, 3, 4), keepdim=True) * groups.shape[2]
+    mean = groups.masked_fill(~mask, 0).sum((2, 3, 4), keepdim=True) / count
+    centred = groups - mean
+    variance = centred.masked_fill(~mask, 0).square().sum((2, 3, 4), keepdim=True) / count
+    return _affine(norm, (centred * (variance + norm.eps).rsqrt()).flatten(1, 2)).to(x.dtype)
+
+
+def _batch_norm(norm: _BatchNorm, x: Tensor, mask: Tensor, synchronised: bool) -> Tensor:
+    values = x.to(torch.promote_types(x.dtype, torch.float32))
+    mask = mask.to(values.dtype).expand(x.shape[0], 1, *x.shape[2:])
+    sums = torch.cat(((values * mask).sum((0, 2, 3)), mask.sum().view(1)))
+    total, count = (_all_sum(sums) if synchronised else sums).split([x.shape[1], 1])
+    mean = total / count
+    centred = values - mean[:, None, None]
+    squares = (centred.square() * mask).sum((0, 2, 3))
+    variance = (_all_sum(squares) if synchronised else squares) / count
+    if norm.training and norm.running_mean is not None:
+        _update_running(norm, mean.detach(), (variance * count / (count - 1).clamp(min=1)).detach())
+    return _affine(norm, centred * (variance + norm.eps).rsqrt()[:, None, None]).to(x.dtype)
+
+
+def _all_sum(x: Tensor) -> Tensor:
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _update_running(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
+    norm.num_batches_tracked += 1
+    momentum = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
+
+
+def _affine(norm: nn.GroupNorm | _BatchNorm, x: Tensor) -> Tensor:
+    if norm.affine:
+        x = x * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return x
