@@ -20,7 +20,7 @@ setup(
     description="Feature Pyramid Transformer for Detectron2",
     packages=[*find_packages(include=["fpt_d2", "fpt_d2.*"]), "fpt_d2.configs"],
     package_dir={"fpt_d2.configs": "configs"},
-    package_data={"fpt_d2.configs": ["**/*.yaml", "**/*.py"]},
+    package_data={"fpt_d2.configs": ["**/*.yaml", "**/*.py", "moved.json"]},
     python_requires=">=3.9",
     # Nothing, so that pip replaces nothing: torch, torchvision and Detectron2 come in builds for a machine, which
     # only its user can choose, and Detectron2 brings everything else that the package imports.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -28,6 +31,8 @@ def get_config_file(name: str) -> str:
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*") if path.suffix in (".yaml", ".py"))
     if name in names:
         return str(root / name)
+    if replacement := replacement_for(name):
+        raise ConfigError(f"{name} is no longer a config of its own: use {replacement}")
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     raise ValueError(f"fpt_d2 has no config {name!r}; the nearest are: {', '.join(near or names)}")
 
@@ -63,6 +68,12 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
     add_point_rend_config(cfg, config_file)
     cfg.merge_from_file(config_file)
     return cfg
+
+
+def replacement_for(config_file: str) -> str | None:
+    """What does the same as a config that has been removed: another file, and the KEY VALUE pairs to add to it."""
+    moved: dict[str, str] = json.loads((_config_root() / "moved.json").read_text(encoding="utf-8"))
+    return moved.get("/".join(Path(config_file).parts[-2:]))
 
 
 def _config_root() -> Path:

@@ -9,6 +9,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..config import add_fpt_config, add_point_rend_config
+from ..model_zoo import replacement_for
 
 
 class ConfigError(ValueError):
@@ -51,6 +52,8 @@ def _check_file(config_file: str) -> None:
                 f"{config_file} is a lazy config: tools/lazyconfig_train_net.py takes it; give a .yaml file"
             )
         return
+    if replacement := replacement_for(config_file):
+        raise ConfigError(f"{config_file} is no longer a file of its own: use {path.parents[1] / replacement}")
     found = [str(file) for file in (*path.parent.glob("*.yaml"), *Path("configs").rglob("*.yaml"))]
     raise ConfigError(f"There is no config file {config_file}{did_you_mean(config_file, dict.fromkeys(found))}")
 

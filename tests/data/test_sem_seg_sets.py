@@ -12,7 +12,7 @@ from fpt_d2.model_zoo import get_config
 from tests.semantic import CLASSES, write_semantic
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*-SemanticSegmentation/*ufp_R_50.yaml"))
+NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*-SemanticSegmentation/*ufp_fpt_R_50.yaml"))
 
 
 @pytest.fixture(autouse=True)

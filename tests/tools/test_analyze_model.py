@@ -147,10 +147,10 @@ def test_default_rows_differ_in_what_they_say(tool):
 
 
 def test_configs_of_one_name_are_told_apart(tool):
-    semantic = [get_config_file(f"{name}-SemanticSegmentation/ufp_R_50.yaml") for name in ("VOC12", "ADE20K")]
+    semantic = [get_config_file(f"{name}-SemanticSegmentation/ufp_fpt_R_50.yaml") for name in ("VOC12", "ADE20K")]
     twins = [get_config_file(f"COCO-Detection/retinanet_R_50_FPT_1x.{suffix}") for suffix in ("yaml", "py")]
     assert list(tool._configs(semantic, [])) == [
-        f"{name}-SemanticSegmentation/ufp_R_50" for name in ("VOC12", "ADE20K")
+        f"{name}-SemanticSegmentation/ufp_fpt_R_50" for name in ("VOC12", "ADE20K")
     ]
     assert list(tool._configs(twins, [])) == [Path(twin).name for twin in twins]
 
