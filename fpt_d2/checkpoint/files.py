@@ -15,6 +15,8 @@ from detectron2.utils.env import TORCH_VERSION
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
+from ..errors import WeightsError
+
 # All that an array needs; module names as numpy 1 writes them.
 _ARRAY_GLOBALS = {
     "__builtin__.bytes",
@@ -35,10 +37,6 @@ _IMPOSTORS = {
     b"<?xml": "a web page",
     b"version https://git-lfs": "a Git LFS pointer",
 }
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be used, said in one sentence."""
 
 
 def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIGHTS_ALLOW_PICKLE") -> str:

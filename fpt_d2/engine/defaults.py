@@ -9,11 +9,8 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..config import add_fpt_config, add_point_rend_config
+from ..errors import ConfigError
 from ..model_zoo import replacement_for
-
-
-class ConfigError(ValueError):
-    """A mistake in the config or on the command line, said in one sentence."""
 
 
 def get_default_config() -> CfgNode:
