@@ -1,5 +1,7 @@
 """What a step costs without running it: FLOPs, memory and traffic, computed on tensors without data."""
 
+from __future__ import annotations
+
 import weakref
 from dataclasses import dataclass
 from typing import Any

@@ -1,8 +1,10 @@
 """Whole necks over the features of a ResNet-50, laterals and output convolutions included, and the trunk itself."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Union
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -17,7 +19,8 @@ from . import textbook
 from .workload import Entry, Setting, Workload
 
 CASE = "neck"
-Neck = Union[FPT, BiFPN]
+TRUNK = "R50 trunk"
+Neck = FPT | BiFPN
 # Detectron2 pads images to a multiple of the coarsest stride.
 DIVISIBILITY = 32
 FEATURES = {"res2": (256, 4), "res3": (512, 8), "res4": (1024, 16), "res5": (2048, 32)}  # channels, stride
@@ -43,8 +46,11 @@ NECKS: dict[str, tuple[Any, ...]] = {
 def entries() -> list[Entry]:
     makes = {name: partial(_make_neck, name) for name in NECKS}
     outlines = dict.fromkeys(("FPT exact", "FPT textbook"), makes["FPT textbook"])
-    necks = [Entry(CASE, name, make, outlines.get(name)) for name, make in makes.items()]
-    return [Entry(CASE, "R50 trunk", _make_trunk), *necks]
+    baselines = {"FPN": (), "FPT exact": ("FPT textbook",)}
+    necks = [
+        Entry(CASE, name, make, outlines.get(name), baselines.get(name, (TRUNK, "FPN"))) for name, make in makes.items()
+    ]
+    return [Entry(CASE, TRUNK, _make_trunk), *necks]
 
 
 class GivenFeatures(Backbone):
