@@ -9,9 +9,9 @@ import argparse
 import sys
 from typing import Any
 
-from fpt_d2.data.builtin import CONTEXT_ROOT, SHAPES_ROOT
-from fpt_d2.data.semantic import write_semantic_dataset
-from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.data.datasets.bundled import CONTEXT_ROOT, SHAPES_ROOT
+from fpt_d2.data.synthetic.write_context import write_context
+from fpt_d2.data.synthetic.write_shapes import write_shapes
 from fpt_d2.engine.command import exit_on_user_errors
 
 # What the options default to, by task.
@@ -53,9 +53,9 @@ def main() -> int:
     args = parse_args()
     common = {"num_train": args.num_train, "num_val": args.num_val, "seed": args.seed, "overwrite": args.overwrite}
     if args.task == "semantic":
-        write_semantic_dataset(args.output, **common)
+        write_context(args.output, **common)
     else:
-        write_dataset(args.output, image_size=(args.min_size, args.max_size), **common)
+        write_shapes(args.output, image_size=(args.min_size, args.max_size), **common)
     print(f"Wrote {args.num_train} training and {args.num_val} validation images to {args.output}")
     return 0
 

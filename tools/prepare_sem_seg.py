@@ -20,9 +20,9 @@ from typing import Optional
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
-from fpt_d2.data.sem_seg_check import check_sem_seg_files
-from fpt_d2.data.sem_seg_prepare import prepare_ade20k, prepare_cityscapes, prepare_lip, prepare_voc
-from fpt_d2.data.sem_seg_sets import DATASETS_ROOT
+from fpt_d2.data.checks.sem_seg import check_sem_seg_files
+from fpt_d2.data.datasets.prepare import prepare_ade20k, prepare_cityscapes, prepare_lip, prepare_voc
+from fpt_d2.data.datasets.sem_seg import DATASETS_ROOT
 from fpt_d2.engine.command import exit_on_user_errors
 
 logger = logging.getLogger("fpt_d2.tools")

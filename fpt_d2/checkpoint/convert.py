@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import WeightsError, weights_by_name
+from ..errors import WeightsError
+from .files import weights_by_name
 from .names import is_fpt
 
 _RENAMES = [

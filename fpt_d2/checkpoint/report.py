@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..errors import WeightsError
 from .convert import is_torchvision_resnet
-from .files import WeightsError
 from .names import is_fpt, resnet_kind, trunk_names, trunk_variances
 
 MAX_MISMATCHES = 8

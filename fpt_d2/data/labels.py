@@ -11,7 +11,7 @@ from detectron2.data import Metadata, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from .errors import DatasetError
+from ..errors import DatasetError
 
 # Of pixels that belong to no class; of every data set that this project knows.
 IGNORE_LABEL = 255

@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import SizeMismatchError, check_image_size,
 from PIL import Image
 
 from fpt_d2.data import DatasetError, check_datasets, check_names, register_from_config
-from fpt_d2.data.coco_check import CocoCheck
+from fpt_d2.data.checks.coco import CocoCheck
 from fpt_d2.data.labels import UNREADABLE
 
 RLE = {"size": [80, 100], "counts": [8000]}
@@ -173,7 +173,7 @@ def test_an_image_that_detectron2_reads_is_fine(change, content, image_root):
 
 
 def test_of_very_many_images_some_are_opened(content, image_root, monkeypatch):
-    monkeypatch.setattr("fpt_d2.data.coco_check._MAX_OPENED", 2)
+    monkeypatch.setattr("fpt_d2.data.checks.coco._MAX_OPENED", 2)
     (image_root / "a.jpg").write_bytes(b"")
     extra = [{"id": 3 + i, "file_name": f"{i}.jpg", "height": 80, "width": 100} for i in range(3)]
     for image in extra:

@@ -10,7 +10,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from fpt_d2.data.shapes import CATEGORIES
+from fpt_d2.data.synthetic.classes import CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[2]
 FCOS = str(ROOT / "configs" / "quick_schedules" / "fcos_R_18_FPT_quickstart.py")

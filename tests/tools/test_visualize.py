@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.data.synthetic.write_shapes import write_shapes
 from fpt_d2.model_zoo import get_config_file
 from tests.shapes import bundled_shapes
 
@@ -48,7 +48,7 @@ def results() -> ModuleType:
 def shapes(tmp_path_factory: pytest.TempPathFactory):
     """The bundled data sets, small ones, under their own names."""
     root = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(root, num_train=6, num_val=4, image_size=(64, 80), seed=1, progress=False)
+    write_shapes(root, num_train=6, num_val=4, image_size=(64, 80), seed=1, progress=False)
     with bundled_shapes(root):
         yield root
 

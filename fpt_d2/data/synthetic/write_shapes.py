@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .backgrounds import PATTERNS
-from .coco_format import (
-    coco_annotation,
-    coco_categories,
-    coco_keypoints,
-    keypoint_categories,
-    panoptic_categories,
-    panoptic_segments,
-)
+from .classes import CATEGORIES, KEYPOINT_CATEGORY, PATTERNS
+from .coco_format import categories_of, coco_annotation, coco_keypoints, panoptic_segments
 from .scene import MAX_SHAPES, Scene, draw_scene
-from .shapes import CATEGORIES, KEYPOINT_CATEGORY
-from .staging import staged_folder
+from .staging import SPLITS, write_splits
 
-SPLITS = ("train", "val")  # a split's place enters the seed: append, never insert
 DESCRIPTION = "Synthetic shapes of fpt_d2"
 
 _MAX_ASPECT = 1.6
@@ -32,9 +24,11 @@ _SMALLEST_IMAGE = 64  # below it a shape of the smallest diameter fills the imag
 _EMPTY_EVERY, _CROWD_EVERY, _PNG_EVERY = 25, 12, 4
 _MAX_OBJECTS = 100  # annotation ids of one image; a scene has far fewer
 
+Record = dict[str, Any]
 
-def write_dataset(
-    root: str | os.PathLike,
+
+def write_shapes(
+    root: str | os.PathLike[str],
     *,
     num_train: int = 600,
     num_val: int = 200,
@@ -65,14 +59,20 @@ def write_dataset(
         FileExistsError: ``root`` holds something, and ``overwrite`` is not set or it is something else.
         ValueError: a size or a number is out of range.
     """
-    _check_arguments(num_train, num_val, image_size, seed)
-    with staged_folder(root, _is_synthetic, overwrite=overwrite) as staging:
-        with tqdm(total=num_train + num_val, unit="image", disable=None if progress else True) as bar:
-            for split, num_images in zip(SPLITS, (num_train, num_val)):
-                _write_split(staging, split, num_images, image_size, seed, bar)
+    if not _SMALLEST_IMAGE <= image_size[0] <= image_size[1]:
+        raise ValueError(f"image_size must be (min, max) with {_SMALLEST_IMAGE} <= min <= max, not {image_size}")
+    write_splits(
+        root,
+        partial(_write_split, image_size=image_size, seed=seed),
+        (num_train, num_val),
+        seed=seed,
+        marker=(f"annotations/instances_{SPLITS[0]}.json", DESCRIPTION),
+        overwrite=overwrite,
+        progress=progress,
+    )
 
 
-def synthetic_scene(seed: int, split: str, index: int, image_size: tuple[int, int] = (96, 160)) -> Scene:
+def nth_shapes_scene(seed: int, split: str, index: int, image_size: tuple[int, int] = (96, 160)) -> Scene:
     """Image ``index`` of a split."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     short = int(rng.integers(image_size[0], image_size[1] + 1))
@@ -85,15 +85,14 @@ def synthetic_scene(seed: int, split: str, index: int, image_size: tuple[int, in
     return draw_scene(rng, height, width, num_shapes=num_shapes, crowd=crowd)
 
 
-def _write_split(root: Path, split: str, num_images: int, image_size: tuple[int, int], seed: int, bar: tqdm) -> None:
+def _write_split(root: Path, split: str, indices: tqdm[int], *, image_size: tuple[int, int], seed: int) -> None:
     for folder in (split, f"panoptic_{split}", f"panoptic_stuff_{split}"):
         (root / folder).mkdir()
-    images: list[dict[str, Any]] = []
-    annotations: dict[str, list[dict[str, Any]]] = {"instances": [], "keypoints": [], "panoptic": []}
-    for index in range(num_images):
-        scene = synthetic_scene(seed, split, index, image_size)
+    images: list[Record] = []
+    annotations: dict[str, list[Record]] = {"instances": [], "keypoints": [], "panoptic": []}
+    for index in indices:
+        scene, image_id = nth_shapes_scene(seed, split, index, image_size), index + 1
         height, width = scene.pixels.shape[:2]
-        image_id = index + 1
         file_name = f"{image_id:06d}.{'png' if index % _PNG_EVERY == _PNG_EVERY - 1 else 'jpg'}"
         Image.fromarray(scene.pixels).save(root / split / file_name, quality=92)
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width, "license": 1})
@@ -104,17 +103,19 @@ def _write_split(root: Path, split: str, num_images: int, image_size: tuple[int,
             if CATEGORIES[scene_object.category] == KEYPOINT_CATEGORY:
                 annotations["keypoints"].append(annotation | coco_keypoints(scene_object, height, width))
         annotations["panoptic"].append(_write_panoptic(root, split, image_id, scene))
-        bar.update()
-    categories = {
-        "instances": coco_categories(),
-        "keypoints": keypoint_categories(),
-        "panoptic": panoptic_categories(),
-    }
+    (root / "annotations").mkdir(exist_ok=True)
     for kind, records in annotations.items():
-        _write_annotations(root / "annotations" / f"{kind}_{split}.json", images, records, categories[kind], seed)
+        content = {
+            "info": {"description": DESCRIPTION, "version": "1.0", "seed": seed},
+            "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
+            "images": images,
+            "annotations": records,
+            "categories": categories_of(kind),
+        }
+        (root / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _write_panoptic(root: Path, split: str, image_id: int, scene: Scene) -> dict[str, Any]:
+def _write_panoptic(root: Path, split: str, image_id: int, scene: Scene) -> Record:
     """Write an image's segments, and its labels for a semantic head; return its panoptic annotation."""
     file_name = f"{image_id:06d}.png"
     ids, segments = panoptic_segments(scene)
@@ -123,38 +124,3 @@ def _write_panoptic(root: Path, split: str, image_id: int, scene: Scene) -> dict
     labels = np.where(ids == len(scene.objects) + 1, 1 + PATTERNS.index(scene.background), 0).astype(np.uint8)
     Image.fromarray(labels).save(root / f"panoptic_stuff_{split}" / file_name)
     return {"image_id": image_id, "file_name": file_name, "segments_info": segments}
-
-
-def _write_annotations(
-    path: Path,
-    images: list[dict[str, Any]],
-    annotations: list[dict[str, Any]],
-    categories: list[dict[str, Any]],
-    seed: int,
-) -> None:
-    content = {
-        "info": {"description": DESCRIPTION, "version": "1.0", "seed": seed},
-        "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-    }
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _check_arguments(num_train: int, num_val: int, image_size: tuple[int, int], seed: int) -> None:
-    if min(num_train, num_val) < 1:
-        raise ValueError(f"num_train and num_val must be at least 1, not {num_train} and {num_val}.")
-    if not _SMALLEST_IMAGE <= image_size[0] <= image_size[1]:
-        raise ValueError(f"image_size must be (min, max) with {_SMALLEST_IMAGE} <= min <= max, not {image_size}.")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, but is {seed}.")
-
-
-def _is_synthetic(root: Path) -> bool:
-    try:
-        content = json.loads((root / "annotations" / f"instances_{SPLITS[0]}.json").read_text(encoding="utf-8"))
-        return content["info"]["description"] == DESCRIPTION
-    except (OSError, ValueError, LookupError, TypeError):
-        return False

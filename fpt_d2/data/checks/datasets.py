@@ -13,10 +13,10 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from ..config import SEMANTIC_SEGMENTATION
-from .coco_check import CocoCheck
-from .errors import DatasetError
-from .sem_seg_check import check_sem_seg
+from ...config import SEMANTIC_SEGMENTATION
+from ...errors import DatasetError
+from .coco import CocoCheck
+from .sem_seg import check_sem_seg
 
 logger = logging.getLogger(__name__)
 

@@ -3,10 +3,14 @@
 Shape legend: H, W are the image's height and width. Images are float32 RGB in [0, 1].
 """
 
+from __future__ import annotations
+
 import colorsys
 
 import cv2
 import numpy as np
+
+from .classes import PATTERNS
 
 
 def random_color(
@@ -73,6 +77,4 @@ def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return (clouds - clouds.min()) / np.ptp(clouds)
 
 
-# The order enters the seed: append, never insert.
 _DRAW = {"gradient": _gradient, "stripes": _stripes, "checks": _checks, "clouds": _clouds}
-PATTERNS: tuple[str, ...] = tuple(_DRAW)

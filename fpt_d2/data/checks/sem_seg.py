@@ -10,10 +10,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from .coco_check import Findings
-from .errors import DatasetError
+from ...errors import DatasetError
+from ..labels import UNREADABLE, open_labels
+from .coco import Findings
 from .image_files import by, image_size, map_files
-from .labels import UNREADABLE, open_labels
 
 _HEAD = "MODEL.SEM_SEG_HEAD"
 # What the data sets of this project and of Detectron2 call their folders.

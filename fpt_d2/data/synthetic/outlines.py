@@ -1,5 +1,7 @@
 """Outlines of the shapes of the synthetic data set, each inside the unit circle around the origin."""
 
+from __future__ import annotations
+
 import numpy as np
 
 
@@ -23,8 +25,7 @@ def _cross() -> np.ndarray:
     return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
 
 
-# Category name -> closed contours filled by the even-odd rule, so that a second contour is a hole. The order is that
-# of the category ids: append, never insert.
+# Category name -> closed contours filled by the even-odd rule, so that a second contour is a hole.
 OUTLINES: dict[str, list[np.ndarray]] = {
     "circle": [_regular(72)],
     "square": [_regular(4, start=np.pi / 4)],
@@ -33,10 +34,3 @@ OUTLINES: dict[str, list[np.ndarray]] = {
     "ring": [_regular(72), _regular(72, radius=0.55)],
     "cross": [_cross()],
 }
-
-CATEGORIES: tuple[str, ...] = tuple(OUTLINES)
-
-# The keypoints: the tips of a star, clockwise, every other corner of its outline.
-KEYPOINT_CATEGORY = "star"
-KEYPOINTS = ("top", "upper_right", "lower_right", "lower_left", "upper_left")
-KEYPOINT_FLIP_MAP = (("upper_right", "upper_left"), ("lower_right", "lower_left"))

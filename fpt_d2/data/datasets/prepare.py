@@ -16,9 +16,9 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from PIL import Image
 from tqdm import tqdm
 
-from .errors import DatasetError
-from .labels import IGNORE_LABEL, label_colors, read_labels
-from .sem_seg_sets import LIP_FOLDERS, LIP_SPLITS, VOC_CLASSES
+from ...errors import DatasetError
+from ..labels import IGNORE_LABEL, label_colors, read_labels
+from .sem_seg import LIP_FOLDERS, LIP_SPLITS, VOC_CLASSES
 
 logger = logging.getLogger(__name__)
 

@@ -3,16 +3,19 @@
 Shape legend: H, W are the image's height and width; s is `SUPERSAMPLING`. Masks are bool.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from .backgrounds import draw_background, random_color
-from .shapes import CATEGORIES, OUTLINES
+from .classes import CATEGORIES
+from .outlines import OUTLINES
 
 # Masks are drawn at this multiple of the image's size: smooth edges, and polygons finer than a pixel.
 SUPERSAMPLING = 4
@@ -48,7 +51,7 @@ class SceneObject:
     parts: list[np.ndarray]
     visible: np.ndarray
     area: float
-    outline: Optional[np.ndarray] = None
+    outline: np.ndarray | None = None
 
     @property
     def iscrowd(self) -> bool:
@@ -205,7 +208,11 @@ def paint_shape(
 
 def _contrasting_color(rng: np.random.Generator, category: int, ground: np.ndarray) -> np.ndarray:
     """The vivid color that differs most from ``ground`` (3,) among a few of the category's hue. Returns (3,)."""
-    middle = category / len(CATEGORIES)
-    hue = (middle - HUE_SPREAD, middle + HUE_SPREAD)
+    hue = hue_range(category)
     colors = [random_color(rng, saturation=(0.6, 1.0), value=(0.5, 1.0), hue=hue) for _ in range(3)]
     return max(colors, key=lambda color: float(np.abs(color - ground).sum()))
+
+
+def hue_range(category: int) -> tuple[float, float]:
+    middle = category / len(CATEGORIES)
+    return middle - HUE_SPREAD, middle + HUE_SPREAD

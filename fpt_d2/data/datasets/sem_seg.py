@@ -16,7 +16,7 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_THINGS
 from detectron2.utils.file_io import PathManager
 
-from .labels import IGNORE_LABEL, label_colors
+from ..labels import IGNORE_LABEL, label_colors
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

@@ -8,8 +8,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
-from .errors import DatasetError
-from .sem_seg_sets import load_folder, register_sem_seg
+from ...errors import DatasetError
+from .sem_seg import load_folder, register_sem_seg
 
 _KEY = "DATASETS.REGISTER_COCO"
 _SEM_SEG_KEY = "DATASETS.REGISTER_SEM_SEG"

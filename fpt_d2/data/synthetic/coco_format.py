@@ -3,35 +3,31 @@
 Shape legend: H, W are the image's height and width; s is `SUPERSAMPLING`.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
-from .backgrounds import PATTERNS
+from .classes import CATEGORIES, KEYPOINT_CATEGORY, KEYPOINTS, PATTERNS
 from .scene import SUPERSAMPLING, Scene, SceneObject, shrink_mask
-from .shapes import CATEGORIES, KEYPOINT_CATEGORY, KEYPOINTS
 
 _SMALLEST = SUPERSAMPLING**2  # mask pixels: holes and splinters below one image pixel are not annotated
 
 
-def coco_categories() -> list[dict[str, Any]]:
-    """The ``categories`` of the annotation file, ids from 1."""
-    return [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, start=1)]
-
-
-def keypoint_categories() -> list[dict[str, Any]]:
-    """The ``categories`` of the annotation file with keypoints: the one that has any, id 1."""
-    # Pairs of keypoints to draw a line between, from 1: the outline.
-    skeleton = [[k, k % len(KEYPOINTS) + 1] for k in range(1, len(KEYPOINTS) + 1)]
-    category = {"id": 1, "name": KEYPOINT_CATEGORY, "supercategory": "shape"}
-    return [category | {"keypoints": list(KEYPOINTS), "skeleton": skeleton}]
-
-
-def panoptic_categories() -> list[dict[str, Any]]:
-    """The ``categories`` of the panoptic annotation file: the shapes, then the backgrounds."""
-    things = [category | {"isthing": 1} for category in coco_categories()]
+def categories_of(kind: str) -> list[dict[str, Any]]:
+    """The ``categories`` of the annotation file of ``instances``, of ``keypoints`` or of ``panoptic`` segments."""
+    if kind == "keypoints":
+        # Pairs of keypoints to draw a line between, from 1: the outline.
+        skeleton = [[k, k % len(KEYPOINTS) + 1] for k in range(1, len(KEYPOINTS) + 1)]
+        category = {"id": 1, "name": KEYPOINT_CATEGORY, "supercategory": "shape"}
+        return [category | {"keypoints": list(KEYPOINTS), "skeleton": skeleton}]
+    shapes = [{"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(CATEGORIES, start=1)]
+    if kind == "instances":
+        return shapes
+    things = [category | {"isthing": 1} for category in shapes]
     first = len(things) + 1
     return things + [
         {"id": i, "name": name, "supercategory": "background", "isthing": 0} for i, name in enumerate(PATTERNS, first)
@@ -104,9 +100,9 @@ def panoptic_segments(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
 def _uncompressed_counts(mask: np.ndarray) -> list[int]:
     """Run lengths of a mask (H, W), column by column, the first run being of zeros."""
-    flat = np.concatenate([[0], mask.ravel(order="F")])
-    starts = np.flatnonzero(np.diff(flat))
-    return np.diff(np.concatenate([[0], starts, [mask.size]])).tolist()
+    starts = np.flatnonzero(np.diff(mask.ravel(order="F"), prepend=0))
+    counts: list[int] = np.diff(starts, prepend=0, append=mask.size).tolist()
+    return counts
 
 
 def _polygons(mask: np.ndarray) -> list[list[float]]:

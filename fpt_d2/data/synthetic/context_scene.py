@@ -7,28 +7,20 @@ triangles stand anywhere.
 Shape legend: H, W are the image's height and width; s is `scene.SUPERSAMPLING`.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..labels import IGNORE_LABEL
 from .backgrounds import draw_background, random_color
-from .scene import HUE_SPREAD, MAX_ROTATION, fill_contours, paint_shape, place_outline, shrink_mask
-from .shapes import CATEGORIES
+from .classes import CATEGORIES, CONTEXT_CLASSES
+from .scene import MAX_ROTATION, fill_contours, hue_range, paint_shape, place_outline, shrink_mask
 
 HEIGHT, WIDTH = 64, 368
-# Index is label. The last two look alike.
-CLASSES = ("ground", "circle", "triangle", "star", "cross", "square by star", "square by cross")
-CONTEXT_CLASSES = CLASSES[-2:]
-CLASS_COLORS = (
-    (60, 60, 60),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (204, 121, 167),
-    (230, 159, 0),
-    (120, 60, 200),
-)
-IGNORE_LABEL = 255
+CLASSES = tuple(CONTEXT_CLASSES)  # index is label
+SQUARE_CLASSES = CLASSES[-2:]
 
 # Pixels along the image between a square and the key, at least. A kernel of 31 positions at a stride of 8 reaches 120,
 # and 181 with the first three stages of a ResNet-50 below it and two 3x3 convolutions above.
@@ -79,7 +71,7 @@ def _arrange(rng: np.random.Generator, exchanged: bool) -> list[_Shape]:
     key = ("star", "cross")[which]
     _place(rng, shapes, CLASSES.index(key), key, _KEY_RADIUS, columns=(0, _KEY_END))
     for _ in range(rng.integers(3, 6)):
-        label = CLASSES.index(CONTEXT_CLASSES[which])
+        label = CLASSES.index(SQUARE_CLASSES[which])
         _place(rng, shapes, label, "square", _SQUARE_RADIUS, columns=(WIDTH - _SQUARES_END, WIDTH))
     for _ in range(rng.integers(4, 9)):
         label = int(rng.integers(1, 3))
@@ -116,10 +108,8 @@ def _draw(rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, shape
     height, width = labels[window].shape
     contours = place_outline(shape.category, shape.center - first, shape.radius, shape.angle)
     mask, _ = fill_contours(contours, height, width)
-    middle = shape.category / len(CATEGORIES)
-    hue = (middle - HUE_SPREAD, middle + HUE_SPREAD)
     # Not what contrasts best with the ground, as in the scenes for detection: the color would tell of the ground.
-    color = random_color(rng, saturation=(0.7, 1.0), value=(0.65, 1.0), hue=hue)
+    color = random_color(rng, saturation=(0.7, 1.0), value=(0.65, 1.0), hue=hue_range(shape.category))
     paint_shape(rng, image[window], mask, lambda _: color)
     coverage = shrink_mask(mask, height, width)
     labels[window][coverage > 0.25] = IGNORE_LABEL

@@ -12,8 +12,8 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
+from ..labels import UNREADABLE
 from .image_files import by, image_size, map_files
-from .labels import UNREADABLE
 
 _MAX_EXAMPLES = 3
 # A box may reach beyond its image by rounding, and Detectron2 clips it. Much more than that is a mistake, most often

@@ -16,7 +16,7 @@ from detectron2.data.detection_utils import check_image_size, read_image
 from fvcore.transforms.transform import HFlipTransform, Transform
 
 from ..config import SEMANTIC_SEGMENTATION
-from .errors import DatasetError
+from ..errors import DatasetError
 from .labels import flipped_classes, read_labels
 
 logger = logging.getLogger(__name__)
