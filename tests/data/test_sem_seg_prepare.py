@@ -197,5 +197,5 @@ def test_the_command_prepares_and_checks(voc: Path, sbd: Path) -> None:
     done = run("check", "voc_2012_sem_seg_val", "lip_sem_seg_val", "coco_2017_val", datasets=voc.parent)
     assert done.returncode == 1
     assert "c.png has 21" in done.stdout and "'lip_sem_seg_val' is not there" in done.stdout
-    assert "'coco_2017_val' is no registered data set for semantic segmentation" in done.stdout
+    assert "'coco_2017_val' is not a registered data set for semantic segmentation" in done.stdout
     assert "Traceback" not in done.stderr

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ...errors import DatasetError
+
 SPLITS = ("train", "val")  # a split's place enters the seed: append, never insert
 
 # (folder of the data set, split, indices of its images) writes them.
@@ -36,12 +38,12 @@ def write_splits(
 
     Raises:
         FileExistsError: ``root`` holds something, and ``overwrite`` is not set or it is of another kind.
-        ValueError: a number is out of range.
+        DatasetError: a number is out of range.
     """
     if min(sizes) < 1:
-        raise ValueError(f"num_train and num_val must be at least 1, not {sizes[0]} and {sizes[1]}")
+        raise DatasetError(f"num_train and num_val must be at least 1, not {sizes[0]} and {sizes[1]}")
     if seed < 0:
-        raise ValueError(f"seed must not be negative, but is {seed}")
+        raise DatasetError(f"seed must not be negative, but is {seed}")
     with _staged_folder(Path(root).absolute(), marker, overwrite=overwrite) as staging:
         for split, number in zip(SPLITS, sizes):
             write_split(staging, split, tqdm(range(number), split, unit="image", disable=None if progress else True))

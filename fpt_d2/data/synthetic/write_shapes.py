@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ...errors import DatasetError
 from .classes import CATEGORIES, KEYPOINT_CATEGORY, PATTERNS
 from .coco_format import categories_of, coco_annotation, coco_keypoints, panoptic_segments
 from .scene import MAX_SHAPES, Scene, draw_scene
@@ -57,10 +58,10 @@ def write_shapes(
 
     Raises:
         FileExistsError: ``root`` holds something, and ``overwrite`` is not set or it is something else.
-        ValueError: a size or a number is out of range.
+        DatasetError: a size or a number is out of range.
     """
     if not _SMALLEST_IMAGE <= image_size[0] <= image_size[1]:
-        raise ValueError(f"image_size must be (min, max) with {_SMALLEST_IMAGE} <= min <= max, not {image_size}")
+        raise DatasetError(f"image_size must be (min, max) with {_SMALLEST_IMAGE} <= min <= max, not {image_size}")
     write_splits(
         root,
         partial(_write_split, image_size=image_size, seed=seed),
