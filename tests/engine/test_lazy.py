@@ -99,7 +99,7 @@ def test_a_mistake_is_one_sentence(pairs, sentence, tool: ModuleType, out: Path,
 
 @pytest.mark.parametrize(
     ("file", "sentence"),
-    [("configs/COCO-Detection/fcos_R50_FPT_1x.py", "There is no config file"), (FCOS[:-2] + "yaml", "There is no")],
+    [("configs/COCO-Detection/fcos_R50_FPT_1x.py", "There is no lazy config"), (FCOS[:-2] + "yaml", "There is no")],
 )
 def test_a_missing_config_file(file: str, sentence: str, tool: ModuleType, capsys) -> None:
     with pytest.raises(SystemExit):
@@ -110,8 +110,8 @@ def test_a_missing_config_file(file: str, sentence: str, tool: ModuleType, capsy
 def test_what_is_no_lazy_config(tool: ModuleType, tmp_path: Path, capsys) -> None:
     (tmp_path / "half.py").write_text("model = dict()\ntrain = dict()\n")
     for file, sentence in [
-        (tmp_path / "half.py", "lacks dataloader, optimizer, lr_multiplier"),
-        (ROOT / "configs" / "Base-RCNN-FPT.yaml", "is no lazy config"),
+        (tmp_path / "half.py", "does not have dataloader, optimizer, lr_multiplier"),
+        (ROOT / "configs" / "Base-RCNN-FPT.yaml", "There is no lazy config (a .py file)"),
     ]:
         with pytest.raises(SystemExit):
             tool.main(["--config-file", str(file)])

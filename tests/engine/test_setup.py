@@ -69,7 +69,7 @@ def test_a_mistake_is_one_sentence(words, sentence, command_line, train_net, cap
 def test_weights_that_cannot_be_fetched(command_line, train_net, capsys) -> None:
     address = "http://127.0.0.1:1/model.pkl"
     assert train_net(command_line("MODEL.WEIGHTS", address)) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"The weights {address} cannot be fetched")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"train_net.py: The weights {address} cannot be fetched")
 
 
 def test_a_flag_behind_the_pairs_is_explained(command_line, train_net, capsys) -> None:
