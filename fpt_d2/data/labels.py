@@ -13,50 +13,41 @@ from PIL import Image
 
 from ..errors import DatasetError
 
-# Of pixels that belong to no class; of every data set that this project knows.
+# The label of pixels that belong to no class, in every data set that this project knows.
 IGNORE_LABEL = 255
 
-# What PIL raises for a file that is missing, no image, cut short or far too large.
+# What PIL raises for a file that is missing, not an image, cut short or far too large.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @contextmanager
-def open_labels(path: str | os.PathLike) -> Iterator[Image.Image]:
+def open_labels(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open a label image, whose pixels are class indices: of 8 bits, gray or with a palette.
 
-    Raises:
-        DatasetError: it cannot be read, or it is a picture of another kind.
+    Raises DatasetError if it cannot be read, or is a picture of another kind.
     """
     try:
         with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
             if image.mode not in ("L", "P"):
-                raise DatasetError(f"{path} is no 8-bit label image but of mode {image.mode}")
+                raise DatasetError(f"{path} is not an 8-bit label image but of mode {image.mode}")
             yield image
+    except DatasetError:
+        raise
     except UNREADABLE as error:
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(f"{path} cannot be read ({error})") from error
 
 
-def read_labels(path: str | os.PathLike) -> np.ndarray:
-    """Read a label image. Of one with a palette (as Pascal VOC's are) the indices are the labels, not the colors.
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a label image as (H, W) uint8. Where it has a palette, as Pascal VOC's, indices are labels, not colors.
 
-    Returns:
-        (H, W), uint8.
-
-    Raises:
-        DatasetError: as :func:`open_labels`.
+    Raises DatasetError as :func:`open_labels`.
     """
     with open_labels(path) as image:
         return np.array(image)
 
 
 def label_colors(num_classes: int) -> list[tuple[int, int, int]]:
-    """Pascal VOC's colors, which any number of classes up to 256 has: the bits of the label, dealt out to R, G and B.
-
-    Returns:
-        RGB of each class, in 0..255; that of class 0 is black.
-    """
+    """Pascal VOC's colors of up to 256 classes, RGB in 0..255: the bits of the label, dealt out to R, G and B."""
 
     def channel(label: int, first: int) -> int:
         return sum((label >> (3 * i + first) & 1) << (7 - i) for i in range(8))
@@ -67,13 +58,13 @@ def label_colors(num_classes: int) -> list[tuple[int, int, int]]:
 def flipped_classes(dataset_names: Sequence[str]) -> list[int] | None:
     """What each class of these data sets becomes in the mirror, by their ``stuff_flip_map`` of (left, right) names.
 
-    It is what ``keypoint_flip_map`` is to key points. Without it every class stays what it is.
+    It is what ``keypoint_flip_map`` is to keypoints. Without it every class stays what it is.
 
     Returns:
         For each class its index in a flipped image; None where none changes.
 
     Raises:
-        DatasetError: the data sets differ in it, or a pair names no class.
+        DatasetError: the data sets differ in it, or a pair has a name that is not a class.
     """
     all_flipped = [_flipped_classes(MetadataCatalog.get(name)) for name in dataset_names]
     if any(flipped != all_flipped[0] for flipped in all_flipped):

@@ -16,54 +16,75 @@ from detectron2.data.detection_utils import check_image_size, read_image
 from fvcore.transforms.transform import HFlipTransform, Transform
 
 from ..config import SEMANTIC_SEGMENTATION
-from ..errors import DatasetError
+from ..errors import ConfigError, DatasetError
 from .labels import flipped_classes, read_labels
 
 logger = logging.getLogger(__name__)
 
 
+# What Detectron2's RandomCrop knows.
+_CROP_TYPES = ("relative", "relative_range", "absolute", "absolute_range")
+_FLIPS = ("horizontal", "vertical", "none")
+
+
+def check_input_config(cfg: CfgNode) -> None:
+    """Check the values of ``INPUT`` by which images of semantic segmentation are augmented.
+
+    Raises:
+        ConfigError: each key with a bad value, the value, and what is allowed.
+    """
+    inputs, crop = cfg.INPUT, cfg.INPUT.CROP
+    size, share = crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA
+    is_absolute = crop.TYPE.startswith("absolute")
+    fits = all(isinstance(x, int) for x in size) if is_absolute else max(size, default=0) <= 1
+    fits = fits and len(size) == 2 and min(size) > 0 and not (crop.TYPE == "absolute_range" and size[0] > size[1])
+    # key, value, is it allowed, what is allowed
+    rules = [
+        ("RANDOM_FLIP", inputs.RANDOM_FLIP, inputs.RANDOM_FLIP in _FLIPS, ", ".join(map(repr, _FLIPS))),
+        ("FORMAT", inputs.FORMAT, inputs.FORMAT in ("RGB", "BGR") or not inputs.COLOR_AUG_SSD, "'RGB', 'BGR'"),
+        ("CROP.TYPE", crop.TYPE, crop.TYPE in _CROP_TYPES, ", ".join(map(repr, _CROP_TYPES))),
+        ("CROP.SIZE", size, fits, "two numbers of pixels where TYPE is absolute, else two shares up to 1"),
+        ("CROP.SINGLE_CATEGORY_MAX_AREA", share, 0 < share <= 1, "above 0, up to 1 (off)"),
+    ]
+    bad = [f"INPUT.{key} is {value!r}; allowed: {allowed}" for key, value, fine, allowed in rules if not fine]
+    if bad:
+        raise ConfigError(". ".join(bad))
+
+
 class LabelFlipTransform(HFlipTransform):
-    """A horizontal flip that makes a left arm's label a right arm's."""
+    """A horizontal flip that makes a left arm's label a right arm's: ``flipped`` (256,) is what each label becomes."""
 
     def __init__(self, width: int, flipped: np.ndarray) -> None:
-        """
-        Args:
-            width: of the image.
-            flipped: (256,) uint8, what each label becomes.
-        """
         super().__init__(width)
         self.flipped = flipped
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        return self.flipped[super().apply_segmentation(segmentation)]
+        mirrored: np.ndarray = super().apply_segmentation(segmentation)
+        flipped: np.ndarray = self.flipped[mirrored]
+        return flipped
 
 
 class RandomLabelFlip(T.RandomFlip):
-    """Detectron2's RandomFlip for data sets in which a flip changes classes."""
+    """Detectron2's RandomFlip where a flip changes classes, as :func:`.labels.flipped_classes` says."""
 
     def __init__(self, flipped: Sequence[int], *, horizontal: bool = True, vertical: bool = False) -> None:
-        """
-        Args:
-            flipped: see :func:`.labels.flipped_classes`.
-            horizontal, vertical: as in RandomFlip.
-        """
         super().__init__(horizontal=horizontal, vertical=vertical)
-        self.flipped = list(flipped)
-        self._table = np.arange(256, dtype=np.uint8)
-        self._table[: len(flipped)] = flipped
+        self.flipped = np.arange(256, dtype=np.uint8)
+        self.flipped[: len(flipped)] = flipped
 
     def get_transform(self, image: np.ndarray) -> Transform:
         transform = super().get_transform(image)
         if isinstance(transform, HFlipTransform):  # one upside down leaves left and right
-            return LabelFlipTransform(transform.width, self._table)
+            return LabelFlipTransform(transform.width, self.flipped)
         return transform
 
 
 def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
-    """Scale, crop, flip and color, each by the keys of ``INPUT``, for training.
+    """Scale, crop, flip and color for training, each by the keys of ``INPUT``. Raises ConfigError for a wrong value.
 
     Crops smaller than their batch are padded by the model: images with their mean, masks with ``IGNORE_VALUE``.
     """
+    check_input_config(cfg)
     inputs, crop = cfg.INPUT, cfg.INPUT.CROP
     augmentations: list[T.Augmentation | T.Transform] = [
         T.ResizeShortestEdge(inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, inputs.MIN_SIZE_TRAIN_SAMPLING)
@@ -94,11 +115,7 @@ class SemSegMapper:
 
     @configurable
     def __init__(self, *, augmentations: Sequence[T.Augmentation | T.Transform], image_format: str) -> None:
-        """
-        Args:
-            augmentations: applied to image and mask alike.
-            image_format: of Detectron2's ``read_image``, e.g. ``"RGB"``.
-        """
+        """``augmentations`` are applied to image and mask alike; ``image_format`` is that of ``read_image``."""
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         logger.info("Augmentations of images and masks: %s", augmentations)

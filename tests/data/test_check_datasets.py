@@ -314,7 +314,7 @@ def test_unreadable_files_are_named(registered):
         json_file.write_bytes(bad)
         with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json is not readable") as caught:
             check_datasets(cfg)
-        assert str(caught.value).endswith("; correct DATASETS.REGISTER_COCO.")
+        assert str(caught.value).endswith("; correct DATASETS.REGISTER_COCO")
     json_file.unlink()
     with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json does not exist"):
         check_datasets(cfg)
@@ -425,6 +425,6 @@ def test_the_splits_of_coco_2014_are_known(split, cfg):
             check()
         (sentence,) = str(caught.value).splitlines()
         assert f"'coco_2014_{split}' cannot be read" in sentence and f"instances_{split}2014.json" in sentence
-        assert sentence.endswith("belong under $DETECTRON2_DATASETS.")
+        assert sentence.endswith("belong under $DETECTRON2_DATASETS")
     cfg.DATASETS.CHECK = False
     check_datasets(cfg)

@@ -112,7 +112,7 @@ def test_every_background_is_there(shapes_root):
 
 REGISTERED = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
-import fpt_d2
+import fpt_d2.data
 for split, number in (("train", 36), ("val", 12)):
     for kind in ("", "keypoints_", "panoptic_"):
         name = f"fpt_shapes_{kind}{split}"

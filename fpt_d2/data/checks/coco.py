@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -13,13 +12,14 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 
 from ..labels import UNREADABLE
-from .image_files import by, image_size, map_files
+from .findings import Findings
+from .image_files import image_size, map_files, size_in_words
 
-_MAX_EXAMPLES = 3
 # A box may reach beyond its image by rounding, and Detectron2 clips it. Much more than that is a mistake, most often
 # (x1, y1, x2, y2) where COCO has (x, y, width, height).
 _BOX_TOLERANCE = 2.0  # pixels
-# Of more images, as COCO has, every second, third, ... is opened: a matter of seconds, from a slow disk of a minute.
+# Where there are more, as in COCO, every second, third, ... image is opened, which takes seconds, or a minute on a
+# slow disk.
 _MAX_OPENED = 20_000
 
 Record = dict[str, Any]
@@ -33,31 +33,12 @@ EVALUATED_FIELDS = {
 }
 
 
-class Findings:
-    """Problems grouped by kind: how many there are of each, and its first few."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self._examples: defaultdict[str, list[str]] = defaultdict(list)
-
-    def add(self, kind: str, example: object) -> None:
-        self.counts[kind] += 1
-        if self.counts[kind] <= _MAX_EXAMPLES:
-            self._examples[kind].append(str(example))
-
-    def lines(self) -> list[str]:
-        """One line for each kind."""
-        more = {kind: ", ..." if count > _MAX_EXAMPLES else "" for kind, count in self.counts.items()}
-        return [f"{kind} ({self.counts[kind]}): {', '.join(self._examples[kind])}{more[kind]}" for kind in self.counts]
-
-
 class CocoCheck:
     """Check what an annotation file holds.
 
     Attributes:
         errors: what makes training or evaluation fail, or learn nonsense.
-        warnings: what Detectron2 leaves out by itself; COCO itself has some.
-        categories: names by id.
+        warnings: what Detectron2 leaves out by itself; COCO has some.
     """
 
     def __init__(
@@ -78,7 +59,7 @@ class CocoCheck:
             evaluated_fields: keys of :data:`EVALUATED_FIELDS` that an evaluation reads from every annotation.
         """
         self.errors, self.warnings = Findings(), Findings()
-        self.categories: dict[Any, str] = {}
+        self._categories: dict[Any, str] = {}
         self._mask_format, self._evaluated_fields = mask_format, evaluated_fields
         self._sizes: dict[Any, tuple[float, float] | None] = {}  # (height, width) by image id, None where improper
         if not isinstance(content, dict):
@@ -87,13 +68,14 @@ class CocoCheck:
         for key in ["images", "categories"] + ["annotations"] * is_train:
             if not content.get(key):
                 self.errors.add("top-level key missing or empty", key)
-        self._check_categories(content)
+        for category in self._records(content, "categories", ("id", "name")):
+            self._categories[category["id"]] = category["name"]
         self._check_images(content, image_root)
         self._check_annotations(content)
 
     def category_names(self) -> list[str]:
         """In the order of their ids, which is that of the model's classes."""
-        return [self.categories[i] for i in sorted(self.categories, key=lambda i: (isinstance(i, str), i))]
+        return [self._categories[i] for i in sorted(self._categories, key=lambda i: (isinstance(i, str), i))]
 
     def _records(self, content: Record, key: str, required: tuple[str, ...]) -> Iterator[Record]:
         """The well-formed records of a top-level key."""
@@ -112,10 +94,6 @@ class CocoCheck:
                 seen.add(record["id"])
                 yield record
 
-    def _check_categories(self, content: Record) -> None:
-        for category in self._records(content, "categories", ("id", "name")):
-            self.categories[category["id"]] = category["name"]
-
     def _check_images(self, content: Record, image_root: str) -> None:
         sizes: dict[str, tuple[float, float] | None] = {}  # (width, height) by file name, None where improper
         for image in self._records(content, "images", ("id", "file_name", "height", "width")):
@@ -131,20 +109,18 @@ class CocoCheck:
         for name in list(_missing_files(image_root, sizes)):
             self.errors.add("image file does not exist", name)
             del sizes[name]
-        self._check_sizes(image_root, {name: size for name, size in sizes.items() if size})
-
-    def _check_sizes(self, image_root: str, sizes: dict[str, tuple[float, float]]) -> None:
         if not os.path.isdir(image_root):  # of another machine, from which each image would be fetched
             return
-        chosen = list(sizes.items())[:: math.ceil(len(sizes) / _MAX_OPENED) or 1]
+        proper_sizes = [(name, size) for name, size in sizes.items() if size]
+        chosen = proper_sizes[:: math.ceil(len(proper_sizes) / _MAX_OPENED) or 1]
         find = partial(_find_image_problem, image_root)
-        for problem in filter(None, map_files(find, chosen, f"checking {len(chosen)} of {len(sizes)} images")):
+        for problem in filter(None, map_files(find, chosen, f"checking {len(chosen)} of {len(proper_sizes)} images")):
             self.errors.add(*problem)
 
     def _check_annotations(self, content: Record) -> None:
         for annotation in self._records(content, "annotations", ("id", "image_id", "category_id", "bbox")):
             example = f"annotation {annotation['id']}"
-            if annotation["category_id"] not in self.categories:
+            if annotation["category_id"] not in self._categories:
                 self.errors.add("category id is not among the categories", f"{example} ({annotation['category_id']})")
             if annotation.get("ignore"):
                 self.errors.add('"ignore" is not supported by Detectron2', example)
@@ -217,7 +193,8 @@ def _find_image_problem(image_root: str, named_size: tuple[str, tuple[float, flo
     except UNREADABLE as error:
         return "image file cannot be read", f"{name} ({error})"
     if size != expected:
-        return "image has another size than its width and height say", f"{name} is {by(size)}, not {by(expected)}"
+        sizes = f"{name} is {size_in_words(size)}, not {size_in_words(expected)}"
+        return "image has another size than its width and height say", sizes
     return None
 
 

@@ -26,8 +26,7 @@ def image_size(path: str, expected: tuple[float, float]) -> tuple[int, int]:
     Only the first and last bytes are read, unless they show another size than the one expected, or another end than a
     whole file's: then all of the image is, so that one cut short raises.
 
-    Raises:
-        one of `fpt_d2.data.labels.UNREADABLE`: the file is no image, or not a whole one.
+    Raises one of `fpt_d2.data.labels.UNREADABLE` if the file is not an image, or not a whole one.
     """
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         end = _ENDS.get(image.format or "", b"")
@@ -45,20 +44,15 @@ def _turned(size: tuple[int, int], exif: Image.Exif) -> tuple[int, int]:
     return (size[1], size[0]) if exif.get(_EXIF_ORIENTATION, 1) >= _FIRST_TURNED else size
 
 
-def by(size: tuple[float, float]) -> str:
-    """A size (width, height) in words."""
+def size_in_words(size: tuple[float, float]) -> str:
+    """``"640x480"`` of a width and height."""
     return f"{size[0]}x{size[1]}"
 
 
-def map_files(
-    function: Callable[[Item], Result], items: Sequence[Item], description: str, *, progress: bool = True
-) -> Iterator[Result]:
+def map_files(function: Callable[[Item], Result], items: Sequence[Item], description: str) -> Iterator[Result]:
     """Apply a function that reads a file to each item, in several threads: PIL and the disk let others run.
 
-    Args:
-        description: of the progress bar,
-        progress: which is shown where there is a terminal.
+    On a terminal, ``description`` stands before a progress bar.
     """
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        found = pool.map(function, items)
-        yield from tqdm(found, description, len(items), leave=False, disable=None if progress else True)
+        yield from tqdm(pool.map(function, items), description, len(items), leave=False, disable=None)

@@ -20,9 +20,8 @@ from ..synthetic.classes import (
     KEYPOINTS,
     PATTERNS,
 )
+from .sem_seg import DATASETS_ROOT, register_sem_seg
 
-# As Detectron2 finds its own data sets.
-DATASETS_ROOT = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 SHAPES_ROOT = os.path.join(DATASETS_ROOT, "fpt_shapes")
 CONTEXT_ROOT = os.path.join(DATASETS_ROOT, "fpt_context")
 HOW_TO_GENERATE = "generate it with `python tools/generate_shapes.py`"
@@ -78,16 +77,11 @@ def _load_shapes(name: str, json_file: str, image_root: str, sem_seg_root: str |
 
 def _register_context(split: str) -> None:
     name = f"fpt_context_sem_seg_{split}"
-    image_root, sem_seg_root = (os.path.join(CONTEXT_ROOT, folder, split) for folder in ("images", "labels"))
-    DatasetCatalog.register(name, partial(_load_context, name, image_root, sem_seg_root))
-    MetadataCatalog.get(name).set(
-        stuff_classes=list(CONTEXT_CLASSES),
-        stuff_colors=[list(color) for color in CONTEXT_CLASSES.values()],
-        ignore_label=IGNORE_LABEL,
-        image_root=image_root,
-        sem_seg_root=sem_seg_root,
-        evaluator_type="sem_seg",
-        how_to_get=HOW_TO_GENERATE_CONTEXT,
+    images, masks = (os.path.join(CONTEXT_ROOT, folder, split) for folder in ("images", "labels"))
+    colors = [list(color) for color in CONTEXT_CLASSES.values()]
+    metadata = {"stuff_colors": colors, "how_to_get": HOW_TO_GENERATE_CONTEXT}
+    register_sem_seg(
+        name, partial(_load_context, name, images, masks), images, masks, list(CONTEXT_CLASSES), **metadata
     )
 
 

@@ -1,7 +1,9 @@
 """Registration of a user's own data sets, named in the config: in COCO format, or images and masks in folders."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
 from functools import partial
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -11,8 +13,7 @@ from detectron2.utils.file_io import PathManager
 from ...errors import DatasetError
 from .sem_seg import load_folder, register_sem_seg
 
-_KEY = "DATASETS.REGISTER_COCO"
-_SEM_SEG_KEY = "DATASETS.REGISTER_SEM_SEG"
+_COCO, _SEM_SEG = "DATASETS.REGISTER_COCO", "DATASETS.REGISTER_SEM_SEG"
 
 
 def register_from_config(cfg: CfgNode) -> None:
@@ -22,62 +23,63 @@ def register_from_config(cfg: CfgNode) -> None:
     Registering the same again changes nothing, so that every process may call it.
 
     Raises:
-        DatasetError: the key has another form, a file or folder is not there, or the name is taken.
+        DatasetError: the key has another form, a file or folder does not exist, or the name is taken.
     """
     for entry in cfg.DATASETS.REGISTER_COCO:
-        name, json_file, image_root = _parse(entry)
-        if not _is_registered(name, json_file, image_root):
-            register_coco_instances(name, {"how_to_get": f"correct {_KEY}"}, json_file, image_root)
+        _register_coco(entry)
     for entry in cfg.DATASETS.REGISTER_SEM_SEG:
-        _register_sem_seg(*_parse_sem_seg(entry))
+        _register_sem_seg(entry)
 
 
-def _parse(entry: Sequence[str]) -> tuple[str, str, str]:
-    is_triple = isinstance(entry, (list, tuple)) and len(entry) == 3 and all(isinstance(x, str) and x for x in entry)
-    if not is_triple:
+def _register_coco(entry: Any) -> None:
+    if not _is_texts(entry) or len(entry) != 3:
         raise DatasetError(
-            f'{_KEY} must be a list of (name, annotation file, image folder), as in (("my_train", "train.json", '
-            f'"images"),); {entry!r} is not one.'
+            f'{_COCO} must be a list of (name, annotation file, image folder), as in (("my_train", "train.json", '
+            f'"images"),); {entry!r} is not one'
         )
     name, json_file, image_root = entry
     if not PathManager.isfile(json_file):
-        raise DatasetError(f"{_KEY}: the annotation file of {name!r} does not exist: {json_file}")
-    if not PathManager.isdir(image_root):
-        raise DatasetError(f"{_KEY}: the image folder of {name!r} does not exist: {image_root}")
-    return name, json_file, image_root
+        raise DatasetError(f"{_COCO}: the annotation file of {name!r} does not exist: {json_file}")
+    _require_folder(_COCO, name, "image", image_root)
+    if _is_new(_COCO, name, json_file=json_file, image_root=image_root):
+        register_coco_instances(name, {"how_to_get": f"correct {_COCO}"}, json_file, image_root)
 
 
-def _is_registered(name: str, json_file: str, image_root: str) -> bool:
-    if name not in DatasetCatalog:
-        return False
-    metadata = MetadataCatalog.get(name)
-    if (metadata.get("json_file"), metadata.get("image_root")) != (json_file, image_root):
-        raise DatasetError(f"{_KEY}: the name {name!r} is taken by a data set with other files: choose another name.")
-    return True
-
-
-def _parse_sem_seg(entry: Sequence) -> tuple[str, str, str, tuple[str, ...]]:
-    is_entry = isinstance(entry, (list, tuple)) and len(entry) == 4 and isinstance(entry[3], (list, tuple))
-    if not is_entry or not all(isinstance(x, str) and x for x in (*entry[:3], *entry[3])) or not entry[3]:
+def _register_sem_seg(entry: Any) -> None:
+    is_four = isinstance(entry, (list, tuple)) and len(entry) == 4
+    if not is_four or not _is_texts(entry[:3]) or not _is_texts(entry[3]):
         raise DatasetError(
-            f'{_SEM_SEG_KEY} must be a list of (name, image folder, mask folder, classes), as in (("my_train", '
-            f'"images", "masks", ("road", "sky")),); {entry!r} is not one.'
+            f'{_SEM_SEG} must be a list of (name, image folder, mask folder, classes), as in (("my_train", '
+            f'"images", "masks", ("road", "sky")),); {entry!r} is not one'
         )
-    name, image_root, sem_seg_root, classes = entry
+    name, images, masks, classes = entry
     if len(set(classes)) < len(classes):
-        raise DatasetError(f"{_SEM_SEG_KEY}: {name!r} has a class twice in {tuple(classes)}.")
-    for kind, folder in (("image", image_root), ("mask", sem_seg_root)):
-        if not PathManager.isdir(folder):
-            raise DatasetError(f"{_SEM_SEG_KEY}: the {kind} folder of {name!r} does not exist: {folder}")
-    return name, image_root, sem_seg_root, tuple(classes)
+        raise DatasetError(f"{_SEM_SEG}: {name!r} has a class twice in {tuple(classes)}")
+    _require_folder(_SEM_SEG, name, "image", images)
+    _require_folder(_SEM_SEG, name, "mask", masks)
+    if _is_new(_SEM_SEG, name, image_root=images, sem_seg_root=masks, stuff_classes=list(classes)):
+        load = partial(load_folder, images, masks)
+        register_sem_seg(name, load, images, masks, classes, how_to_get=f"correct {_SEM_SEG}")
 
 
-def _register_sem_seg(name: str, image_root: str, sem_seg_root: str, classes: tuple[str, ...]) -> None:
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(x, str) and x for x in value)
+
+
+def _require_folder(key: str, name: str, kind: str, folder: str) -> None:
+    if not PathManager.isdir(folder):
+        raise DatasetError(f"{key}: the {kind} folder of {name!r} does not exist: {folder}")
+
+
+def _is_new(key: str, name: str, **wanted: Any) -> bool:
+    """Whether a name is free, and not already that of the same data set.
+
+    Raises:
+        DatasetError: it is that of another one.
+    """
     if name not in DatasetCatalog:
-        load = partial(load_folder, image_root, sem_seg_root)
-        register_sem_seg(name, load, image_root, sem_seg_root, classes, how_to_get=f"correct {_SEM_SEG_KEY}")
-        return
+        return True
     metadata = MetadataCatalog.get(name)
-    registered = metadata.get("image_root"), metadata.get("sem_seg_root"), tuple(metadata.get("stuff_classes") or ())
-    if registered != (image_root, sem_seg_root, classes):
-        raise DatasetError(f"{_SEM_SEG_KEY}: the name {name!r} is taken by another data set: choose another name.")
+    if {attribute: metadata.get(attribute) for attribute in wanted} != wanted:
+        raise DatasetError(f"{key}: the name {name!r} is taken by another data set: choose another name")
+    return False

@@ -1,6 +1,7 @@
 """Preparation of data sets for semantic segmentation: from what was downloaded to what is registered.
 
-Every function takes the folder of one data set, says what is missing there, and never changes or replaces a file.
+Every function takes the folder of one data set, raises a DatasetError that says what is missing there, and never
+changes or replaces a file.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
@@ -32,11 +32,7 @@ _UNFINISHED = ".unfinished"
 
 
 def prepare_cityscapes(root: Path) -> None:
-    """Write ``*_gtFine_labelTrainIds.png`` beside every ``*_gtFine_labelIds.png``: the 19 classes, 255 for the rest.
-
-    Raises:
-        DatasetError: images or label images are missing.
-    """
+    """Write ``*_gtFine_labelTrainIds.png`` beside every ``*_gtFine_labelIds.png``: the 19 classes, 255 for the rest."""
     train_ids = np.full(256, IGNORE_LABEL, dtype=np.uint8)
     for category in CITYSCAPES_CATEGORIES:
         train_ids[category["id"]] = category["trainId"]
@@ -54,11 +50,7 @@ def prepare_cityscapes(root: Path) -> None:
 
 
 def prepare_ade20k(root: Path) -> None:
-    """Write ``annotations_detectron2``: the labels of ``annotations`` less one, so that their 0, no class, is 255.
-
-    Raises:
-        DatasetError: images or annotations are missing.
-    """
+    """Write ``annotations_detectron2``: the labels of ``annotations`` less one, so that their 0, no class, is 255."""
     get = f"download ADEChallengeData2016.zip and unpack it in {root.parent}"
     tasks = []
     for split, expected in ADE20K_IMAGES.items():
@@ -82,9 +74,6 @@ def prepare_voc(root: Path, sbd: Path | None = None) -> None:
         root: ``VOC2012``.
         sbd: SBD's ``dataset`` folder, with ``cls``, ``train.txt`` and ``val.txt``. None where ``SegmentationClassAug``
             was downloaded; without either, only VOC's own ``train`` and ``val`` are prepared.
-
-    Raises:
-        DatasetError: images, masks or lists are missing.
     """
     get = f"download VOCtrainval_11-May-2012.tar and move its VOCdevkit/VOC2012 to {root}"
     lists, masks = root / "ImageSets" / "Segmentation", root / "SegmentationClassAug"
@@ -110,11 +99,7 @@ def prepare_voc(root: Path, sbd: Path | None = None) -> None:
 
 
 def prepare_lip(root: Path) -> None:
-    """Put links where the folders of LIP are expected but those unpacked lie elsewhere under ``root``.
-
-    Raises:
-        DatasetError: images or masks are missing.
-    """
+    """Put links where the folders of LIP are expected but those unpacked lie elsewhere under ``root``."""
     get = f"download TrainVal_images.zip and TrainVal_parsing_annotations.zip and unpack both in {root}"
     for split in LIP_SPLITS:
         images, masks = (root / LIP_FOLDERS[kind].format(split) for kind in ("images", "masks"))
@@ -127,7 +112,7 @@ def prepare_lip(root: Path) -> None:
 
 
 def _convert_sbd(sbd: Path, masks: Path, own: set[str]) -> list[str]:
-    """Write SBD's masks of images that VOC has none of; the names of all of SBD's."""
+    """Write SBD's masks of the images for which VOC has none; return the names of all of SBD's."""
     get = "download benchmark.tgz (Semantic Boundaries Dataset), unpack it, and give its dataset folder as --sbd"
     _require_folders([sbd / "cls"], get)
     _require_files([sbd / "train.txt", sbd / "val.txt"], get)
@@ -142,8 +127,8 @@ def _read_sbd_mask(path: Path) -> np.ndarray:
         from scipy.io import loadmat
     except ModuleNotFoundError as error:
         raise DatasetError("Reading SBD's masks needs the package scipy: install it") from error
-    truth: Any = loadmat(path, squeeze_me=True, struct_as_record=False)["GTcls"]
-    return truth.Segmentation.astype(np.uint8)
+    labels: np.ndarray = loadmat(path, squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation
+    return labels.astype(np.uint8)
 
 
 def _read_voc_mask(path: Path) -> np.ndarray:
@@ -164,7 +149,8 @@ def _read_voc_mask(path: Path) -> np.ndarray:
 
 def _color_codes(colors: np.ndarray) -> np.ndarray:
     """(..., 3) uint8 RGB -> (...), one number for each color."""
-    return colors.astype(np.int32) @ np.array([65536, 256, 1])
+    codes: np.ndarray = colors.astype(np.int32) @ np.array([65536, 256, 1])
+    return codes
 
 
 def _convert(tasks: Iterable[tuple[Path, Path]], read: Callable[[Path], np.ndarray]) -> None:
@@ -193,11 +179,7 @@ def _link_found(folder: Path, root: Path) -> None:
 
 
 def _write_list(path: Path, names: list[str]) -> None:
-    """Write a list of names, unless it is there.
-
-    Raises:
-        DatasetError: it is there with other names.
-    """
+    """Write a list of names, unless it exists; DatasetError if it does with other names."""
     if not path.exists():
         path.write_text("".join(f"{name}\n" for name in names))
     elif sorted(_read_names(path)) != sorted(names):
@@ -212,14 +194,14 @@ def _read_names(path: Path) -> list[str]:
 def _require_folders(folders: Iterable[Path], remedy: str) -> None:
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     if missing:
-        raise DatasetError(f"Missing: {', '.join(missing)}. Remedy: {remedy}.")
+        raise DatasetError(f"Missing: {', '.join(missing)}. Remedy: {remedy}")
 
 
 def _require_files(files: Iterable[Path], remedy: str) -> None:
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise DatasetError(f"{len(missing)} files are missing: {named}. Remedy: {remedy}.")
+        raise DatasetError(f"{len(missing)} files are missing: {named}. Remedy: {remedy}")
 
 
 def _report_number(name: str, split: str, found: int, expected: int) -> None:

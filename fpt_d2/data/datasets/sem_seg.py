@@ -62,19 +62,16 @@ def register_sem_seg(
 ) -> None:
     """Register a data set whose masks hold indices into ``classes``, 255 for none.
 
-    Args:
-        load: returns the records.
-        metadata: what else to set, such as ``how_to_get`` and ``stuff_flip_map``.
+    ``metadata`` are what else to set, such as ``how_to_get``, ``stuff_colors`` and ``stuff_flip_map``.
     """
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         stuff_classes=list(classes),
-        stuff_colors=label_colors(len(classes)),
         ignore_label=IGNORE_LABEL,
         image_root=image_root,
         sem_seg_root=sem_seg_root,
         evaluator_type="sem_seg",
-        **metadata,
+        **{"stuff_colors": label_colors(len(classes)), **metadata},
     )
 
 
@@ -82,30 +79,30 @@ def _how_to_get(command: str) -> str:
     return f"prepare it with `python tools/prepare_sem_seg.py {command}`"
 
 
-def _register_voc(root: Path) -> None:
+def _register_voc(split: str) -> None:
+    root = DATASETS_ROOT / "VOC2012"
     images, masks = str(root / "JPEGImages"), str(root / "SegmentationClassAug")
-    for split in VOC_SPLITS:
-        load = partial(load_list, str(root / "ImageSets" / "Segmentation" / f"{split}.txt"), images, masks)
-        name = f"voc_2012_sem_seg_{split}"
-        register_sem_seg(name, load, images, masks, VOC_CLASSES, how_to_get=_how_to_get("voc"))
+    load = partial(load_list, str(root / "ImageSets" / "Segmentation" / f"{split}.txt"), images, masks)
+    register_sem_seg(f"voc_2012_sem_seg_{split}", load, images, masks, VOC_CLASSES, how_to_get=_how_to_get("voc"))
 
 
-def _register_lip(root: Path) -> None:
-    for split in LIP_SPLITS:
-        images, masks = (str(root / LIP_FOLDERS[kind].format(split)) for kind in ("images", "masks"))
-        metadata = {"stuff_flip_map": LIP_FLIP_MAP, "how_to_get": _how_to_get("lip")}
-        name = f"lip_sem_seg_{split}"
-        register_sem_seg(name, partial(load_folder, images, masks), images, masks, LIP_CLASSES, **metadata)
+def _register_lip(split: str) -> None:
+    images, masks = (str(DATASETS_ROOT / "LIP" / LIP_FOLDERS[kind].format(split)) for kind in ("images", "masks"))
+    metadata = {"stuff_flip_map": LIP_FLIP_MAP, "how_to_get": _how_to_get("lip")}
+    load = partial(load_folder, images, masks)
+    register_sem_seg(f"lip_sem_seg_{split}", load, images, masks, LIP_CLASSES, **metadata)
 
 
 def _add_metadata(name: str, **more: Any) -> None:
-    """Set what Detectron2 has not set itself."""
+    """Set what Detectron2 does not set itself."""
     metadata = MetadataCatalog.get(name)
     metadata.set(**{key: value for key, value in more.items() if metadata.get(key) is None})
 
 
-_register_voc(DATASETS_ROOT / "VOC2012")
-_register_lip(DATASETS_ROOT / "LIP")
+for _split in VOC_SPLITS:
+    _register_voc(_split)
+for _split in LIP_SPLITS:
+    _register_lip(_split)
 for _split in ("train", "val", "test"):
     _add_metadata(
         f"cityscapes_fine_sem_seg_{_split}",

@@ -43,19 +43,20 @@ def _position(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Position of every pixel along a random direction, in pixels, (H, W)."""
     angle = rng.uniform(0.0, 2 * np.pi)
     ys, xs = np.mgrid[:height, :width].astype(np.float32)
-    return xs * np.float32(np.cos(angle)) + ys * np.float32(np.sin(angle))
+    position: np.ndarray = xs * np.float32(np.cos(angle)) + ys * np.float32(np.sin(angle))
+    return position
 
 
 def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    position = _position(rng, height, width)
-    return (position - position.min()) / np.ptp(position)
+    return _stretched(_position(rng, height, width))
 
 
 def _stripes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     period = rng.uniform(0.06, 0.3) * min(height, width)
     wave = np.sin(_position(rng, height, width) * np.float32(2 * np.pi / period))
     # Between a soft wave and hard edges.
-    return 0.5 + 0.5 * np.tanh(wave * np.float32(rng.uniform(0.5, 8.0)))
+    stripes: np.ndarray = 0.5 + 0.5 * np.tanh(wave * np.float32(rng.uniform(0.5, 8.0)))
+    return stripes
 
 
 def _checks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -64,7 +65,8 @@ def _checks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     ys, xs = np.mgrid[:height, :width] / side
     column = np.floor(xs * np.cos(angle) + ys * np.sin(angle))
     row = np.floor(ys * np.cos(angle) - xs * np.sin(angle))
-    return ((column + row) % 2).astype(np.float32)
+    checks: np.ndarray = ((column + row) % 2).astype(np.float32)
+    return checks
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -74,7 +76,13 @@ def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         cells = 3 * 2**octave
         grid = rng.random((cells, cells)).astype(np.float32) / 2**octave
         clouds += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
-    return (clouds - clouds.min()) / np.ptp(clouds)
+    return _stretched(clouds)
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """To the range 0 to 1."""
+    stretched: np.ndarray = (values - values.min()) / np.ptp(values)
+    return stretched
 
 
 _DRAW = {"gradient": _gradient, "stripes": _stripes, "checks": _checks, "clouds": _clouds}

@@ -104,7 +104,7 @@ def shrink_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _diameter(rng: np.random.Generator, short_side: int) -> float:
     """A diameter in pixels: fewest at the ends of the range, in octaves."""
-    return MIN_DIAMETER * (MAX_DIAMETER * short_side / MIN_DIAMETER) ** rng.beta(2.0, 1.5)
+    return float(MIN_DIAMETER * (MAX_DIAMETER * short_side / MIN_DIAMETER) ** rng.beta(2.0, 1.5))
 
 
 def _rotation(rng: np.random.Generator) -> float:
