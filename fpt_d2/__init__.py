@@ -28,13 +28,19 @@ _MODULES = {"FPT": ".modeling", "add_fpt_config": ".config", "model_zoo": ".mode
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name != "model_zoo":
+        _import_detectron2()
+    module = importlib.import_module(_MODULES[name], __name__)
+    return getattr(module, name, module)
+
+
+def _import_detectron2() -> None:
     try:
-        module = importlib.import_module(_MODULES[name], __name__)
+        importlib.import_module("detectron2")
     except ModuleNotFoundError as error:
         if error.name != "detectron2":  # it is there, but something that it needs is not: that message says more
             raise
         raise ImportError(_NO_DETECTRON2) from error
-    return getattr(module, name, module)
 
 
 def __dir__() -> list[str]:
