@@ -65,7 +65,8 @@ def test_metadata(wheel, repo):
     assert metadata["Requires-Python"] == ">=3.10"
     assert not metadata.get_all("Project-URL") and metadata["Home-page"] is None
     assert metadata["Description-Content-Type"] == "text/markdown"
-    assert metadata.get_payload(decode=True).decode().strip() == (repo / "README.md").read_text(encoding="utf-8").strip()
+    readme = (repo / "README.md").read_text(encoding="utf-8")
+    assert metadata.get_payload(decode=True).decode().strip() == readme.strip()
 
 
 def test_configs_from_the_wheel(run_python, python):
