@@ -1,5 +1,7 @@
 """Semantic labels as colors over a picture."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ def tint_classes(picture: np.ndarray, labels: Any, colors: np.ndarray) -> np.nda
 
     Args:
         picture: (H, W, 3), RGB, uint8.
-        labels: (h, w) indices of classes, brought to the picture's size. Where one is no class the picture stays.
+        labels: (h, w) indices of classes, brought to the picture's size. Where one is not a class the picture stays.
         colors: (K, 3) RGB in 0..255.
 
     Returns:
@@ -31,7 +33,7 @@ def tint_classes(picture: np.ndarray, labels: Any, colors: np.ndarray) -> np.nda
     image = Image.fromarray(np.asarray(labels).astype(np.int32))
     labels = np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
     known = (labels >= 0) & (labels < len(colors))
-    # Of the picture only the brightness, so that its own colors are not taken for those of classes.
+    # Only the picture's brightness, so that its own colors are not taken for those of classes.
     gray = picture.mean(axis=2, keepdims=True)
     tinted = (1 - _ALPHA) * gray + _ALPHA * colors[np.where(known, labels, 0)]
     tinted = np.where(known[..., None], tinted, picture)
