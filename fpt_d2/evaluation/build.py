@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -20,14 +21,14 @@ from detectron2.evaluation import (
     SemSegEvaluator,
 )
 
-from fpt_d2.data.labels import read_labels
-
+from ..data.labels import read_labels
+from ..errors import ConfigError
 from .panoptic import PanopticQuality
 from .sem_seg_results import SemSegResults
 
 
 def _load_labels(path: str, dtype: Any) -> np.ndarray:
-    """As training reads them; Detectron2's own way fails with NumPy 2 in its releases before it."""
+    """As training reads them; releases of Detectron2 that precede NumPy 2 fail with it."""
     return read_labels(path).astype(dtype)
 
 
@@ -46,13 +47,16 @@ def _coco_panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
 
 
 class _Evaluation(NamedTuple):
-    """How a type of data set is evaluated."""
+    """How a type of data set is evaluated.
 
-    # (config, name of the data set, output folder) -> evaluator
+    Attributes:
+        build: (config, name of the data set, output folder) -> evaluator.
+        metrics: what it measures, by task; after a "-" comes a class.
+        requires: the package that Detectron2's evaluator imports, beyond those it requires itself.
+    """
+
     build: Callable[[CfgNode, str, str], DatasetEvaluator]
-    # What it measures, by task; after a "-" comes a class.
-    metrics: dict[str, tuple[str, ...]]
-    # The package that Detectron2's evaluator imports, beyond those it requires itself.
+    metrics: Mapping[str, tuple[str, ...]]
     requires: str | None = None
 
 
@@ -90,7 +94,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
             to be tested each gets a folder of its name in it, because evaluators name their files alike.
 
     Raises:
-        ValueError: no evaluator is known for the data set, or what it needs is not installed.
+        ConfigError: as :func:`check_evaluator`.
     """
     check_evaluator(dataset_name)
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -124,14 +128,14 @@ def check_evaluator(dataset_name: str) -> None:
     """Check that a data set can be evaluated here, before a training finds out at its first evaluation.
 
     Raises:
-        ValueError: no evaluator is known for the data set, or what it needs is not installed.
+        ConfigError: no evaluator is known for the data set, or what it needs is not installed.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
     if kind not in _EVALUATIONS:
-        raise ValueError(
+        raise ConfigError(
             f"The data set {dataset_name!r} has evaluator_type {kind!r} in its metadata; known types: "
             f"{', '.join(_EVALUATIONS)}"
         )
     package = _EVALUATIONS[kind].requires
     if package is not None and importlib.util.find_spec(package) is None:
-        raise ValueError(f"Evaluating the data set {dataset_name!r} ({kind}) needs the package {package}: install it")
+        raise ConfigError(f"Evaluating the data set {dataset_name!r} ({kind}) needs the package {package}: install it")
