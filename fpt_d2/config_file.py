@@ -39,10 +39,10 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     content, cfg = _load(config_file, origin), get_default_config()
     _add_projects(cfg, content.get("MODEL"), origin)
     if content.get("VERSION", cfg.VERSION) == cfg.VERSION:  # Detectron2 translates the keys of an older one
-        _check_keys(_keys(content), cfg, origin)
+        _check_keys(_flat(content), cfg, origin)
     with _named(origin):
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    _check_keys(opts[::2], cfg, "The command line")
+    _check_keys(dict.fromkeys(opts[::2]), cfg, "The command line")
     if len(opts) % 2:
         raise ConfigError(f"The command line is wrong: {opts[-1]} has no value, keys and values come in pairs")
     with _named("The command line"):
@@ -101,22 +101,27 @@ def _missing(project: str) -> str:
     return f"Detectron2's project {project}, and this Detectron2 comes without: install one that has projects"
 
 
-def _check_keys(keys: Iterable[str], cfg: CfgNode, origin: str) -> None:
-    known = list(_keys(cfg))
-    for key in keys:
+def _check_keys(given: Mapping[str, Any], cfg: CfgNode, origin: str) -> None:
+    known = _flat(cfg)
+    for key, value in given.items():
         if key not in known and not cfg.key_is_renamed(key) and not cfg.key_is_deprecated(key):
             hint = did_you_mean(key, known)
             if key.startswith("--"):
                 hint = ": options such as --resume go before the pairs of KEY VALUE"
             raise ConfigError(f"{origin} is wrong: there is no key {key}{hint}")
+        if isinstance(known.get(key), CfgNode) and not isinstance(value, Mapping):
+            example = f"{key}.{next(iter(known[key]))}"
+            raise ConfigError(f"{origin} is wrong: {key} is a section, set one of its keys, such as {example}")
 
 
-def _keys(node: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
-    """Full names of all keys, sections included."""
+def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """All keys by their full names, sections included."""
+    found: dict[str, Any] = {}
     for key, value in node.items():
-        yield f"{prefix}{key}"
+        found[f"{prefix}{key}"] = value
         if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{key}.")
+            found |= _flat(value, f"{prefix}{key}.")
+    return found
 
 
 @contextmanager

@@ -43,14 +43,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def check_arguments(args: argparse.Namespace) -> str:
-    """Check the config that the command line names.
-
-    Returns:
-        The device of its model.
-
-    Raises:
-        UserError: as :func:`setup`.
-    """
+    """Check the config that the command line names, and return the device of its model. Raises UserError."""
     cfg = _registered_config(args)
     check_config(cfg, args)
     return str(cfg.MODEL.DEVICE)
@@ -69,7 +62,7 @@ def launch(
         check: checks the config of several processes, once and before they are started; returns its device.
 
     Raises:
-        UserError: as :func:`setup`.
+        UserError: something that the user can mend.
     """
     # Detectron2 has processes talk over NCCL where it sees a GPU, which gradients on the CPU cannot.
     if args.num_gpus * args.num_machines > 1 and check(args) == "cpu":
