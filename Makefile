@@ -18,9 +18,9 @@ QUICKSTART := configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml
 OUTPUT := output/quickstart
 DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
 
-# A file of tests stays in one process, which shares what its tests prepare.
+# worksteal: each process goes through half of the files in order, sharing what they prepare, and helps the other at the end.
 JOBS ?= 2
-PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: quickstart check test lint clean
 
