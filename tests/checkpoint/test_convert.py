@@ -1,7 +1,8 @@
 """Conversions are right when the models compute the same."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
