@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fpt_d2.engine.command import exit_on_user_errors, image_size, positive_int
+from fpt_d2.cli import exit_on_user_errors, image_size, positive_int
 
 SUITES = ("kernels", "necks", "detectors", "segmentation")
 SECONDS_HELP = "skip what is estimated to take longer for one step (default %(default)s)"
