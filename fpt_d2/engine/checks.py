@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -54,16 +52,9 @@ def require(fine: bool, sentence: str) -> None:
 
 
 def check_device(device: str, num_gpus: int, *, key: str, on_cpu: str) -> None:
-    """Check that a device is there, and as many of them as are asked for.
+    """Raises ConfigError if the device is not there, or fewer of it than processes on this machine.
 
-    Args:
-        device: as PyTorch names it.
-        num_gpus: number of processes on this machine, each with a GPU of its own where the device is one.
-        key: the name of the device in the config.
-        on_cpu: what to write on the command line for the CPU.
-
-    Raises:
-        ConfigError: it is not.
+    ``key`` is its name in the config, ``on_cpu`` what to write on the command line for the CPU.
     """
     if device_type(device, key) != "cuda":
         return
@@ -90,19 +81,12 @@ def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
 
 def check_that_model_builds(cfg: CfgNode) -> None:
     """Raises ConfigError if the model of ``cfg`` cannot be built. That takes neither memory nor weights."""
-    with _as_config_errors():
+    try:
         check_model_config(cfg)
         check_model(cfg)
-
-
-@contextmanager
-def _as_config_errors() -> Iterator[None]:
-    """The ValueErrors of what reads the config are about the user's values."""
-    try:
-        yield
     except UserError:
         raise
-    except ValueError as error:
+    except ValueError as error:  # of a constructor, about a value of the user's
         raise ConfigError(str(error)) from error
 
 
@@ -141,15 +125,10 @@ def _check_batch(cfg: CfgNode, processes: int) -> None:
 
 
 def check_output_dir(folder: str, *, resume: bool, key: str) -> None:
-    """Make the folder of a training's output, unless it holds another training that would be written over.
-
-    Args:
-        folder: the folder.
-        resume: that training is to go on.
-        key: the name of the folder in the config.
+    """Make the folder of a training's output, whose name in the config is ``key``.
 
     Raises:
-        ConfigError: it cannot be made or written to, or holds a training.
+        ConfigError: it cannot be made or written to, or holds a training that would be written over without ``resume``.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -185,8 +164,7 @@ def _check_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 def _check_testing(cfg: CfgNode) -> None:
     for dataset in cfg.DATASETS.TEST:
-        with _as_config_errors():
-            check_evaluator(dataset)
+        check_evaluator(dataset)
     name, test = cfg.MODEL.META_ARCHITECTURE, cfg.TEST
     is_semantic = name == SEMANTIC_SEGMENTATION
     if test.AUG.ENABLED:

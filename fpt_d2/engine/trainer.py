@@ -55,14 +55,8 @@ class Trainer(DefaultTrainer):
         step_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = step_trainer(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        save_to_disk = comm.is_main_process() and not cfg.DEBUG.ENABLED
-        self.checkpointer = SafeCheckpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            save_to_disk=save_to_disk,
-            input_format=cfg.INPUT.FORMAT,
-            trainer=weakref.proxy(self),
-        )
+        saving = {"save_to_disk": comm.is_main_process() and not cfg.DEBUG.ENABLED, "input_format": cfg.INPUT.FORMAT}
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, **saving, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 

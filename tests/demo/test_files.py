@@ -71,3 +71,9 @@ def test_an_opencv_without_windows_is_one_sentence(files, monkeypatch):
     monkeypatch.setattr(cv2, "namedWindow", refuse)
     with pytest.raises(files.UserError, match="cannot open windows.*--output"):
         files.check_display()
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(files, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(files.UserError, match="The picture .*folder.png cannot be written .*directory"):
+        files.save(np.zeros((4, 4, 3), np.uint8), tmp_path / "folder.png")
