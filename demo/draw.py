@@ -97,7 +97,7 @@ def _draw_video(args: argparse.Namespace) -> int:
         check_display()
     num_frames = _draw_frames(_load(args), video, writer)
     if not num_frames:
-        raise UserError(f"The video {name} holds no frame that can be read")
+        raise UserError(f"The video {name} does not have a frame that can be read")
     if writer:
         logger.info("Wrote %d frames to %s", num_frames, writer.path)
     return 0

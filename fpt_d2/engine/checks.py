@@ -104,7 +104,7 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
     )
     require(
         test.PATIENCE <= 0 or bool(test.BEST_METRIC),
-        "TEST.PATIENCE needs the metric that shall rise: set TEST.BEST_METRIC, e.g. bbox/AP",
+        "TEST.PATIENCE needs a metric to watch: set TEST.BEST_METRIC, e.g. bbox/AP",
     )
     require(
         evaluates or not (test.LOSS or test.VIS_IMAGES > 0),

@@ -65,7 +65,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
         cfg: of :func:`get_inference_config`.
 
     Raises:
-        WeightsError: ``MODEL.WEIGHTS`` are no weights, unsafe to read, or not those of the whole model.
+        WeightsError: ``MODEL.WEIGHTS`` cannot be read, would run code when read, or lacks part of the model.
     """
     is_augmented = cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
     predictor = _untrained_predictor(tta_config(cfg) if is_augmented else cfg)

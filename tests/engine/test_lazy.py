@@ -107,7 +107,7 @@ def test_a_missing_config_file(file: str, sentence: str, tool: ModuleType, capsy
     assert sentence in capsys.readouterr().err
 
 
-def test_what_is_no_lazy_config(tool: ModuleType, tmp_path: Path, capsys) -> None:
+def test_what_is_not_a_lazy_config(tool: ModuleType, tmp_path: Path, capsys) -> None:
     (tmp_path / "half.py").write_text("model = dict()\ntrain = dict()\n")
     for file, sentence in [
         (tmp_path / "half.py", "does not have dataloader, optimizer, lr_multiplier"),
