@@ -39,9 +39,9 @@ class FPTCheckpointer(DetectionCheckpointer):
         input_format: str = "",
         **checkpointables: Any,
     ) -> None:
-        """
+        """As in Detectron2, and:
+
         Args:
-            save_dir, save_to_disk, checkpointables: as in Detectron2.
             whole: the model is going to predict, not to be trained: weights that lack any of it are an error.
             input_format: the order of the channels that the model is fed with, "RGB" or "BGR". Where it is "", that is
                 checked for the models that know it.
@@ -50,11 +50,8 @@ class FPTCheckpointer(DetectionCheckpointer):
         self._whole, self._input_format = whole, input_format
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As in Detectron2.
-
-        Raises:
-            WeightsError: the file does not exist, is damaged or does not hold weights; they are of another trunk, norm
-                or width; with ``whole``, they lack a part of the model.
+        """As in Detectron2, but WeightsError is raised if the file does not exist, is damaged or does not hold weights;
+        if they are of another trunk, norm or width; or with ``whole``, if they lack a part of the model.
         """
         self._source = path
         if path:

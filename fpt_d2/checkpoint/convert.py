@@ -52,14 +52,9 @@ def is_torchvision_resnet(names: Collection[str]) -> bool:
 def convert_resnet(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Give the weights of a torchvision or timm ResNet or ResNeXt Detectron2's names.
 
-    They are for RGB images, with the first stride of a stage in its 3x3 convolution. The classifier is left out.
-
-    Returns:
-        A checkpoint that Detectron2 too loads into any model with such a trunk.
-
-    Raises:
-        WeightsError: the state dict has parts that Detectron2's ResNet does not have, such as a deep stem or
-            squeeze-and-excitation.
+    They are for RGB images, with the first stride of a stage in its 3x3 convolution. The classifier is left out. The
+    result is a checkpoint that Detectron2 too loads into any model with such a trunk. Raises WeightsError if the state
+    dict has parts that Detectron2's ResNet does not have, such as a deep stem or squeeze-and-excitation.
     """
     renamed = {}
     for name, weight in weights.items():

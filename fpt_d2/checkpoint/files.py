@@ -39,17 +39,10 @@ _IMPOSTORS = {
 
 
 def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIGHTS_ALLOW_PICKLE") -> str:
-    """Find the file of ``MODEL.WEIGHTS``, which for an address that Detectron2 knows means to fetch it.
+    """The local path of ``MODEL.WEIGHTS``, a file, or an address that Detectron2 knows, from which it is fetched.
 
-    Args:
-        allow_pickle: False takes only ``.safetensors`` and the zip that ``torch.save`` writes.
-        key: what ``allow_pickle`` is called in the config.
-
-    Returns:
-        Its local path.
-
-    Raises:
-        WeightsError: it does not exist, cannot be fetched, or is a pickle and must not be.
+    Without ``allow_pickle``, which is called ``key`` in the config, only ``.safetensors`` and the zip that
+    ``torch.save`` writes are taken. Raises WeightsError if it does not exist, cannot be fetched, or must not be taken.
     """
     try:
         # What follows a question mark is for Detectron2's checkpointer.
@@ -67,16 +60,10 @@ def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIG
 
 
 def read_weights(path: str) -> Any:
-    """Read a file of weights: ``.pkl``, ``.safetensors``, or anything that ``torch.save`` has written.
+    """Read a file of weights to the CPU: ``.pkl``, ``.safetensors``, or anything that ``torch.save`` has written.
 
     Nothing in it is executed: of a pickle only arrays and plain containers are read, of torch's format what
-    ``weights_only`` allows.
-
-    Returns:
-        What was saved, on the CPU.
-
-    Raises:
-        WeightsError: it holds anything else, or is damaged.
+    ``weights_only`` allows. Raises WeightsError if it holds anything else, or is damaged.
     """
     readers = {".pkl": _read_pickle, ".safetensors": _read_safetensors}
     try:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data import Metadata, MetadataCatalog
@@ -20,30 +19,19 @@ IGNORE_LABEL = 255
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-@contextmanager
-def open_labels(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open a label image, whose pixels are class indices: of 8 bits, gray or with a palette.
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a label image as (H, W) uint8. Where it has a palette, as Pascal VOC's, indices are labels, not colors.
 
     Raises DatasetError if it cannot be read, or is a picture of another kind.
     """
     try:
         with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
-            if image.mode not in ("L", "P"):
-                raise DatasetError(f"{path} is not an 8-bit label image but of mode {image.mode}")
-            yield image
-    except DatasetError:
-        raise
+            mode, labels = image.mode, np.array(image)
     except UNREADABLE as error:
         raise DatasetError(f"{path} cannot be read ({error})") from error
-
-
-def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a label image as (H, W) uint8. Where it has a palette, as Pascal VOC's, indices are labels, not colors.
-
-    Raises DatasetError as :func:`open_labels`.
-    """
-    with open_labels(path) as image:
-        return np.array(image)
+    if mode not in ("L", "P"):
+        raise DatasetError(f"{path} is not an 8-bit label image but of mode {mode}")
+    return labels
 
 
 def label_colors(num_classes: int) -> list[tuple[int, int, int]]:
@@ -56,15 +44,10 @@ def label_colors(num_classes: int) -> list[tuple[int, int, int]]:
 
 
 def flipped_classes(dataset_names: Sequence[str]) -> list[int] | None:
-    """What each class of these data sets becomes in the mirror, by their ``stuff_flip_map`` of (left, right) names.
+    """The index of each class in a flipped image, by ``stuff_flip_map`` of (left, right) names; None if none changes.
 
-    It is what ``keypoint_flip_map`` is to keypoints. Without it every class stays what it is.
-
-    Returns:
-        For each class its index in a flipped image; None where none changes.
-
-    Raises:
-        DatasetError: the data sets differ in it, or a pair has a name that is not a class.
+    That is for classes what ``keypoint_flip_map`` is for keypoints. Raises DatasetError if the data sets differ in it,
+    or if a pair has a name that is not a class.
     """
     all_flipped = [_flipped_classes(MetadataCatalog.get(name)) for name in dataset_names]
     if any(flipped != all_flipped[0] for flipped in all_flipped):

@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import check_image_size, read_image
+from detectron2.data.detection_utils import build_augmentation, check_image_size, read_image
 from fvcore.transforms.transform import HFlipTransform, Transform
 
 from ..config import SEMANTIC_SEGMENTATION
@@ -30,8 +30,7 @@ _FLIPS = ("horizontal", "vertical", "none")
 def check_input_config(cfg: CfgNode) -> None:
     """Check the values of ``INPUT`` by which images of semantic segmentation are augmented.
 
-    Raises:
-        ConfigError: each key with a bad value, the value, and what is allowed.
+    Raises ConfigError with each key that has a bad value, the value, and what is allowed.
     """
     inputs, crop = cfg.INPUT, cfg.INPUT.CROP
     size, share = crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA
@@ -86,19 +85,14 @@ def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation | T.Transfor
     """
     check_input_config(cfg)
     inputs, crop = cfg.INPUT, cfg.INPUT.CROP
-    augmentations: list[T.Augmentation | T.Transform] = [
-        T.ResizeShortestEdge(inputs.MIN_SIZE_TRAIN, inputs.MAX_SIZE_TRAIN, inputs.MIN_SIZE_TRAIN_SAMPLING)
-    ]
+    resize, *flips = build_augmentation(cfg, is_train=True)
+    augmentations: list[T.Augmentation | T.Transform] = [resize]
     if crop.ENABLED:
-        augmentations.append(
-            T.RandomCrop_CategoryAreaConstraint(
-                crop.TYPE, crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-            )
-        )
-    if inputs.RANDOM_FLIP != "none":
-        direction = {"horizontal": inputs.RANDOM_FLIP == "horizontal", "vertical": inputs.RANDOM_FLIP == "vertical"}
-        flipped = flipped_classes(cfg.DATASETS.TRAIN)
-        augmentations.append(RandomLabelFlip(flipped, **direction) if flipped else T.RandomFlip(**direction))
+        share, ignored = crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        augmentations.append(T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, share, ignored))
+    if flips and (flipped := flipped_classes(cfg.DATASETS.TRAIN)):
+        flips = [RandomLabelFlip(flipped, horizontal=flip.horizontal, vertical=flip.vertical) for flip in flips]
+    augmentations += flips
     if inputs.COLOR_AUG_SSD:
         # Here, because importing that project registers its heads, which a user's own copy of it would do too.
         from detectron2.projects.point_rend import ColorAugSSDTransform
@@ -130,13 +124,9 @@ class SemSegMapper:
         return {"augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """
-        Returns:
-            The record with ``image`` (3, H, W) uint8 and ``sem_seg`` (H, W) int64; its ``height`` and ``width`` are
-            those of the file.
+        """The record with ``image`` (3, H, W) uint8, ``sem_seg`` (H, W) int64, ``height`` and ``width`` of the file.
 
-        Raises:
-            DatasetError: the mask cannot be read, or has another size than the image.
+        Raises DatasetError if the mask cannot be read, or has another size than the image.
         """
         record = copy.deepcopy(dataset_dict)
         image = read_image(record["file_name"], format=self.image_format)

@@ -15,13 +15,8 @@ _PANEL_INCHES = (6.4, 4.2)
 
 
 class Run(NamedTuple):
-    """One variant.
-
-    Attributes:
-        name: in the legend.
-        gflops: of one image; None where it is not known.
-        curves: of each metric the curve of every seed.
-    """
+    """One variant: its name in the legend, the GFLOPs of one image where they are known, and of each metric the curve
+    of every seed."""
 
     name: str
     gflops: float | None
@@ -31,12 +26,8 @@ class Run(NamedTuple):
 def plot_comparison(runs: Sequence[Run], png_path: str | Path, start: Mapping[str, float] | None = None) -> None:
     """Draw a row for each metric: its mean over the iterations, seeds as a band, and its end against the GFLOPs.
 
-    Where every run was evaluated once only, there is nothing to draw over the iterations.
-
-    Args:
-        runs: with the same metrics.
-        png_path: the picture to write; its folder is made if needed.
-        start: value of each metric before the training, a line to compare with.
+    Where every run was evaluated once only, there is nothing to draw over the iterations. All ``runs`` have the same
+    metrics; ``start`` has the value of each before the training, a line to compare with.
     """
     metrics = list(runs[0].curves)
     has_curves = any(len(curve) > 1 for run in runs for curves in run.curves.values() for curve in curves)

@@ -39,14 +39,8 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
     The iterations of training grow within a run. Where they step back, a resumed run has repeated them, and what the
     interrupted run had written from there on is dropped. A line cut short by a kill is skipped.
 
-    Args:
-        path: a ``metrics.json``: one JSON object per line.
-
     Returns:
         metric name -> [(iteration, value), ...], iterations rising, finite values only.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
     """
     records: dict[int, dict[str, Any]] = {}
     last = -1
@@ -79,15 +73,9 @@ def _parse_lines(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def plot_learning_curves(metrics_json: str | Path, png_path: str | Path) -> None:
-    """Draw losses, evaluation scores and learning rate over the iterations as one PNG.
+    """Draw losses, evaluation scores and learning rate over the iterations as one PNG, whose folder is made if needed.
 
-    Args:
-        metrics_json: the ``metrics.json`` of a Detectron2 output folder.
-        png_path: the picture to write; its folder is made if needed.
-
-    Raises:
-        FileNotFoundError: ``metrics_json`` does not exist.
-        ValueError: it holds nothing to draw.
+    Raises ValueError if there is nothing to draw.
     """
     curves = read_metrics(metrics_json)
     panels = {title: {key: curves[key] for key in sorted(curves) if belongs(key)} for title, belongs in _PANELS.items()}

@@ -11,8 +11,7 @@ from detectron2.data import Metadata
 from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image, ImageDraw, ImageFont
 
-from .predictions import draw_ground_truth, draw_predictions
-from .sem_seg import class_colors
+from .predictions import class_colors, draw_ground_truth, draw_predictions
 
 # Long side, in pixels, to which each image of a grid is brought.
 _CELL = 300
@@ -24,13 +23,10 @@ _PAIR_WIDTH = _SECOND + _CELL + _GAP
 
 
 class Example(NamedTuple):
-    """An image with what is known and what is predicted about it."""
+    """An image (H, W, 3), its dict in Detectron2's dataset format, and the model's output for it."""
 
-    # (H, W, 3), RGB, uint8
     image: np.ndarray
-    # The image's dict in Detectron2's dataset format, for its annotations.
     dataset_dict: dict[str, Any]
-    # The model's output for the image, in the image's own coordinates.
     outputs: dict[str, Any]
 
 
@@ -44,15 +40,8 @@ def draw_predictions_grid(
 ) -> None:
     """Draw ground truth and predictions of several images side by side, as one picture.
 
-    Small images are enlarged. Semantic classes have their names in a legend below.
-
-    Args:
-        path: the picture to write; its folder is made if needed.
-        min_score: instances below this score are left out.
-        pairs_per_row: how many images stand in one row.
-
-    Raises:
-        ValueError: there are no examples.
+    Small images are enlarged, instances below ``min_score`` are left out, and semantic classes have their names in a
+    legend below. The folder of ``path`` is made if needed. Raises ValueError if there are no examples.
     """
     if not examples:
         raise ValueError("There is no image to draw: give at least one example")

@@ -1,4 +1,4 @@
-"""Predictions and ground truth drawn with Detectron2's Visualizer."""
+"""Predictions and ground truth drawn with Detectron2's Visualizer. Pictures are (H, W, 3) RGB uint8."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from PIL import Image
 
-from .sem_seg import class_colors, tint_classes
+_TINT = 0.6  # how much of a class's color is over the picture
 
 
 class _Canvas(Visualizer):
@@ -97,14 +97,10 @@ def draw_predictions(
     """Draw a model's output over its image.
 
     Args:
-        image: (H, W, 3), RGB, uint8.
         outputs: ``instances``, ``sem_seg`` or ``panoptic_seg``.
         scale: how many times larger than the image the picture is.
         min_score: instances below this score are left out.
         class_names: write the names of semantic classes on them.
-
-    Returns:
-        (H * scale, W * scale, 3), RGB, uint8.
     """
     canvas = _Canvas(image, metadata, scale, class_names=class_names)
     if "panoptic_seg" in outputs:
@@ -144,3 +140,30 @@ def draw_ground_truth(
     # Semantic and panoptic annotations.
     canvas.draw_dataset_dict({key: value for key, value in dataset_dict.items() if key != "annotations"})
     return canvas.get_image()
+
+
+def class_colors(metadata: Metadata) -> np.ndarray:
+    """(K, 3) RGB in 0..255 of the classes that ``metadata`` names: their ``stuff_colors``, else Detectron2's."""
+    colors = metadata.get("stuff_colors") or colormap(rgb=True)
+    return np.array([colors[i % len(colors)] for i in range(len(metadata.stuff_classes))])
+
+
+def tint_classes(picture: np.ndarray, labels: Any, colors: np.ndarray) -> np.ndarray:
+    """Tint a picture (H, W, 3) by class and draw the borders between classes in white.
+
+    ``labels`` (h, w) are brought to the picture's size. Where one is not an index into ``colors`` (K, 3), the picture
+    stays.
+    """
+    height, width = picture.shape[:2]
+    image = Image.fromarray(np.asarray(labels).astype(np.int32))
+    labels = np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
+    known = (labels >= 0) & (labels < len(colors))
+    # Only the picture's brightness, so that its own colors are not taken for those of classes.
+    gray = picture.mean(axis=2, keepdims=True)
+    tinted = (1 - _TINT) * gray + _TINT * colors[np.where(known, labels, 0)]
+    tinted = np.where(known[..., None], tinted, picture)
+    border = np.zeros((height, width), dtype=bool)
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    border[1:] |= labels[1:] != labels[:-1]
+    tinted[border] = 255
+    return np.round(tinted).astype(np.uint8)

@@ -47,8 +47,7 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     and for semantic segmentation every image and mask. They are read by one process of each machine, and not at all
     with ``DATASETS.CHECK False``. With ``eval_only``, ``DATASETS.TRAIN`` is not going to be read.
 
-    Raises:
-        DatasetError: everything that is wrong, in one message.
+    Raises DatasetError with everything that is wrong.
     """
     train, test = () if eval_only else tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
     names = list(dict.fromkeys([*train, *test]))
@@ -75,17 +74,13 @@ def check_instance_datasets(
     mask_format: str | None,
     keypoints: bool,
 ) -> None:
-    """Check data sets as :func:`check_datasets` does, where there is no such config.
+    """Check data sets, by their names, as :func:`check_datasets` does where there is no such config.
 
     Args:
-        train, test: names of data sets.
         num_classes: of the model; None if that is not known.
         set_num_classes: how to set it, up to the number: ``"model.num_classes="``.
         mask_format: of the masks that are trained, ``"polygon"`` or ``"bitmask"``; None without masks.
         keypoints: they are trained.
-
-    Raises:
-        DatasetError: everything that is wrong, in one message.
     """
     _check_registered([*train, *test], REGISTER_IN_PYTHON)
     task = _InstanceTask(num_classes, set_num_classes, mask_format, keypoints)
@@ -93,11 +88,7 @@ def check_instance_datasets(
 
 
 def check_names(*groups: Iterable[str]) -> None:
-    """Check that data sets are registered, and that their annotation files exist where they have any.
-
-    Raises:
-        DatasetError: everything that is wrong, in one message.
-    """
+    """Check that data sets are registered, and that their annotation files exist where they have any."""
     names = list(dict.fromkeys(name for group in groups for name in group))
     _check_registered(names, REGISTER_COCO)
     problems = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ...errors import DatasetError
-from ..labels import UNREADABLE, open_labels
+from ..labels import UNREADABLE, read_labels
 from .findings import Findings, different_number, how_to_get
 from .image_files import image_size, map_files, size_in_words
 
@@ -71,10 +72,10 @@ def _find_problem(record: dict[str, Any], *, num_classes: int, ignore_label: int
         if not PathManager.isfile(path):
             return f"{kind} file does not exist", path
     try:
-        with open_labels(mask) as labels:
-            counts, mask_size = labels.histogram(), labels.size
+        labels = read_labels(mask)
     except DatasetError as error:
         return "mask is not a label image", str(error)
+    mask_size = labels.shape[1], labels.shape[0]
     try:
         size = image_size(image, expected=mask_size)
     except UNREADABLE as error:
@@ -82,7 +83,8 @@ def _find_problem(record: dict[str, Any], *, num_classes: int, ignore_label: int
     if size != mask_size:
         sizes = f"{mask} is {size_in_words(mask_size)}, {image} {size_in_words(size)} pixels"
         return "mask has another size than its image", sizes
-    wrong = [label for label, count in enumerate(counts) if count and label >= num_classes and label != ignore_label]
+    found = np.flatnonzero(np.bincount(labels.ravel())).tolist()
+    wrong = [label for label in found if label >= num_classes and label != ignore_label]
     if wrong:
         allowed = f"0 to {num_classes - 1}" + (f" and {ignore_label}" if ignore_label is not None else "")
         return f"mask has a label that is not a class; classes are {allowed}", f"{mask} has {wrong[0]}"

@@ -12,14 +12,7 @@ from detectron2.data.datasets import load_coco_json, load_sem_seg
 
 from ...errors import DatasetError
 from ..labels import IGNORE_LABEL
-from ..synthetic.classes import (
-    CATEGORIES,
-    CONTEXT_CLASSES,
-    KEYPOINT_CATEGORY,
-    KEYPOINT_FLIP_MAP,
-    KEYPOINTS,
-    PATTERNS,
-)
+from ..synthetic import classes
 from .sem_seg import DATASETS_ROOT, register_sem_seg
 
 SHAPES_ROOT = os.path.join(DATASETS_ROOT, "fpt_shapes")
@@ -30,26 +23,26 @@ HOW_TO_GENERATE_CONTEXT = "generate it with `python tools/generate_shapes.py --t
 
 def register_shapes(root: str, split: str) -> None:
     """Register three data sets over the same images of a split under ``root``: instances, keypoints, panoptic."""
-    _register_instances(root, f"fpt_shapes_{split}", f"instances_{split}", thing_classes=list(CATEGORIES))
+    _register_instances(root, f"fpt_shapes_{split}", f"instances_{split}", thing_classes=list(classes.CATEGORIES))
     _register_instances(
         root,
         f"fpt_shapes_keypoints_{split}",
         f"keypoints_{split}",
-        thing_classes=[KEYPOINT_CATEGORY],
-        keypoint_names=list(KEYPOINTS),
-        keypoint_flip_map=list(KEYPOINT_FLIP_MAP),
+        thing_classes=[classes.KEYPOINT_CATEGORY],
+        keypoint_names=list(classes.KEYPOINTS),
+        keypoint_flip_map=list(classes.KEYPOINT_FLIP_MAP),
     )
-    first = len(CATEGORIES) + 1
+    first = len(classes.CATEGORIES) + 1
     _register_instances(
         root,
         f"fpt_shapes_panoptic_{split}",
         f"instances_{split}",
         sem_seg_root=os.path.join(root, f"panoptic_stuff_{split}"),
-        thing_classes=list(CATEGORIES),
-        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CATEGORIES))},
+        thing_classes=list(classes.CATEGORIES),
+        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(classes.CATEGORIES))},
         # As in Detectron2's panoptic COCO: one label for all that the instance head is for.
-        stuff_classes=["things", *PATTERNS],
-        stuff_dataset_id_to_contiguous_id={0: 0} | {first + i: i + 1 for i in range(len(PATTERNS))},
+        stuff_classes=["things", *classes.PATTERNS],
+        stuff_dataset_id_to_contiguous_id={0: 0} | {first + i: i + 1 for i in range(len(classes.PATTERNS))},
         ignore_label=IGNORE_LABEL,
         panoptic_json=os.path.join(root, "annotations", f"panoptic_{split}.json"),
         panoptic_root=os.path.join(root, f"panoptic_{split}"),
@@ -78,10 +71,10 @@ def _load_shapes(name: str, json_file: str, image_root: str, sem_seg_root: str |
 def _register_context(split: str) -> None:
     name = f"fpt_context_sem_seg_{split}"
     images, masks = (os.path.join(CONTEXT_ROOT, folder, split) for folder in ("images", "labels"))
-    colors = [list(color) for color in CONTEXT_CLASSES.values()]
+    colors = [list(color) for color in classes.CONTEXT_CLASSES.values()]
     metadata = {"stuff_colors": colors, "how_to_get": HOW_TO_GENERATE_CONTEXT}
     register_sem_seg(
-        name, partial(_load_context, name, images, masks), images, masks, list(CONTEXT_CLASSES), **metadata
+        name, partial(_load_context, name, images, masks), images, masks, list(classes.CONTEXT_CLASSES), **metadata
     )
 
 

@@ -20,10 +20,8 @@ def register_from_config(cfg: CfgNode) -> None:
     """Register every (name, annotation file, image folder) of ``DATASETS.REGISTER_COCO``, and every (name, image
     folder, mask folder, classes) of ``DATASETS.REGISTER_SEM_SEG``.
 
-    Registering the same again changes nothing, so that every process may call it.
-
-    Raises:
-        DatasetError: the key has another form, a file or folder does not exist, or the name is taken.
+    Registering the same again changes nothing, so that every process may call it. Raises DatasetError if the key has
+    another form, a file or folder does not exist, or the name is taken.
     """
     for entry in cfg.DATASETS.REGISTER_COCO:
         _register_coco(entry)
@@ -72,11 +70,7 @@ def _require_folder(key: str, name: str, kind: str, folder: str) -> None:
 
 
 def _is_new(key: str, name: str, **wanted: Any) -> bool:
-    """Whether a name is free, and not already that of the same data set.
-
-    Raises:
-        DatasetError: it is that of another one.
-    """
+    """Whether a name is free, and not that of the same data set already. DatasetError if it is that of another one."""
     if name not in DatasetCatalog:
         return True
     metadata = MetadataCatalog.get(name)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ...errors import DatasetError
 from ..labels import IGNORE_LABEL, label_colors, read_labels
-from .sem_seg import LIP_FOLDERS, LIP_SPLITS, VOC_CLASSES
+from .sem_seg import LIP_FOLDERS, LIP_SPLITS, VOC_CLASSES, read_names
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,6 @@ CITYSCAPES_IMAGES = {"train": 2975, "val": 500}
 ADE20K_IMAGES = {"training": 20210, "validation": 2000}
 VOC_IMAGES = {"train": 1464, "val": 1449, "trainaug": 10582}
 LIP_IMAGES = {"train": 30462, "val": 10000}
-
-_UNFINISHED = ".unfinished"
 
 
 def prepare_cityscapes(root: Path) -> None:
@@ -56,11 +54,10 @@ def prepare_ade20k(root: Path) -> None:
     for split, expected in ADE20K_IMAGES.items():
         images, annotations = root / "images" / split, root / "annotations" / split
         _require_folders([images, annotations], get)
-        names = sorted(path.stem for path in images.glob("*.jpg"))
-        _report_number("ADE20K", split, len(names), expected)
-        _require_files([annotations / f"{name}.png" for name in names], get)
-        written = root / "annotations_detectron2" / split
-        tasks += [(annotations / f"{name}.png", written / f"{name}.png") for name in names]
+        masks = [annotations / f"{path.stem}.png" for path in sorted(images.glob("*.jpg"))]
+        _report_number("ADE20K", split, len(masks), expected)
+        _require_files(masks, get)
+        tasks += [(mask, root / "annotations_detectron2" / split / mask.name) for mask in masks]
     _convert(tasks, lambda path: read_labels(path) - np.uint8(1))  # 0 becomes 255
 
 
@@ -79,7 +76,7 @@ def prepare_voc(root: Path, sbd: Path | None = None) -> None:
     lists, masks = root / "ImageSets" / "Segmentation", root / "SegmentationClassAug"
     _require_folders([root / "JPEGImages", root / "SegmentationClass", lists], get)
     _require_files([lists / f"{split}.txt" for split in ("train", "val")], get)
-    names = {split: _read_names(lists / f"{split}.txt") for split in ("train", "val")}
+    names = {split: read_names(lists / f"{split}.txt") for split in ("train", "val")}
     own = sorted({*names["train"], *names["val"]})
     _require_files([root / "SegmentationClass" / f"{name}.png" for name in own], get)
     _convert([(root / "SegmentationClass" / f"{name}.png", masks / f"{name}.png") for name in own], _read_voc_mask)
@@ -106,9 +103,9 @@ def prepare_lip(root: Path) -> None:
         for folder in (images, masks):
             _link_found(folder, root)
         _require_folders([images, masks], get)
-        names = sorted(path.stem for path in images.glob("*.jpg"))
-        _report_number("LIP", split, len(names), LIP_IMAGES[split])
-        _require_files([masks / f"{name}.png" for name in names], get)
+        files = [masks / f"{path.stem}.png" for path in sorted(images.glob("*.jpg"))]
+        _report_number("LIP", split, len(files), LIP_IMAGES[split])
+        _require_files(files, get)
 
 
 def _convert_sbd(sbd: Path, masks: Path, own: set[str]) -> list[str]:
@@ -116,7 +113,7 @@ def _convert_sbd(sbd: Path, masks: Path, own: set[str]) -> list[str]:
     get = "download benchmark.tgz (Semantic Boundaries Dataset), unpack it, and give its dataset folder as --sbd"
     _require_folders([sbd / "cls"], get)
     _require_files([sbd / "train.txt", sbd / "val.txt"], get)
-    names = sorted({name for split in ("train", "val") for name in _read_names(sbd / f"{split}.txt")})
+    names = sorted({name for split in ("train", "val") for name in read_names(sbd / f"{split}.txt")})
     _require_files([sbd / "cls" / f"{name}.mat" for name in names], get)
     _convert([(sbd / "cls" / f"{n}.mat", masks / f"{n}.png") for n in names if n not in own], _read_sbd_mask)
     return names
@@ -160,7 +157,7 @@ def _convert(tasks: Iterable[tuple[Path, Path]], read: Callable[[Path], np.ndarr
     for source, target in tqdm(todo, unit="mask", disable=None):
         target.parent.mkdir(parents=True, exist_ok=True)
         # Under another name until it is whole, so that an interruption leaves no broken mask that would be kept.
-        unfinished = target.with_name(target.name + _UNFINISHED)
+        unfinished = target.with_name(f"{target.name}.unfinished")
         Image.fromarray(read(source)).save(unfinished, format="PNG")
         os.replace(unfinished, target)
     folder = os.path.commonpath([target.parent for _, target in tasks]) if tasks else ""
@@ -182,13 +179,8 @@ def _write_list(path: Path, names: list[str]) -> None:
     """Write a list of names, unless it exists; DatasetError if it does with other names."""
     if not path.exists():
         path.write_text("".join(f"{name}\n" for name in names))
-    elif sorted(_read_names(path)) != sorted(names):
+    elif sorted(read_names(path)) != sorted(names):
         raise DatasetError(f"{path} lists other images than there are masks: move it away to have it written anew")
-
-
-def _read_names(path: Path) -> list[str]:
-    """The first word of each line, without folder and suffix."""
-    return [Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()]
 
 
 def _require_folders(folders: Iterable[Path], remedy: str) -> None:

@@ -42,10 +42,15 @@ def load_folder(image_root: str, sem_seg_root: str) -> list[dict[str, Any]]:
 
 
 def load_list(list_file: str, image_root: str, sem_seg_root: str) -> list[dict[str, Any]]:
-    """A record of every image whose name, with or without folder and suffix, begins a line of a file."""
-    with PathManager.open(list_file, "r") as file:
-        names = [Path(line.split()[0]).stem for line in file if line.strip()]
+    """A record of every image of a list."""
+    names = read_names(list_file)
     return [_record(os.path.join(image_root, f"{name}.jpg"), sem_seg_root, name) for name in names]
+
+
+def read_names(list_file: str | Path) -> list[str]:
+    """The first word of each line, without folder and suffix."""
+    with PathManager.open(str(list_file), "r") as file:
+        return [Path(line.split()[0]).stem for line in file if line.strip()]
 
 
 def _record(image: str, sem_seg_root: str, name: str) -> dict[str, Any]:

@@ -25,11 +25,7 @@ def random_color(
 
 
 def draw_background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, str]:
-    """One of `PATTERNS` between two muted colors, with fine grain over it.
-
-    Returns:
-        (H, W, 3) float32 RGB, and the pattern's name.
-    """
+    """One of `PATTERNS` between two muted colors, with fine grain over it: (H, W, 3), and the pattern's name."""
     name = PATTERNS[rng.integers(len(PATTERNS))]
     pattern = _DRAW[name](rng, height, width)[..., None]
     first = random_color(rng, saturation=(0.1, 0.45), value=(0.25, 0.95))

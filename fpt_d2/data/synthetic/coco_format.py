@@ -38,7 +38,7 @@ def coco_annotation(scene_object: SceneObject, height: int, width: int) -> dict[
     """What can be seen of an object as a COCO annotation, still without ``id`` and ``image_id``.
 
     A crowd is an uncompressed RLE as in COCO; an object with a hole, which polygons cannot express, a compressed
-    RLE; everything else polygons. Area and box are those of the mask that pycocotools decodes from it.
+    RLE; everything else polygons. Area and box are those of the mask that pycocotools decodes.
     """
     mask = np.asfortranarray(shrink_mask(scene_object.visible, height, width) >= 0.5, dtype=np.uint8)
     rle = mask_util.encode(mask)

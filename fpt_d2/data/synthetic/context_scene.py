@@ -34,7 +34,7 @@ _ATTEMPTS = 100
 
 @dataclass(frozen=True)
 class _Shape:
-    """A shape to draw: its label and outline, place and size in pixels, rotation in radians."""
+    """A shape to draw; place and size are in pixels, the rotation in radians."""
 
     label: int
     category: int
@@ -44,16 +44,11 @@ class _Shape:
 
 
 def draw_context_scene(rng: np.random.Generator, *, exchanged: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene.
+    """Draw a scene: (H, W, 3) uint8 RGB image and (H, W) uint8 labels.
 
-    Args:
-        rng: the only source of randomness.
-        exchanged: draw a cross where a star would be, and a star where a cross would be. From the same ``rng`` this
-            gives the same image but for the key, and the other class of all squares.
-
-    Returns:
-        (H, W, 3) uint8 RGB image and (H, W) uint8 labels, indices into `CLASSES`; `IGNORE_LABEL` along the outlines,
-        where a pixel is part shape and part ground.
+    Labels are indices into `CLASSES`; `IGNORE_LABEL` along the outlines, where a pixel is part shape and part ground.
+    With ``exchanged``, a cross stands where a star would be, and a star where a cross would be. From the same ``rng``
+    that gives the same image but for the key, and the other class of all squares.
     """
     shapes = _arrange(rng, exchanged)
     image, _ = draw_background(rng, HEIGHT, WIDTH)

@@ -1,6 +1,7 @@
 """One synthetic image: shapes placed over a background so that later ones hide earlier ones.
 
-Shape legend: H, W are the image's height and width; s is `SUPERSAMPLING`. Masks are bool.
+Shape legend: H, W are the image's height and width; s is `SUPERSAMPLING`. Images are float32 RGB in [0, 1], masks
+(sH, sW) bool. All randomness comes from the ``rng`` that a function is given.
 """
 
 from __future__ import annotations
@@ -40,11 +41,10 @@ class SceneObject:
 
     Attributes:
         category: index into `CATEGORIES`.
-        parts: (sH, sW) mask of every shape of the object, before occlusion; one, unless it is a crowd.
+        parts: (sH, sW) mask of every shape before occlusion; one, unless the object is a crowd.
         visible: (sH, sW) mask of what later objects leave of it.
-        area: area of the object in mask pixels, the part beyond the image's border included.
-        outline: (K, 2) corners of its outer contour, x and y in image pixels, some maybe beyond the border; None
-            for a crowd.
+        area: in mask pixels, the part beyond the image's border included.
+        outline: (K, 2) corners, x and y in image pixels, some maybe beyond the border; None for a crowd.
     """
 
     category: int
@@ -74,14 +74,7 @@ class Scene(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator, height: int, width: int, *, num_shapes: int, crowd: bool) -> Scene:
-    """Draw a scene.
-
-    Args:
-        rng: the only source of randomness.
-        height, width: size of the image.
-        num_shapes: how many shapes to place; fewer when there is no room.
-        crowd: also place a cluster of many small shapes of one category.
-    """
+    """Draw ``num_shapes`` shapes, fewer when there is no room, and with ``crowd`` a cluster of small ones."""
     objects: list[SceneObject] = []
     if crowd:
         _place(objects, partial(_crowd, rng, height, width))
@@ -147,23 +140,16 @@ def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
 
 
 def place_outline(category: int, center: np.ndarray, radius: float, angle: float) -> list[np.ndarray]:
-    """Contours (K, 2) of a shape in an image, x and y in pixels; those after the first are holes.
+    """Contours (K, 2) of a shape, x and y in image pixels as ``center`` (2,); those after the first are holes.
 
-    Args:
-        center: (2,) x and y in image pixels.
-        radius: of the shape's circumscribed circle, in image pixels.
-        angle: rotation in radians.
+    ``radius`` is that of the circumscribed circle, ``angle`` the rotation in radians.
     """
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return [radius * c @ rotation + center for c in OUTLINES[CATEGORIES[category]]]
 
 
 def fill_contours(contours: Sequence[np.ndarray], height: int, width: int) -> tuple[np.ndarray, float]:
-    """Rasterize a shape.
-
-    Returns:
-        (sH, sW) mask, and the whole shape's area in mask pixels.
-    """
+    """Rasterize a shape: its (sH, sW) mask, and its whole area in mask pixels."""
     # The center of mask pixel (i, j) has the coordinates (j + 0.5, i + 0.5) in cv2's numbering (j, i).
     contours = [c * SUPERSAMPLING - 0.5 for c in contours]
     mask = np.zeros((SUPERSAMPLING * height, SUPERSAMPLING * width), dtype=np.uint8)
@@ -178,13 +164,9 @@ def paint_shape(
     mask: np.ndarray,
     choose_color: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    """Paint a shape over an image in place: a shaded color, often an outline, and a soft shadow.
+    """Paint a shape over an image (H, W, 3) in place: a shaded color, often an outline, and a soft shadow.
 
-    Args:
-        rng: for what the color does not say.
-        image: (H, W, 3) float32 RGB in [0, 1].
-        mask: (sH, sW) of the shape.
-        choose_color: from the mean color (3,) of what the shape covers to its own color (3,).
+    ``choose_color`` goes from the mean color (3,) of what the shape covers to its own color (3,).
     """
     height, width = image.shape[:2]
     diameter = np.sqrt(np.count_nonzero(mask)) / SUPERSAMPLING

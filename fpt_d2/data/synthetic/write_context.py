@@ -47,11 +47,7 @@ def write_context(
 
 
 def nth_context_scene(seed: int, split: str, index: int, *, exchanged: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Image ``index`` of a split, (H, W, 3) uint8 RGB, and its labels (H, W) uint8.
-
-    Args:
-        exchanged: see :func:`.context_scene.draw_context_scene`.
-    """
+    """Image ``index`` of a split and its labels, as :func:`.context_scene.draw_context_scene` draws them."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index, _STREAM])
     return draw_context_scene(rng, exchanged=exchanged)
 
@@ -64,10 +60,6 @@ def _write_split(root: Path, split: str, indices: tqdm[int], *, seed: int) -> No
         pixels, label = nth_context_scene(seed, split, index)
         Image.fromarray(pixels).save(images / f"{index + 1:06d}.jpg", quality=92)
         Image.fromarray(label).save(labels / f"{index + 1:06d}.png")
-    info = {
-        "description": DESCRIPTION,
-        "seed": seed,
-        "classes": list(CONTEXT_CLASSES),
-        "ignore_label": IGNORE_LABEL,
-    }
+    classes = list(CONTEXT_CLASSES)
+    info = {"description": DESCRIPTION, "seed": seed, "classes": classes, "ignore_label": IGNORE_LABEL}
     (root / INFO_FILE).write_text(json.dumps(info), encoding="utf-8")

@@ -49,10 +49,8 @@ def write_shapes(
     is the same however many there are. The folder appears only when it is complete.
 
     Args:
-        root: folder of the data set.
-        num_train, num_val: number of images of each split.
         image_size: smallest and largest short side of an image, in pixels.
-        seed: seed of all randomness, not negative.
+        seed: of all randomness, not negative.
         overwrite: replace the synthetic data set that is there already.
         progress: show a progress bar.
 
