@@ -3,13 +3,14 @@
 from ..errors import DatasetError
 from .checks import check_datasets, check_instance_datasets, check_names
 from .datasets import register_from_config
-from .mapper import SemSegMapper, build_train_mapper
+from .mapper import SemSegMapper, build_train_mapper, check_input_config
 
 __all__ = [
     "DatasetError",
     "SemSegMapper",
     "build_train_mapper",
     "check_datasets",
+    "check_input_config",
     "check_instance_datasets",
     "check_names",
     "register_from_config",

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation, check_image_size, read_image
-from fvcore.transforms.transform import HFlipTransform, Transform
+from fvcore.transforms.transform import HFlipTransform
 
 from ..config import SEMANTIC_SEGMENTATION
 from ..errors import ConfigError, DatasetError
@@ -50,34 +50,6 @@ def check_input_config(cfg: CfgNode) -> None:
         raise ConfigError(". ".join(bad))
 
 
-class LabelFlipTransform(HFlipTransform):
-    """A horizontal flip that makes a left arm's label a right arm's: ``flipped`` (256,) is what each label becomes."""
-
-    def __init__(self, width: int, flipped: np.ndarray) -> None:
-        super().__init__(width)
-        self.flipped = flipped
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        mirrored: np.ndarray = super().apply_segmentation(segmentation)
-        flipped: np.ndarray = self.flipped[mirrored]
-        return flipped
-
-
-class RandomLabelFlip(T.RandomFlip):
-    """Detectron2's RandomFlip where a flip changes classes, as :func:`.labels.flipped_classes` says."""
-
-    def __init__(self, flipped: Sequence[int], *, horizontal: bool = True, vertical: bool = False) -> None:
-        super().__init__(horizontal=horizontal, vertical=vertical)
-        self.flipped = np.arange(256, dtype=np.uint8)
-        self.flipped[: len(flipped)] = flipped
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        transform = super().get_transform(image)
-        if isinstance(transform, HFlipTransform):  # one upside down leaves left and right
-            return LabelFlipTransform(transform.width, self.flipped)
-        return transform
-
-
 def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
     """Scale, crop, flip and color for training, each by the keys of ``INPUT``. Raises ConfigError for a wrong value.
 
@@ -85,14 +57,10 @@ def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation | T.Transfor
     """
     check_input_config(cfg)
     inputs, crop = cfg.INPUT, cfg.INPUT.CROP
-    resize, *flips = build_augmentation(cfg, is_train=True)
-    augmentations: list[T.Augmentation | T.Transform] = [resize]
+    augmentations: list[T.Augmentation | T.Transform] = build_augmentation(cfg, is_train=True)  # scale and flip
     if crop.ENABLED:
         share, ignored = crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-        augmentations.append(T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, share, ignored))
-    if flips and (flipped := flipped_classes(cfg.DATASETS.TRAIN)):
-        flips = [RandomLabelFlip(flipped, horizontal=flip.horizontal, vertical=flip.vertical) for flip in flips]
-    augmentations += flips
+        augmentations.insert(1, T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, share, ignored))
     if inputs.COLOR_AUG_SSD:
         # Here, because importing that project registers its heads, which a user's own copy of it would do too.
         from detectron2.projects.point_rend import ColorAugSSDTransform
@@ -104,14 +72,29 @@ def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation | T.Transfor
 class SemSegMapper:
     """From a record with ``file_name`` and ``sem_seg_file_name`` to the input of Detectron2's SemanticSegmentor.
 
-    Unlike Detectron2's DatasetMapper it reads the indices of label images with a palette, not their brightness.
+    Unlike Detectron2's DatasetMapper it reads the indices of label images with a palette, not their brightness, and
+    makes a left arm a right arm in the mirror.
     """
 
     @configurable
-    def __init__(self, *, augmentations: Sequence[T.Augmentation | T.Transform], image_format: str) -> None:
-        """``augmentations`` are applied to image and mask alike; ``image_format`` is that of ``read_image``."""
+    def __init__(
+        self,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        flipped_classes: Sequence[int] | None = None,
+    ) -> None:
+        """
+        Args:
+            augmentations: applied to image and mask alike.
+            image_format: of Detectron2's ``read_image``, e.g. ``"RGB"``.
+            flipped_classes: of each class its index in a flipped image; None where classes stay.
+        """
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.flipped_labels = np.arange(256, dtype=np.uint8)
+        if flipped_classes:
+            self.flipped_labels[: len(flipped_classes)] = flipped_classes
         logger.info("Augmentations of images and masks: %s", augmentations)
 
     @classmethod
@@ -119,9 +102,11 @@ class SemSegMapper:
         cls, cfg: CfgNode, *, augmentations: Sequence[T.Augmentation | T.Transform] | None = None
     ) -> dict[str, Any]:
         """``augmentations`` stand in for those of training."""
+        flipped = None
         if augmentations is None:
             augmentations = build_sem_seg_augmentation(cfg)
-        return {"augmentations": augmentations, "image_format": cfg.INPUT.FORMAT}
+            flipped = flipped_classes(cfg.DATASETS.TRAIN) if cfg.INPUT.RANDOM_FLIP == "horizontal" else None
+        return {"augmentations": augmentations, "image_format": cfg.INPUT.FORMAT, "flipped_classes": flipped}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """The record with ``image`` (3, H, W) uint8, ``sem_seg`` (H, W) int64, ``height`` and ``width`` of the file.
@@ -139,9 +124,12 @@ class SemSegMapper:
                 "must be of one size"
             )
         inputs = T.AugInput(image, sem_seg=labels)
-        self.augmentations(inputs)
+        transforms = self.augmentations(inputs).transforms
+        labels = inputs.sem_seg
+        if any(isinstance(transform, HFlipTransform) for transform in transforms):
+            labels = self.flipped_labels[labels]
         record["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
-        record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
+        record["sem_seg"] = torch.from_numpy(labels.astype(np.int64))
         return record
 
 
