@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from fpt_d2 import add_fpt_config, model_zoo
 from fpt_d2.engine import read_config
+from fpt_d2.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
@@ -101,7 +102,7 @@ def test_what_replaces_a_removed_config_is_what_its_name_says(name):
 @pytest.mark.parametrize("read", [model_zoo.get_config, lambda name: read_config(f"configs/{name}")])
 def test_whoever_names_a_removed_config_is_told_what_to_use(read):
     name, replacement = "LIP-SemanticSegmentation/ufp_R_101.yaml", "LIP-SemanticSegmentation/ufp_fpt_R_101.yaml"
-    with pytest.raises(ValueError, match=rf"{name} is no longer .*{replacement} MODEL.FPT.BRANCHES '\[\]'$"):
+    with pytest.raises(UserError, match=rf"{name} is no longer .*{replacement} MODEL.FPT.BRANCHES '\[\]'$"):
         read(name)
 
 

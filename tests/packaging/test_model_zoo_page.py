@@ -1,5 +1,7 @@
 """MODEL_ZOO.md has every config, with the parameters that it has and the results that its training gave."""
 
+from __future__ import annotations
+
 import json
 import re
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The stand-in is Detectron2 by every name, and gives way to a real one."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import multiprocessing

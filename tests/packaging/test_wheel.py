@@ -1,5 +1,7 @@
 """A built wheel has the package and its configs, nothing else, and works in an empty environment."""
 
+from __future__ import annotations
+
 import email
 import shutil
 import subprocess

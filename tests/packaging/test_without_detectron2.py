@@ -1,5 +1,7 @@
 """What is imported when: nothing before it is needed, and without Detectron2 what works without it."""
 
+from __future__ import annotations
+
 import pytest
 
 BLOCK = """
