@@ -198,11 +198,11 @@ def train_all(trainings: Sequence[Training], jobs: int, metrics: Sequence[str]) 
 
 
 def _train(training: Training, environment: dict[str, str]) -> str:
-    """The end of what went wrong, or nothing."""
     return _run_train_net([training.config_file, "--resume", *training.opts], environment)
 
 
 def _run_train_net(words: Sequence[str], environment: dict[str, str] | None = None) -> str:
+    """The end of what went wrong, or nothing."""
     command = [sys.executable, TRAIN_NET, "--config-file", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return done.stderr[-2000:] if done.returncode else ""
@@ -236,18 +236,17 @@ def report(
 
     from fpt_d2.visualization import Run, plot_comparison
 
-    runs, rows, records = [], [], []
-    if start:
-        rows.append([START, *(f"{start[m]:.1f}" for m in args.metric)])
-        records.append({"variant": START, "metrics": {m: [start[m]] for m in args.metric}})
+    records = [{"variant": START, "metrics": {m: [start[m]] for m in args.metric}}] if start else []
+    runs = []
     for variant, cost in costs.items():
         curves = [t.curves() for t in trainings if t.variant == variant]
-        finals = {m: [c[m][-1][1] for c in curves] for m in args.metric}
+        runs.append(Run(variant, cost["gflops"], {m: [c[m] for c in curves] for m in args.metric}))
+        finals = {m: [curve[-1][1] for curve in runs[-1].curves[m]] for m in args.metric}
         times = [c["time"][-1][1] for c in curves if "time" in c]  # not in one of a few iterations
         seconds = statistics.median(times) if times else None
-        runs.append(Run(variant, cost["gflops"], {m: [c[m] for c in curves] for m in args.metric}))
-        rows.append([variant, *map(_spread, finals.values()), cost["params_m"], cost["gflops"], seconds])
         records.append({"variant": variant, "metrics": finals, "seconds_per_iteration": seconds, **cost})
+    others = ("params_m", "gflops", "seconds_per_iteration")
+    rows = [[r["variant"], *map(_spread, r["metrics"].values()), *map(r.get, others)] for r in records]
     headers = ["", *args.metric, "params (M)", "GFLOPs", "s / iteration"]
     table = tabulate(rows, headers, tablefmt="github", floatfmt=".3g")
     folder = make_folder(args.output)

@@ -50,7 +50,6 @@ VARIANTS: dict[str, tuple[Any, ...]] = {
     "FPT, 64 channels": ("MODEL.FPT.BRANCH_CHANNELS", 64),
     "FPT, exact": ("MODEL.FPT.MAX_KV_TOKENS", 0),
 }
-PARTS = ("trunk", "pyramid", "st", "gt", "rt", "heads")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -93,20 +92,17 @@ def read_configs(files: Sequence[str] | None, opts: Sequence[str]) -> dict[str, 
     from fpt_d2.model_zoo import get_config_file
 
     if files:
-        readers = {name: read_lazy_config if file.endswith(".py") else read_config for name, file in _names(files)}
-        return {name: readers[name](file, opts) for name, file in _names(files)}
-    models = {name: read_config(get_config_file(BASE), opts) for name in VARIANTS}
-    for name, keys in VARIANTS.items():
-        models[name].merge_from_list(list(keys))
-    return models
+        readers = [read_lazy_config if file.endswith(".py") else read_config for file in files]
+        return {name: read(file, opts) for name, read, file in zip(_names(files), readers, files)}
+    return {name: read_config(get_config_file(BASE), [*opts, *keys]) for name, keys in VARIANTS.items()}
 
 
-def _names(files: Sequence[str]) -> list[tuple[str, str]]:
-    """The files behind as much of their paths as tells them apart."""
+def _names(files: Sequence[str]) -> list[str]:
+    """As much of the paths as tells the files apart."""
     folder = os.path.commonpath([Path(file).resolve().parent for file in files])
     paths = [Path(file).resolve().relative_to(folder) for file in files]
     stems = [str(path.with_suffix("")) for path in paths]
-    return list(zip(stems if len(set(stems)) == len(stems) else map(str, paths), files))
+    return stems if len(set(stems)) == len(stems) else list(map(str, paths))
 
 
 def to_markdown(costs: Sequence[Cost]) -> str:
@@ -127,7 +123,8 @@ def plot(costs: Sequence[Cost], title: str, path: Path) -> None:
     figure = Figure(figsize=(9, 1.4 + 0.42 * len(costs)), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     ends = [0.0] * len(costs)
-    for part, color in zip(PARTS, COLORS):
+    parts = costs[0]._fields[2:]
+    for part, color in zip(parts, COLORS):
         widths = [getattr(cost, part) / 1e9 for cost in costs]
         bars = axes.barh([cost.name for cost in costs], widths, left=ends, color=color, label=part)
         ends = [end + width for end, width in zip(ends, widths)]
@@ -137,7 +134,7 @@ def plot(costs: Sequence[Cost], title: str, path: Path) -> None:
     axes.set_title(title, fontsize=13, fontweight="bold", loc="left")
     axes.set_xlabel("GFLOPs")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, loc="outside lower center", ncols=len(PARTS))
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(parts))
     figure.savefig(path)
 
 

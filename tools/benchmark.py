@@ -19,7 +19,6 @@ from pathlib import Path
 from fpt_d2.cli import exit_on_user_errors, image_size, positive_int
 
 SUITES = ("kernels", "necks", "detectors", "segmentation")
-SECONDS_HELP = "skip what is estimated to take longer for one step (default %(default)s)"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,7 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--mode", choices=("forward", "training", "both"), default="both", help="default both")
     add("--repeats", type=positive_int, default=5, help="steps that the median is taken of (default 5)")
     add("--threads", type=positive_int, default=1, help="on the CPU (default 1: robust where others work too)")
-    add("--max-seconds", type=float, default=120, help=SECONDS_HELP)
+    add("--max-seconds", type=float, default=120, help="skip what takes longer for one step (default 120)")
     add("--memory-limit", type=float, metavar="GIB", help="skip what needs more (default 80%% of what is free)")
     add("--quick", action="store_true", help="tiny sizes and one repeat: does it run?")
     add("--output", type=Path, default=Path("output/benchmark"), metavar="DIR", help="default %(default)s")

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_format(model, args.format)
     FPTCheckpointer(model, whole=True, input_format=cfg.INPUT.FORMAT).load(cfg.MODEL.WEIGHTS)
     with users_files():
-        difference = export(model, args.format, str(make_folder(args.output)))
+        difference = export(model, args.format, make_folder(args.output))
     sizes = " and ".join(f"{height}x{width}" for height, width in IMAGE_SIZES)
     if difference > TOLERANCE:
         logger.error("What was exported differs by %.2g at %s: do not use it", difference, sizes)

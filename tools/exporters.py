@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,20 +22,8 @@ Runner = Callable[[Tensor], Sequence[Tensor]]
 IMAGE_SIZES = ((256, 320), (192, 448))
 
 
-class BackboneMaps(nn.Module):
-    """A backbone's maps as a tuple, fine to coarse: not every format knows names."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, H, W) normalized image -> (1, C_n, H_n, W_n) of every level."""
-        return tuple(self.backbone(images).values())
-
-
 def check_format(model: nn.Module, export_format: str) -> None:
-    """Raises UserError for what can be known before an export: a package that is missing, or a model that ties it."""
+    """Raises UserError if the format cannot take the model, or needs packages that are not installed."""
     square_sizes = {m.square_size for m in model.modules() if isinstance(m, GroundingTransformer)}
     if export_format != "compile" and square_sizes - {0}:
         raise UserError(
@@ -46,6 +34,18 @@ def check_format(model: nn.Module, export_format: str) -> None:
         missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
         if missing:
             raise UserError(f"--format onnx needs more packages: pip install {' '.join(missing)}")
+
+
+class BackboneMaps(nn.Module):
+    """A backbone's maps as a tuple, fine to coarse: not every format knows names."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(1, 3, H, W) normalized image -> (1, C_n, H_n, W_n) of every level."""
+        return tuple(self.backbone(images).values())
 
 
 def traceable_model(model: nn.Module, image: Tensor) -> nn.Module:
@@ -64,32 +64,37 @@ def traceable_model(model: nn.Module, image: Tensor) -> nn.Module:
     return TracingAdapter(model, [{"image": image}], None if isinstance(model, RetinaNet) else inference)
 
 
-def export_torchscript(module: nn.Module, example: Tensor, folder: str, divisor: int) -> Runner:
-    path = os.path.join(folder, "model.ts")
+def export_torchscript(module: nn.Module, example: Tensor, folder: Path, divisor: int) -> Runner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # the comparison shows what it warns of
-        torch.jit.save(torch.jit.trace(module, (example,), check_trace=False), path)
-    return torch.jit.load(path)
+        torch.jit.save(torch.jit.trace(module, (example,), check_trace=False), folder / "model.ts")
+    return torch.jit.load(folder / "model.ts")
 
 
-def export_torch_export(module: nn.Module, example: Tensor, folder: str, divisor: int) -> Runner:
-    path = os.path.join(folder, "backbone.pt2")
-    torch.export.save(torch.export.export(module, (example,), dynamic_shapes=_open_sizes(divisor)), path)
-    return torch.export.load(path).module()
+def export_torch_export(module: nn.Module, example: Tensor, folder: Path, divisor: int) -> Runner:
+    program = torch.export.export(module, (example,), dynamic_shapes=_open_sizes(divisor))
+    torch.export.save(program, folder / "backbone.pt2")
+    return torch.export.load(folder / "backbone.pt2").module()
 
 
-def export_onnx(module: nn.Module, example: Tensor, folder: str, divisor: int) -> Runner:
+def export_onnx(module: nn.Module, example: Tensor, folder: Path, divisor: int) -> Runner:
     import onnxruntime
 
-    path, names = os.path.join(folder, "backbone.onnx"), list(module.backbone.output_shape())
-    options = {"dynamo": True, "dynamic_shapes": _open_sizes(divisor)}
-    torch.onnx.export(module, (example,), path, **options, input_names=["images"], output_names=names)
+    path, names = folder / "backbone.onnx", list(module.backbone.output_shape())
+    options = {"dynamo": True, "dynamic_shapes": _open_sizes(divisor), "output_names": names}
+    torch.onnx.export(module, (example,), path, input_names=["images"], **options)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: [torch.from_numpy(x) for x in session.run(None, {"images": images.cpu().numpy()})]
 
 
+def _open_sizes(divisor: int) -> dict[str, dict[int, Any]]:
+    """Any height and width that the backbone takes: multiples of its largest stride, as ImageList pads them."""
+    height, width = (torch.export.Dim(name, min=2) for name in ("height", "width"))
+    return {"images": {2: divisor * height, 3: divisor * width}}
+
+
 def export_compile(
-    module: nn.Module, example: Tensor, folder: str, divisor: int, backend: str | Callable = "inductor"
+    module: nn.Module, example: Tensor, folder: Path, divisor: int, backend: str | Callable = "inductor"
 ) -> Runner:
     return torch.compile(module, dynamic=True, backend=backend)
 
@@ -102,7 +107,7 @@ EXPORTERS = {
 }
 
 
-def export(model: nn.Module, export_format: str, folder: str) -> float:
+def export(model: nn.Module, export_format: str, folder: Path) -> float:
     """Export a model and run both.
 
     Args:
@@ -137,12 +142,6 @@ def export(model: nn.Module, export_format: str, folder: str) -> float:
             f"{export_format} does not take this model ({type(error).__name__}: {reason}): try another --format, or "
             "the trunk, the heads and the MODEL.FPT options of a config that exports"
         ) from error
-
-
-def _open_sizes(divisor: int) -> dict[str, dict[int, Any]]:
-    """Any height and width that the backbone takes: multiples of its largest stride, as ImageList pads them."""
-    height, width = (torch.export.Dim(name, min=2) for name in ("height", "width"))
-    return {"images": {2: divisor * height, 3: divisor * width}}
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

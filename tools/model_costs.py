@@ -23,8 +23,6 @@ from fpt_d2.engine.checks import check_that_model_builds
 from fpt_d2.errors import UserError
 from fpt_d2.modeling import AdaptivePooler, fpt, ufp
 
-BRANCHES = ("st", "gt", "rt")
-
 
 class UncountableError(UserError):
     """A model whose multiply-adds cannot be counted here."""
@@ -137,12 +135,12 @@ def _run_roi_heads(heads: StandardROIHeads, features: Mapping[str, Tensor], num_
     if heads.mask_on and heads.mask_pooler is None:
         name = type(heads.mask_head).__name__
         raise UncountableError(f"{name} costs what the detections ask for: it cannot be analyzed")
-    is_cascade = isinstance(heads.box_head, nn.ModuleList)
-    stages = list(zip(heads.box_head, heads.box_predictor) if is_cascade else [(heads.box_head, heads.box_predictor)])
+    # Cascade R-CNN has a list of each.
+    boxes, predictors = ([m] if not isinstance(m, nn.ModuleList) else m for m in (heads.box_head, heads.box_predictor))
     channels = features[heads.box_in_features[0]].shape[1]
-    for head, predictor in stages:
+    for head, predictor in zip(boxes, predictors):
         predictor(head(_pooled(heads.box_pooler, num_proposals, channels)))
-    num_found = stages[0][1].test_topk_per_image
+    num_found = predictors[0].test_topk_per_image
     if heads.mask_on:
         heads.mask_head.layers(_pooled(heads.mask_pooler, num_found, channels))
     if heads.keypoint_on:
@@ -158,9 +156,8 @@ def _pooled(pooler: ROIPooler, num_boxes: int, channels: int) -> Tensor:
 def _shares(counter: FlopCounterMode) -> dict[str, int]:
     """Multiply-adds of the backbone's parts; its counts are keyed by module, "FPT.fpt.gt.p2_p3.query"."""
     counts = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-    trunk = sum(macs for name, macs in counts.items() if name.split(".")[1:] == ["bottom_up"])
-    branches = {
-        branch: sum(macs for name, macs in counts.items() if name.split(".")[2:3] == [branch] and name.count(".") == 3)
-        for branch in BRANCHES
-    }
-    return {"trunk": trunk, "pyramid": counts["Global"] - trunk - sum(branches.values()), **branches}
+    shares = {"trunk": sum(macs for name, macs in counts.items() if name.split(".")[1:] == ["bottom_up"])}
+    for branch in ("st", "gt", "rt"):
+        edges = (name for name in counts if name.split(".")[2:3] == [branch] and name.count(".") == 3)
+        shares[branch] = sum(counts[name] for name in edges)
+    return {"pyramid": counts["Global"] - sum(shares.values()), **shares}

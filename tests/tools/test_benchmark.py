@@ -93,7 +93,6 @@ def test_computed_cost_of_matrix_products():
     computed = cost.compute_cost(partial(_product, 3), ONE, FORWARD)
     assert computed.flops == 3 * 2 * 1024**3
     assert computed.peak_bytes == 3 * 4 * MIB  # the last sum, the product, the new sum
-    assert computed.written_bytes == 6 * 4 * MIB
     assert cost.compute_cost(partial(_product, 1), ONE, TRAIN).flops == 3 * 2 * 1024**3
 
 
@@ -107,7 +106,7 @@ def test_high_water_mark_of_a_process_is_that_of_the_tensors():
             first = runner.step(mode, watched=True)
             assert first.flops == computed.flops
             assert 0.99 * computed.peak_bytes <= first.peak_bytes <= 1.1 * computed.peak_bytes + 2 * MIB
-        assert runner.step(TRAIN).time.seconds > 0
+        assert runner.step(TRAIN).seconds > 0
     finally:
         runner.close()
 
@@ -125,7 +124,7 @@ def test_operators_that_torch_does_not_count():
 
 def _session(**changes):
     values = dict(modes=MODES, repeats=1, threads=1, memory_limit=1e12, max_seconds=1e6, progress=str)
-    return Session(**{"machine": cost.Machine(1e12, 1e12), **values, **changes})
+    return Session(**{"matrix_rate": 1e12, **values, **changes})
 
 
 def test_what_does_not_fit_or_takes_too_long_is_skipped_with_its_need():

@@ -82,7 +82,7 @@ def test_the_bound_is_reached_by_other_grids_at_the_two_sizes() -> None:
 @pytest.mark.parametrize("make", [mask_rcnn, retinanet, functools.partial(mask_rcnn, MAX_KV_TOKENS=0)])
 def test_torchscript_of_the_whole_model(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     model = make()
-    assert exporters.export(model, "torchscript", str(tmp_path)) < 1e-4
+    assert exporters.export(model, "torchscript", tmp_path) < 1e-4
     image = 255 * torch.rand(3, 120, 140)  # of a size that has to be padded
     with torch.no_grad():
         expected = exporters.traceable_model(model, image)(image)
@@ -95,27 +95,27 @@ def test_torchscript_of_the_whole_model(make: Callable[[], nn.Module], tmp_path:
 @pytest.mark.parametrize("options", [{"levels": 4}, {"levels": 2, "MAX_KV_TOKENS": 0}])
 def test_torch_export_of_the_backbone(options: dict[str, int], tmp_path: Path) -> None:
     model = mask_rcnn(**options)
-    assert exporters.export(model, "torch_export", str(tmp_path)) < 1e-5
+    assert exporters.export(model, "torch_export", tmp_path) < 1e-5
     assert (tmp_path / "backbone.pt2").is_file()
 
 
 def test_onnx_of_the_backbone(tmp_path: Path) -> None:
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
-    assert exporters.export(mask_rcnn(levels=2), "onnx", str(tmp_path)) < 1e-4
+    assert exporters.export(mask_rcnn(levels=2), "onnx", tmp_path) < 1e-4
 
 
 def test_onnx_says_which_packages_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install onnx onnxruntime onnxscript"):
-        exporters.export(nn.Identity(), "onnx", str(tmp_path))
+        exporters.export(nn.Identity(), "onnx", tmp_path)
 
 
 def test_compiled_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # All of torch.compile but the code generation of its default backend, which takes minutes on a CPU.
     backend = CompileCounterWithBackend("eager")
     monkeypatch.setitem(exporters.EXPORTERS, "compile", functools.partial(exporters.export_compile, backend=backend))
-    assert exporters.export(mask_rcnn(levels=2), "compile", str(tmp_path)) < 1e-5
+    assert exporters.export(mask_rcnn(levels=2), "compile", tmp_path) < 1e-5
     assert backend.frame_count == 1  # one graph for both sizes
 
 
@@ -125,7 +125,7 @@ def test_difference_sees_a_wrong_export(tmp_path: Path, monkeypatch: pytest.Monk
         return lambda images: [x.new_zeros(shape) for x, shape in zip(module(images), shapes)]
 
     monkeypatch.setitem(exporters.EXPORTERS, "broken", traced_with_fixed_size)
-    assert exporters.export(mask_rcnn(levels=2), "broken", str(tmp_path)) == float("inf")
+    assert exporters.export(mask_rcnn(levels=2), "broken", tmp_path) == float("inf")
 
 
 def test_failing_exporter_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config_file: str) -> None:
@@ -142,7 +142,7 @@ def test_failing_exporter_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("export_format", ["torchscript", "torch_export", "onnx"])
 def test_squares_are_refused_with_the_remedy(export_format: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="GT_SQUARE_SIZE is 3, .*trained with GT_SQUARE_SIZE 0"):
-        exporters.export(mask_rcnn(levels=2, GT_SQUARE_SIZE=3), export_format, str(tmp_path))
+        exporters.export(mask_rcnn(levels=2, GT_SQUARE_SIZE=3), export_format, tmp_path)
 
 
 def test_models_that_cannot_be_traced_whole() -> None:

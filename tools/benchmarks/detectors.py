@@ -29,10 +29,7 @@ DETECTORS: dict[str, tuple[Any, ...]] = {
 
 
 def entries() -> list[Entry]:
-    baselines = {"FPN": ()}
-    return [
-        Entry(CASE, name, partial(_make_detector, name), baseline=baselines.get(name, ("FPN",))) for name in DETECTORS
-    ]
+    return [Entry(CASE, name, partial(_make_detector, name), baseline=("FPN",)) for name in DETECTORS]
 
 
 def _make_detector(name: str, setting: Setting) -> Workload:

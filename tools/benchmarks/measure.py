@@ -28,31 +28,22 @@ KILLED = -9
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
-class Time(NamedTuple):
-    """Duration of a step.
+class Step(NamedTuple):
+    """How long a step took and, of one that was watched, what it needed.
 
     Attributes:
         seconds: what ratios are made of: user and system on the CPU, which another busy process changes little; the
             clock's on a GPU.
         user_seconds, system_seconds: processor time per thread. The kernel's part is mostly that of new pages.
         wall_seconds: by the clock.
+        peak_bytes: highest memory above inputs and parameters; None where the system does not say.
+        flops: in matrix products and convolutions.
     """
 
     seconds: float
     user_seconds: float
     system_seconds: float
     wall_seconds: float
-
-
-class Step(NamedTuple):
-    """A step that was run, and what was seen of it if it was watched.
-
-    Attributes:
-        peak_bytes: highest memory above inputs and parameters; None where the system does not say.
-        flops: in matrix products and convolutions.
-    """
-
-    time: Time
     peak_bytes: int | None = None
     flops: int = 0
 
@@ -61,7 +52,7 @@ class OutOfMemory(Exception):
     """A step needed more memory than there was."""
 
 
-def measure_time(function: Callable[[], object], device: str) -> Time:
+def measure_time(function: Callable[[], object], device: str) -> Step:
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     synchronize()
     clock, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
@@ -71,7 +62,7 @@ def measure_time(function: Callable[[], object], device: str) -> Time:
     threads = torch.get_num_threads()
     user = (after.ru_utime - before.ru_utime) / threads
     system = (after.ru_stime - before.ru_stime) / threads
-    return Time(wall if device == "cuda" else user + system, user, system, wall)
+    return Step(wall if device == "cuda" else user + system, user, system, wall)
 
 
 def flop_counter() -> FlopCounterMode:
@@ -105,14 +96,13 @@ class Runner:
         """One step.
 
         Args:
-            mode: forward pass or training step.
             watched: look at memory and FLOPs too, which takes time; after a step of another size, to warm up.
 
         Raises:
             OutOfMemory: on a GPU.
         """
         try:
-            return self._watched_step(mode) if watched else Step(self._time(mode))
+            return self._watched_step(mode) if watched else self._timed_step(mode)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory from error
         finally:
@@ -123,10 +113,10 @@ class Runner:
         self._warm_up.clear()
         peak = _watch_gpu() if self._device == "cuda" else _watch_process()
         with flop_counter() as counter:
-            duration = self._time(mode)
-        return Step(duration, peak(), counter.get_total_flops())
+            step = self._timed_step(mode)
+        return step._replace(peak_bytes=peak(), flops=counter.get_total_flops())
 
-    def _time(self, mode: str) -> Time:
+    def _timed_step(self, mode: str) -> Step:
         return measure_time(lambda: self._workload.step(mode), self._device)
 
     def close(self) -> None:

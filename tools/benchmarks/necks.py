@@ -35,22 +35,20 @@ NECKS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
     "BiFPN": ("MODEL.BACKBONE.NAME", "build_resnet_bifpn_backbone"),
-    "FPT exact": EXACT,
     "FPT budget": BUDGET,
     "FPT budget, dot": DOT,
     "FPT light": LIGHT,
-    "FPT textbook": EXACT,
 }
 
 
 def entries() -> list[Entry]:
-    makes = {name: partial(_make_neck, name) for name in NECKS}
-    outlines = dict.fromkeys(("FPT exact", "FPT textbook"), makes["FPT textbook"])
-    baselines = {"FPN": (), "FPT exact": ("FPT textbook",)}
-    necks = [
-        Entry(CASE, name, make, outlines.get(name), baselines.get(name, (TRUNK, "FPN"))) for name, make in makes.items()
+    outline = partial(_make_neck, "FPT textbook")
+    return [
+        Entry(CASE, TRUNK, _make_trunk),
+        *(Entry(CASE, name, partial(_make_neck, name), baseline=(TRUNK, "FPN")) for name in NECKS),
+        Entry(CASE, "FPT exact", partial(_make_neck, "FPT exact"), outline, baseline=("FPT textbook",)),
+        Entry(CASE, "FPT textbook", outline, outline),
     ]
-    return [Entry(CASE, TRUNK, _make_trunk), *necks]
 
 
 class GivenFeatures(Backbone):
@@ -86,7 +84,7 @@ def run_neck(neck: Neck, features: dict[str, Tensor]) -> list[Tensor]:
 
 def _make_neck(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
-        neck = build_neck(NECKS[name])
+        neck = build_neck(NECKS.get(name, EXACT))
     if name == "FPT textbook":
         textbook.as_textbook(neck)
     padded = _padded(setting)

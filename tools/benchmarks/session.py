@@ -18,8 +18,8 @@ from tqdm import tqdm
 from fpt_d2.errors import UserError
 
 from . import detectors, kernels, necks, segmentation
-from .cost import Cost, Machine, compute_cost, measure_machine
-from .measure import OutOfMemory, Step, Time, start_runner
+from .cost import compute_cost, measure_matrix_rate
+from .measure import OutOfMemory, Step, start_runner
 from .plots import save_plots
 from .report import MIB, Result, compared, results_table, save
 from .workload import FORWARD, MODES, TRAIN, Entry, Setting
@@ -44,13 +44,13 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     setting = Setting(0, 0, args.batch, args.device, getattr(torch, args.dtype))
     plan = _plan(args, setting)
-    machine = measure_machine(setting)
-    about = _about(args, machine)
+    matrix_rate = measure_matrix_rate(setting)
+    about = _about(args, matrix_rate)
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
     results: list[Result] = []
     with tqdm(plan, unit="case", disable=None) as bar:
         session = Session(
-            machine,
+            matrix_rate,
             modes={"forward": (FORWARD,), "training": (TRAIN,), "both": MODES}[args.mode],
             repeats=1 if args.quick else args.repeats,
             threads=args.threads,
@@ -90,7 +90,7 @@ def _is_wanted(entry: Entry, names: Sequence[str] | None) -> bool:
     return names is None or any(name.lower() in f"{entry.case} / {entry.name}".lower() for name in names)
 
 
-def _about(args: argparse.Namespace, machine: Machine) -> dict[str, Any]:
+def _about(args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
     on_gpu = args.device == "cuda"
     return {
         "date": datetime.date.today().isoformat(),
@@ -100,8 +100,7 @@ def _about(args: argparse.Namespace, machine: Machine) -> dict[str, Any]:
         "torch": torch.__version__,
         "dtype": args.dtype,
         "batch": args.batch,
-        "matrix rate, GFLOP/s": round(machine.matrix_rate / 1e9, 1),
-        "copy rate, GB/s": round(machine.write_rate / 1e9, 1),
+        "matrix rate, GFLOP/s": round(matrix_rate / 1e9, 1),
         "seconds": "wall time" if on_gpu else "processor time per thread (user + system), robust to a busy machine",
         "peak": "torch.cuda.max_memory_allocated" if on_gpu else "high-water mark of a fresh process",
         "training step": "forward and backward, no optimizer",
@@ -124,12 +123,13 @@ class Session:
     """Measures groups of entries.
 
     Attributes:
+        matrix_rate: FLOP per second of a large matrix product.
         memory_limit: bytes that a step may need.
         max_seconds: an entry estimated to take longer for one step is skipped; none is repeated for longer.
         progress: called with what is going on.
     """
 
-    machine: Machine
+    matrix_rate: float
     modes: Sequence[str]
     repeats: int
     threads: int
@@ -157,8 +157,8 @@ class Session:
                     except OutOfMemory:
                         runners.pop(entry.name).close()
                         plans[entry.name] = replace(plans[entry.name], note="ran out of memory")
-                times = self._repeat(runners, firsts, mode)
-                results = {name: self._finish(plan, firsts.get(name), times.get(name)) for name, plan in plans.items()}
+                steps = self._repeat(runners, firsts, mode)
+                results = {n: self._finish(p, firsts[n], steps[n]) if n in firsts else p for n, p in plans.items()}
                 yield from (compared(result, results) for result in results.values())
         finally:
             for runner in runners.values():
@@ -172,39 +172,38 @@ class Session:
             area, seconds = self._last.get((entry.case, entry.name, mode), (blank.area, 0.0))
             return replace(blank, note=self._too_long(seconds * blank.area / area))
         cost = compute_cost(entry.outline, setting, mode)
-        blank = replace(blank, gflops=cost.flops / 1e9)
-        if entry.outline is not entry.make:
-            return replace(blank, note=self._too_long(cost.flops / self.machine.matrix_rate))
-        blank = replace(blank, computed_mib=cost.peak_bytes / MIB)
-        return replace(blank, note=self._too_large(cost) or self._too_long(cost.seconds(self.machine)))
-
-    def _too_large(self, cost: Cost) -> str:
-        return f"skipped: needs {cost.peak_bytes / 2**30:.1f} GiB" if cost.peak_bytes > self.memory_limit else ""
+        plan = replace(blank, gflops=cost.flops / 1e9, note=self._too_long(cost.flops / self.matrix_rate))
+        if entry.outline is entry.make:
+            plan = replace(plan, computed_mib=cost.peak_bytes / MIB)
+            if cost.peak_bytes > self.memory_limit:
+                plan = replace(plan, note=f"skipped: needs {cost.peak_bytes / 2**30:.1f} GiB")
+        return plan
 
     def _too_long(self, seconds: float) -> str:
         return f"skipped: takes about {seconds:.0f} s" if seconds > self.max_seconds else ""
 
-    def _repeat(self, runners: dict[str, Any], firsts: dict[str, Step], mode: str) -> dict[str, list[Time]]:
+    def _repeat(self, runners: dict[str, Any], firsts: dict[str, Step], mode: str) -> dict[str, list[Step]]:
         """Steps in turn, A B C A B C: what the machine does besides falls on all alike."""
-        times: dict[str, list[Time]] = {name: [] for name in firsts}
+        steps: dict[str, list[Step]] = {name: [] for name in firsts}
         for _ in range(self.repeats):
-            for name, taken in times.items():
-                last = taken[-1] if taken else firsts[name].time
+            for name, taken in steps.items():
+                last = (taken or [firsts[name]])[-1]
                 if last.wall_seconds * (len(taken) + 2) <= self.max_seconds:
-                    taken.append(runners[name].step(mode).time)
-        return {name: taken or [firsts[name].time] for name, taken in times.items()}
+                    taken.append(runners[name].step(mode))
+        return {name: taken or [firsts[name]] for name, taken in steps.items()}
 
-    def _finish(self, plan: Result, first: Step | None, times: list[Time] | None) -> Result:
-        if first is None or times is None:
-            return plan
-        median = Time(*map(statistics.median, zip(*times)))
-        self._last[plan.case, plan.entry, plan.mode] = plan.area, median.seconds
+    def _finish(self, plan: Result, first: Step, steps: list[Step]) -> Result:
+        seconds, user, system, wall = (statistics.median(values) for values in list(zip(*steps))[:4])
+        self._last[plan.case, plan.entry, plan.mode] = plan.area, seconds
         return replace(
             plan,
-            **median._asdict(),
-            images_per_second=plan.batch / median.seconds,
+            seconds=seconds,
+            user_seconds=user,
+            system_seconds=system,
+            wall_seconds=wall,
+            images_per_second=plan.batch / seconds,
             peak_mib=None if first.peak_bytes is None else first.peak_bytes / MIB,
             gflops=first.flops / 1e9,
-            rate_share=first.flops / median.seconds / self.machine.matrix_rate,
-            note="one step" if len(times) == 1 < self.repeats else "",
+            rate_share=first.flops / seconds / self.matrix_rate,
+            note="one step" if len(steps) == 1 < self.repeats else "",
         )
