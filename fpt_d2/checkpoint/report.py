@@ -23,11 +23,11 @@ class LoadReport:
     Attributes:
         source: path or address of the weights.
         loaded: in the model and in the file.
-        missing: in the model alone.
-        unexpected: in the file alone.
+        missing: only in the model.
+        unexpected: only in the file.
         mismatched: in both, with the shapes in the file and in the model.
-        made_up: in the model alone, where Detectron2's frozen norm makes up for it: its running statistics.
-        is_folded: the file is of Caffe2, which folds the running statistics of a norm into its scale and shift.
+        made_up: only in the model, where Detectron2's frozen norm makes up for it: its running statistics.
+        is_folded: the file comes from Caffe2, which folds the running statistics of a norm into its scale and shift.
     """
 
     source: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
+from PIL import Image
 
 from ...errors import DatasetError
 from ..labels import UNREADABLE, read_labels
@@ -83,8 +83,8 @@ def _find_problem(record: dict[str, Any], *, num_classes: int, ignore_label: int
     if size != mask_size:
         sizes = f"{mask} is {size_in_words(mask_size)}, {image} {size_in_words(size)} pixels"
         return "mask has another size than its image", sizes
-    found = np.flatnonzero(np.bincount(labels.ravel())).tolist()
-    wrong = [label for label in found if label >= num_classes and label != ignore_label]
+    counts = Image.fromarray(labels).histogram()  # faster than NumPy's
+    wrong = [label for label, count in enumerate(counts) if count and label >= num_classes and label != ignore_label]
     if wrong:
         allowed = f"0 to {num_classes - 1}" + (f" and {ignore_label}" if ignore_label is not None else "")
         return f"mask has a label that is not a class; classes are {allowed}", f"{mask} has {wrong[0]}"

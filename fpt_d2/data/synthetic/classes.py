@@ -1,4 +1,4 @@
-"""What there is in the synthetic data sets. The order is that of ids and labels, and enters the seed: append alone."""
+"""What is in the synthetic data sets. The order is that of ids and labels and enters the seed: append, never insert."""
 
 from __future__ import annotations
 

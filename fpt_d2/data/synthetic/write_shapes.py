@@ -40,7 +40,7 @@ def write_shapes(
 ) -> None:
     """Write images into ``train/`` and ``val/`` under ``root``, and ``annotations/*.json`` for them in COCO's format.
 
-    The latter are ``instances_{train,val}.json``; ``keypoints_{train,val}.json``, of stars alone; and
+    The latter are ``instances_{train,val}.json``; ``keypoints_{train,val}.json``, of stars only; and
     ``panoptic_{train,val}.json`` for the segments in ``panoptic_{train,val}/``. Labels for the semantic head of a
     panoptic model are in ``panoptic_stuff_{train,val}/``, as Detectron2's script makes them for COCO: 0 on every shape,
     the backgrounds from 1.
