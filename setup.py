@@ -18,10 +18,17 @@ setup(
     name="fpt_d2",
     version=version(),
     description="Feature Pyramid Transformer for Detectron2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="fpt_d2 contributors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     packages=[*find_packages(include=["fpt_d2", "fpt_d2.*"]), "fpt_d2.configs"],
     package_dir={"fpt_d2.configs": "configs"},
-    package_data={"fpt_d2.configs": ["**/*.yaml", "**/*.py"]},
-    python_requires=">=3.9",
+    package_data={"fpt_d2.configs": ["**/*.yaml", "**/*.py", "moved.json"]},
+    # From 3.10 on Python can evaluate `X | None`, which all hints are written in. Detectron2 and every torch that is
+    # supported run on it.
+    python_requires=">=3.10",
     # Nothing, so that pip replaces nothing: torch, torchvision and Detectron2 come in builds for a machine, which
     # only its user can choose, and Detectron2 brings everything else that the package imports.
     install_requires=[],
@@ -30,13 +37,14 @@ setup(
         # other. Ask for this where there is no cv2.
         "demo": ["opencv-python-headless"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
-        "dev": ["mypy", "pytest", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"],
+        "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],

@@ -1,23 +1,23 @@
 """Which files the demo reads and writes, and whether it can open a window."""
 
+from __future__ import annotations
+
 import glob
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 import cv2
 import numpy as np
+from PIL import Image
+
+from fpt_d2.errors import UserError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 # Tried in this order. Which of them OpenCV can write depends on how it was built: x264, say, seldom.
 _CODECS = ("mp4v", "avc1", "MJPG", "VP80")
-
-
-class DemoError(ValueError):
-    """What the user asked for cannot be done; the message says why and what to do instead."""
 
 
 def collect_images(inputs: Sequence[str]) -> list[Path]:
@@ -51,20 +51,32 @@ def plan_outputs(images: Sequence[Path], output: str) -> list[Path]:
         One path per input.
 
     Raises:
-        DemoError: one file for several inputs, a picture would replace an input, or no folder can be made.
+        UserError: one file for several inputs, a picture would replace an input, or no folder can be made.
     """
     if not os.path.isdir(output) and output.lower().endswith(IMAGE_SUFFIXES):
         if len(images) > 1:
-            raise DemoError(f"--output {output} is one file for {len(images)} images: give a folder")
+            raise UserError(f"--output {output} is one file for {len(images)} images: give a folder")
         planned = [Path(output)]
     else:
         planned = _unique_names(images, Path(output))
     inputs = {path.resolve() for path in images}
     for path in planned:
         if path.resolve() in inputs:
-            raise DemoError(f"--output {output} would replace the input {path}: give another folder")
+            raise UserError(f"--output {output} would replace the input {path}: give another folder")
         _make_folder(path.parent)
     return planned
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    """Write an RGB picture.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        Image.fromarray(picture).save(path)
+    except OSError as error:
+        raise UserError(f"The picture {path} cannot be written ({error.strerror or error})") from error
 
 
 class VideoWriter:
@@ -76,17 +88,17 @@ class VideoWriter:
         fps: frames per second.
 
     Raises:
-        DemoError: the file would replace the input, or its folder cannot be made.
+        UserError: the file would replace the input, or its folder cannot be made.
     """
 
     def __init__(self, output: str, name: str, fps: float) -> None:
         is_file = not os.path.isdir(output) and output.lower().endswith(_VIDEO_SUFFIXES)
         self.path = Path(output) if is_file else Path(output) / f"{Path(name).stem}.mp4"
         if self.path.exists() and os.path.exists(name) and self.path.samefile(name):
-            raise DemoError(f"--output {output} would replace the input {name}: give another name")
+            raise UserError(f"--output {output} would replace the input {name}: give another name")
         _make_folder(self.path.parent)
         self._fps = fps
-        self._writer: Optional[cv2.VideoWriter] = None
+        self._writer: cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame; the first one settles the size, which may differ from what the input's header says."""
@@ -103,30 +115,30 @@ class VideoWriter:
             writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*codec), self._fps, (width, height))
             if writer.isOpened():
                 return writer
-        raise DemoError(f"OpenCV can write {self.path} with none of {', '.join(_CODECS)}: try another suffix")
+        raise UserError(f"OpenCV can write {self.path} with none of {', '.join(_CODECS)}: try another suffix")
 
 
 def check_display() -> None:
     """Raise unless a window can be opened.
 
     Raises:
-        DemoError: there is no display, or OpenCV was built without windows.
+        UserError: there is no display, or OpenCV was built without windows.
     """
     # Qt ends the whole process when it finds no display, so that trying would be too late.
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise DemoError("There is no display to show the result on: say where to write it with --output")
+        raise UserError("There is no display to show the result on: say where to write it with --output")
     try:
         cv2.namedWindow("probe")
         cv2.destroyWindow("probe")
     except cv2.error as error:
-        raise DemoError("This OpenCV cannot open windows: say where to write the result with --output") from error
+        raise UserError("This OpenCV cannot open windows: say where to write the result with --output") from error
 
 
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DemoError(f"--output: no folder {folder} can be made ({error.strerror}): give another path") from error
+        raise UserError(f"--output: no folder {folder} can be made ({error.strerror}): give another path") from error
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -1,8 +1,10 @@
 """A trained model that draws what it predicts on images and on videos."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator
-from typing import Any, Union
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
 from fpt_d2.data import register_from_config
 from fpt_d2.engine.inference import build_predictor
+from fpt_d2.errors import UserError
 
 logger = logging.getLogger("fpt_d2.demo")
 
@@ -65,7 +68,7 @@ class VisualizationDemo:
             yield np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
 
 
-def _draw(outputs: dict[str, Any], visualizer: Union[Visualizer, VideoVisualizer], *frame: np.ndarray) -> VisImage:
+def _draw(outputs: dict[str, Any], visualizer: Visualizer | VideoVisualizer, *frame: np.ndarray) -> VisImage:
     """Draw all that a model put out. A VideoVisualizer takes the frame as first argument, a Visualizer none."""
     drawn = None
     if "panoptic_seg" in outputs:
@@ -76,7 +79,7 @@ def _draw(outputs: dict[str, Any], visualizer: Union[Visualizer, VideoVisualizer
     if "instances" in outputs:
         drawn = visualizer.draw_instance_predictions(*frame, outputs["instances"].to("cpu"))
     if drawn is None:
-        raise ValueError(f"The model puts out {sorted(outputs)}: only instances, sem_seg and panoptic_seg can be drawn")
+        raise UserError(f"The model puts out {sorted(outputs)}: only instances, sem_seg and panoptic_seg can be drawn")
     return drawn
 
 

@@ -1,7 +1,6 @@
 """Every config key that this project adds to Detectron2's."""
 
 from detectron2.config import CfgNode as CN
-from detectron2.projects.deeplab import add_deeplab_config
 
 # Detectron2's meta-architecture of semantic segmentation, by its registered name.
 SEMANTIC_SEGMENTATION = "SemanticSegmentor"
@@ -16,6 +15,8 @@ def add_fpt_config(cfg: CN) -> None:
     Args:
         cfg: a Detectron2 config, changed in place.
     """
+    from . import data, modeling  # noqa: F401  (registers what the config names)
+
     _add_model_config(cfg)
     _add_trunk_config(cfg)
     _add_peer_config(cfg)
@@ -127,7 +128,12 @@ def _add_sem_seg_config(cfg: CN) -> None:
     # Detectron2's DeepLab project has keys for a dilated ResNet (MODEL.RESNETS.{RES4_DILATION, RES5_MULTI_GRID,
     # STEM_TYPE}), the poly learning rate (SOLVER.LR_SCHEDULER_NAME "WarmupPolyLR", SOLVER.POLY_LR_*), the crop
     # (INPUT.CROP.SINGLE_CATEGORY_MAX_AREA), ASPP (MODEL.SEM_SEG_HEAD.ASPP_*) and MODEL.SEM_SEG_HEAD.LOSS_TYPE.
-    add_deeplab_config(cfg)
+    try:
+        from detectron2.projects.deeplab import add_deeplab_config
+    except ModuleNotFoundError:  # only semantic segmentation needs it, and fpt_d2.config_file then says so
+        pass
+    else:
+        add_deeplab_config(cfg)
 
     ufp = cfg.MODEL.UFP = CN()
     # The trunk's feature that every level is made from. Its stride is that of every level:
@@ -193,24 +199,3 @@ def _add_training_config(cfg: CN) -> None:
     cfg.TEST.PATIENCE = 0
     # Draw the predictions on this many images of DATASETS.TEST into TensorBoard at every TEST.EVAL_PERIOD.
     cfg.TEST.VIS_IMAGES = 0
-
-
-def add_point_rend_config(cfg: CN, config_file: str) -> None:
-    """Add the keys of Detectron2's PointRend project to ``cfg`` if a config file, or one that it is based on, has any.
-
-    Only then, because importing that project registers its heads, which a user's own copy of it would do too.
-
-    Raises:
-        ValueError: the file needs the project, and it is not there.
-    """
-    model = CN.load_yaml_with_base(config_file, allow_unsafe=True).get("MODEL")
-    if not isinstance(model, dict) or "POINT_HEAD" not in model:
-        return
-    try:
-        from detectron2.projects.point_rend import add_pointrend_config
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"MODEL.POINT_HEAD in {config_file} is of Detectron2's PointRend project, which this Detectron2 comes "
-            "without: install one that has detectron2.projects.point_rend"
-        ) from error
-    add_pointrend_config(cfg)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .errors import ConfigError
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -22,14 +25,16 @@ def get_config_file(name: str) -> str:
         The path of that file.
 
     Raises:
-        ValueError: there is no such config; the message has the names nearest to it.
+        ConfigError: there is no such config; the message has the names nearest to it.
     """
     root = _config_root()
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*") if path.suffix in (".yaml", ".py"))
     if name in names:
         return str(root / name)
+    if replacement := replacement_for(name):
+        raise ConfigError(f"{name} is no longer a config of its own: use {replacement}")
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    raise ValueError(f"fpt_d2 has no config {name!r}; the nearest are: {', '.join(near or names)}")
+    raise ConfigError(f"fpt_d2 has no config {name!r}; the nearest are: {', '.join(near or names)}")
 
 
 def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
@@ -43,13 +48,9 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
         The config, which can still be changed; of a ``.py`` file what ``LazyConfig.load`` returns.
 
     Raises:
-        ValueError: there is no such config, or it needs a project that this Detectron2 comes without.
+        ConfigError: there is no such config, or it needs a project that this Detectron2 comes without.
         RuntimeError: ``trained`` is set.
     """
-    from detectron2.config import LazyConfig, get_cfg
-
-    from fpt_d2.config import add_fpt_config, add_point_rend_config
-
     config_file = get_config_file(name)
     if trained:
         raise RuntimeError(
@@ -57,12 +58,18 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
             "FPN model (detectron2.model_zoo.get_checkpoint_url), which FPT starts from"
         )
     if config_file.endswith(".py"):
+        from detectron2.config import LazyConfig
+
         return LazyConfig.load(config_file)
-    cfg = get_cfg()
-    add_fpt_config(cfg)
-    add_point_rend_config(cfg, config_file)
-    cfg.merge_from_file(config_file)
-    return cfg
+    from .config_file import read_config
+
+    return read_config(config_file)
+
+
+def replacement_for(config_file: str) -> str | None:
+    """What does the same as a config that has been removed: another file, and the KEY VALUE pairs to add to it."""
+    moved: dict[str, str] = json.loads((_config_root() / "moved.json").read_text(encoding="utf-8"))
+    return moved.get("/".join(Path(config_file).parts[-2:]))
 
 
 def _config_root() -> Path:

@@ -19,6 +19,6 @@ setup(
     version="1.0",
     description="Lets `import detectron2` work from the copy of Detectron2 that LabGym 3.1.2 carries",
     py_modules=["detectron2_standin"],
-    python_requires=">=3.9",
+    python_requires=">=3.10",
     cmdclass={"build_py": BuildWithPth},
 )

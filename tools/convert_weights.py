@@ -8,39 +8,29 @@ Example:
 MODEL.WEIGHTS takes torchvision's and timm's files as they are, too; Detectron2 itself needs the converted ones.
 """
 
-import argparse
-import logging
+from __future__ import annotations
+
+import sys
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any
 
-from detectron2.utils.logger import setup_logger
-
-from fpt_d2.checkpoint import convert_resnet
-from fpt_d2.checkpoint.files import read_state_dict, write_checkpoint
-from fpt_d2.checkpoint.names import resnet_kind
-from fpt_d2.checkpoint.origin import expected_input
-from fpt_d2.engine.command import exit_on_user_errors
-
-logger = logging.getLogger("fpt_d2.tools")
+from common import rewrite_weights, tool_parser
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", help="a state dict: .pth, or .safetensors where safetensors is installed")
-    parser.add_argument("output", help="the file to write: .pkl or .pth")
-    return parser
+def convert(weights: dict[str, Any], output: str) -> tuple[dict[str, Any], str]:
+    from fpt_d2.checkpoint import convert_resnet
+    from fpt_d2.checkpoint.names import resnet_kind
+    from fpt_d2.checkpoint.origin import expected_input
+
+    checkpoint = convert_resnet(weights)
+    settings, _ = expected_input(output, checkpoint["__author__"])
+    wanted = " ".join(f"{key} '{value}'" for key, value in settings.items())
+    return checkpoint, f"a {resnet_kind(checkpoint['model'])} to {output}. It wants {wanted}"
 
 
-@exit_on_user_errors()
-def main(argv: Optional[Sequence[str]] = None) -> None:
-    args = get_parser().parse_args(argv)
-    setup_logger(name="fpt_d2")
-    checkpoint = convert_resnet(read_state_dict(args.input))
-    write_checkpoint(checkpoint, args.output)
-    settings, _ = expected_input(args.output, checkpoint["__author__"])
-    words = " ".join(f"{key} '{value}'" for key, value in settings.items())
-    logger.info("Wrote a %s to %s. It wants %s", resnet_kind(checkpoint["model"]), args.output, words)
+def main(argv: Sequence[str] | None = None) -> int:
+    return rewrite_weights(tool_parser(__doc__), argv, convert)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,62 +10,67 @@ Examples:
     python tools/prepare_sem_seg.py check ade20k_sem_seg_val
 """
 
+from __future__ import annotations
+
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import setup_logger
+from common import logger, tool_parser, users_files
 
-from fpt_d2.data.sem_seg_check import check_sem_seg_files
-from fpt_d2.data.sem_seg_prepare import prepare_ade20k, prepare_cityscapes, prepare_lip, prepare_voc
-from fpt_d2.data.sem_seg_sets import DATASETS_ROOT
-from fpt_d2.engine.command import exit_on_user_errors
+from fpt_d2.cli import exit_on_user_errors
 
-logger = logging.getLogger("fpt_d2.tools")
-
-# Folder, what prepares it, and the names that are then registered.
+# Command, folder, and the names that are registered.
 DATASETS = {
-    "cityscapes": ("cityscapes", prepare_cityscapes, ["cityscapes_fine_sem_seg_train", "cityscapes_fine_sem_seg_val"]),
-    "ade20k": ("ADEChallengeData2016", prepare_ade20k, ["ade20k_sem_seg_train", "ade20k_sem_seg_val"]),
-    "voc": ("VOC2012", prepare_voc, [f"voc_2012_sem_seg_{split}" for split in ("train", "val", "trainaug")]),
-    "lip": ("LIP", prepare_lip, ["lip_sem_seg_train", "lip_sem_seg_val"]),
+    "cityscapes": ("cityscapes", ["cityscapes_fine_sem_seg_train", "cityscapes_fine_sem_seg_val"]),
+    "ade20k": ("ADEChallengeData2016", ["ade20k_sem_seg_train", "ade20k_sem_seg_val"]),
+    "voc": ("VOC2012", [f"voc_2012_sem_seg_{split}" for split in ("train", "val", "trainaug")]),
+    "lip": ("LIP", ["lip_sem_seg_train", "lip_sem_seg_val"]),
 }
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, (folder, prepare, _) in DATASETS.items():
-        what = prepare.__doc__.splitlines()[0]
-        sub = commands.add_parser(command, help=f"prepare {DATASETS_ROOT / folder}", description=what)
-        if command == "voc":
-            sub.add_argument(
-                "--sbd", type=Path, metavar="FOLDER", help="dataset folder of the Semantic Boundaries Dataset"
-            )
+    subs = {name: commands.add_parser(name, help=f"prepare {folder}") for name, (folder, _) in DATASETS.items()}
+    subs["voc"].add_argument(
+        "--sbd", type=Path, metavar="FOLDER", help="dataset folder of the Semantic Boundaries Dataset"
+    )
     check = commands.add_parser("check", help="check every image and mask of registered data sets")
     check.add_argument("names", nargs="+", metavar="NAME", help="e.g. voc_2012_sem_seg_val")
     return parser
 
 
 @exit_on_user_errors()
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
+    from detectron2.utils.logger import setup_logger
+
     setup_logger(name="fpt_d2")
     if args.command == "check":
         return _check(args.names)
-    folder, prepare, names = DATASETS[args.command]
-    options = {"sbd": args.sbd} if args.command == "voc" else {}
-    prepare(DATASETS_ROOT / folder, **options)
-    return _check([name for name in names if _is_listed(name)])
+    _prepare(args)
+    return _check([name for name in DATASETS[args.command][1] if _is_listed(name)])
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from fpt_d2.data.datasets.prepare import prepare_ade20k, prepare_cityscapes, prepare_lip, prepare_voc
+    from fpt_d2.data.datasets.sem_seg import DATASETS_ROOT
+
+    folder = Path(DATASETS_ROOT) / DATASETS[args.command][0]
+    with users_files():
+        if args.command == "voc":
+            prepare_voc(folder, sbd=args.sbd)
+        else:
+            {"cityscapes": prepare_cityscapes, "ade20k": prepare_ade20k, "lip": prepare_lip}[args.command](folder)
 
 
 def _is_listed(name: str) -> bool:
     """Whether a data set that was prepared can be loaded: VOC's trainaug only with SBD."""
+    from detectron2.data import DatasetCatalog
+
     try:
         return bool(DatasetCatalog.get(name))
     except FileNotFoundError:
@@ -73,10 +78,14 @@ def _is_listed(name: str) -> bool:
 
 
 def _check(names: Sequence[str]) -> int:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from fpt_d2.data.checks.sem_seg import check_sem_seg_files
+
     status = 0
     for name in names:
         if name not in DatasetCatalog or not MetadataCatalog.get(name).get("stuff_classes"):
-            problems = [f"{name!r} is no registered data set for semantic segmentation"]
+            problems = [f"{name!r} is not a registered data set for semantic segmentation"]
         else:
             problems = check_sem_seg_files(name)
         for problem in problems:

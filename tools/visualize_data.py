@@ -10,82 +10,82 @@ Examples:
         --config-file configs/COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml
 """
 
-import argparse
-import logging
+from __future__ import annotations
+
 import sys
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any
 
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog, build_detection_train_loader
-from detectron2.data.build import filter_images_with_few_keypoints
-from detectron2.data.detection_utils import convert_image_to_rgb, read_image
-from detectron2.utils.logger import setup_logger
-from detectron2.utils.visualizer import VisImage, Visualizer
-from tqdm import tqdm
+from common import save_pictures, tool_parser
 
-from fpt_d2.config import SEMANTIC_SEGMENTATION
-from fpt_d2.data import build_train_mapper, check_datasets, register_from_config
-from fpt_d2.data.labels import UNREADABLE
-from fpt_d2.engine import read_config
-from fpt_d2.engine.command import add_num_images, add_opts, exit_on_user_errors
+from fpt_d2.cli import add_num_images, add_opts, exit_on_user_errors
+from fpt_d2.errors import ConfigError, DatasetError
 
-logger = logging.getLogger("fpt_d2.tools")
+if TYPE_CHECKING:
+    import numpy as np
+    from detectron2.config import CfgNode
+    from detectron2.utils.visualizer import Visualizer
 
 
-def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@exit_on_user_errors()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``, that of the process by default; the exit status."""
+    parser = tool_parser(__doc__)
     parser.add_argument("--source", choices=["annotation", "dataloader"], required=True, help="what to draw")
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config with DATASETS.TRAIN")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for one picture of each image")
     add_num_images(parser, default=20)
     add_opts(parser)
-    return parser
+    args = parser.parse_args(argv)
 
+    from detectron2.utils.logger import setup_logger
 
-@exit_on_user_errors()
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run the command line ``argv``, that of the process by default; the exit status."""
-    args = get_parser().parse_args(argv)
+    from fpt_d2.config import SEMANTIC_SEGMENTATION
+    from fpt_d2.config_file import read_config
+    from fpt_d2.data import check_datasets, register_from_config
+
     setup_logger(name="fpt_d2")
     cfg = read_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0", "DATASETS.TEST", "()"])
     register_from_config(cfg)
     if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is empty: name the data sets to draw")
+        raise ConfigError("DATASETS.TRAIN is empty: name the data sets to draw")
     if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
         cfg.DATASETS.CHECK = False  # it would read every mask, for a few pictures
     check_datasets(cfg)
-    pictures = (annotations if args.source == "annotation" else loaded)(cfg)
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    count = 0
-    for name, picture in tqdm(islice(pictures, args.num_images), total=args.num_images):
-        picture.save(str(folder / f"{count:04d}_{Path(name).stem}.jpg"))
-        count += 1
-    logger.info("Wrote %d pictures to %s", count, folder)
+    drawn = islice((annotations if args.source == "annotation" else loaded)(cfg), args.num_images)
+    named = ((f"{i:04d}_{Path(file).stem}", picture) for i, (file, picture) in enumerate(drawn))
+    save_pictures(named, args.output, args.num_images)
     return 0
 
 
-def annotations(cfg: CfgNode) -> Iterator[tuple[str, VisImage]]:
+def annotations(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
     """Files of ``DATASETS.TRAIN`` and their annotations, drawn."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.build import filter_images_with_few_keypoints
+    from detectron2.data.detection_utils import read_image
+    from detectron2.utils.visualizer import Visualizer
+
+    def draw(record: dict[str, Any]) -> np.ndarray:
+        return Visualizer(read_image(record["file_name"], "RGB"), metadata).draw_dataset_dict(record).get_image()
+
     for name in cfg.DATASETS.TRAIN:
-        records = DatasetCatalog.get(name)
+        records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
         if cfg.MODEL.KEYPOINT_ON:
             records = filter_images_with_few_keypoints(records, 1)
-        draw = _naming_the_file(partial(_draw_annotations, metadata=MetadataCatalog.get(name)))
         for record in records:
-            yield record["file_name"], draw(record)
+            yield record["file_name"], _naming_the_file(draw)(record)
 
 
-def _draw_annotations(record: dict[str, Any], metadata: Metadata) -> VisImage:
-    return Visualizer(read_image(record["file_name"], "RGB"), metadata).draw_dataset_dict(record)
-
-
-def loaded(cfg: CfgNode) -> Iterator[tuple[str, VisImage]]:
+def loaded(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
     """Files and what the data loader of a training makes of them, drawn. It has no end."""
+    from detectron2.data import MetadataCatalog, build_detection_train_loader
+    from detectron2.data.detection_utils import convert_image_to_rgb
+    from detectron2.utils.visualizer import Visualizer
+
+    from fpt_d2.data import build_train_mapper
+
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     loader = build_detection_train_loader(cfg, mapper=_naming_the_file(build_train_mapper(cfg)))
     for example in chain.from_iterable(loader):
@@ -95,17 +95,18 @@ def loaded(cfg: CfgNode) -> Iterator[tuple[str, VisImage]]:
             visualizer.draw_sem_seg(example["sem_seg"], alpha=0.4)
         if "instances" in example:
             _draw_instances(visualizer, example["instances"].get_fields())
-        yield example["file_name"], visualizer.output
+        yield example["file_name"], visualizer.output.get_image()
 
 
 def _naming_the_file(function: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-    """``function`` of a record, which says whose image or labels are at fault where they cannot be read."""
+    """``function`` of a record, which names the image where it or its labels cannot be read."""
+    from fpt_d2.data.labels import UNREADABLE
 
     def call(record: dict[str, Any]) -> Any:
         try:
             return function(record)
         except UNREADABLE as error:
-            raise ValueError(f"{record['file_name']} or its annotation cannot be read: {error}") from error
+            raise DatasetError(f"{record['file_name']} or its annotation cannot be read: {error}") from error
 
     return call
 

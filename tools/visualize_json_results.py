@@ -7,34 +7,31 @@ Example:
     python tools/visualize_json_results.py --input ... --output drawn/ --config-file my.yaml   # its DATASETS.TEST
 """
 
+from __future__ import annotations
+
 import argparse
 import json
-import logging
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
-from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils.logger import setup_logger
-from detectron2.utils.visualizer import GenericMask, Visualizer
-from PIL import Image
-from tqdm import tqdm
+from common import save_pictures, tool_parser, users_files
 
-from fpt_d2.data import check_names, register_from_config
-from fpt_d2.engine import read_config
-from fpt_d2.engine.command import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors
+from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors
+from fpt_d2.errors import ConfigError, UserError
 
-logger = logging.getLogger("fpt_d2.tools")
+if TYPE_CHECKING:
+    import numpy as np
+    from detectron2.data import Metadata
+    from detectron2.utils.visualizer import Visualizer
+
+NEEDED = ("image_id", "category_id", "bbox", "score")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--input", required=True, metavar="JSON", help="the results, e.g. coco_instances_results.json")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="for one picture of each image")
     parser.add_argument("--dataset", metavar="NAME", help="a registered data set (default: the first of DATASETS.TEST)")
@@ -46,33 +43,36 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 @exit_on_user_errors()
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.utils.logger import setup_logger
+
     setup_logger(name="fpt_d2")
     name = _find_dataset(args)
-    by_image = read_results(args.input)
-    records = [r for r in DatasetCatalog.get(name) if r["image_id"] in by_image][: args.num_images]
+    results = read_results(args.input)
+    records = [r for r in DatasetCatalog.get(name) if r["image_id"] in results][: args.num_images]
     if not records:
-        raise ValueError(f"No image of {name!r} is in {args.input}: name the data set that it was made on")
-    folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    for record in tqdm(records, unit="image"):
-        results = [x for x in by_image[record["image_id"]] if x["score"] >= args.confidence_threshold]
-        picture = draw(record, results, MetadataCatalog.get(name))
-        Image.fromarray(picture).save(folder / f"{Path(record['file_name']).stem}.jpg")
-    logger.info("Wrote %d pictures to %s", len(records), folder)
+        raise UserError(f"No image of {name!r} is in {args.input}: name the data set that it was made on")
+    metadata = MetadataCatalog.get(name)
+    by_score = {i: [x for x in found if x["score"] >= args.confidence_threshold] for i, found in results.items()}
+    pictures = ((Path(r["file_name"]).stem, draw(r, by_score[r["image_id"]], metadata)) for r in records)
+    save_pictures(pictures, args.output, len(records))
     return 0
 
 
 def _find_dataset(args: argparse.Namespace) -> str:
+    from fpt_d2.config_file import read_config
+    from fpt_d2.data import check_names, register_from_config
+
     name = args.dataset
     if args.config_file:
         cfg = read_config(args.config_file, args.opts)
         register_from_config(cfg)
         name = name or next(iter(cfg.DATASETS.TEST), None)
     if not name:
-        raise ValueError("No data set is given: add --dataset NAME, or --config-file with DATASETS.TEST")
+        raise ConfigError("No data set is given: add --dataset NAME, or --config-file with DATASETS.TEST")
     check_names([name])
     return name
 
@@ -81,22 +81,23 @@ def read_results(path: str) -> dict[Any, list[dict[str, Any]]]:
     """Read a file in COCO's results format; its records by image.
 
     Raises:
-        ValueError: it is something else.
+        UserError: it is something else.
     """
+    with users_files():
+        content = Path(path).read_bytes()
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results = json.loads(content)
     except ValueError as error:
-        raise ValueError(f"--input {path} is no JSON ({error})") from error
-    needed = ("image_id", "category_id", "bbox", "score")
-    if not isinstance(results, list) or not all(isinstance(x, dict) and all(k in x for k in needed) for x in results):
-        raise ValueError(f"--input {path} is not in COCO's results format: a list of records with {', '.join(needed)}")
+        raise UserError(f"--input {path} is not valid JSON ({error})") from error
+    if not isinstance(results, list) or not all(isinstance(x, dict) and x.keys() >= set(NEEDED) for x in results):
+        raise UserError(f"--input {path} is not in COCO's results format: a list of records with {', '.join(NEEDED)}")
     by_image = defaultdict(list)
     for result in results:
         by_image[result["image_id"]].append(result)
-    return dict(by_image)
+    return by_image
 
 
-def draw(record: dict[str, Any], results: Sequence[dict[str, Any]], metadata: Metadata) -> np.ndarray:
+def draw(record: dict[str, Any], results: list[dict[str, Any]], metadata: Metadata) -> np.ndarray:
     """The results of an image, at the left, and its annotations.
 
     Args:
@@ -105,23 +106,31 @@ def draw(record: dict[str, Any], results: Sequence[dict[str, Any]], metadata: Me
     Returns:
         (H, 2 W, 3) RGB, uint8.
     """
+    import numpy as np
+    from detectron2.data.detection_utils import read_image
+    from detectron2.utils.visualizer import Visualizer
+
     image = read_image(record["file_name"], "RGB")
-    predicted = Visualizer(image, metadata).draw_instance_predictions(_to_instances(results, image.shape[:2], metadata))
-    annotated = Visualizer(image, metadata).draw_dataset_dict(record)
-    return np.concatenate((predicted.get_image(), annotated.get_image()), axis=1)
+    predicted, annotated = Visualizer(image, metadata), Visualizer(image, metadata)
+    if results:
+        _draw_results(predicted, results)
+    annotated.draw_dataset_dict(record)
+    return np.concatenate((predicted.output.get_image(), annotated.output.get_image()), axis=1)
 
 
-def _to_instances(results: Sequence[dict[str, Any]], size: tuple[int, int], metadata: Metadata) -> Instances:
-    boxes = np.array([x["bbox"] for x in results], dtype=float).reshape(-1, 4)
-    found = Instances(size)
-    found.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
-    found.scores = torch.tensor([x["score"] for x in results])
-    found.pred_classes = torch.tensor([_class(x["category_id"], metadata) for x in results], dtype=torch.int64)
-    if results and all("segmentation" in x for x in results):
-        found.pred_masks = np.stack([GenericMask(x["segmentation"], *size).mask for x in results])
-    if results and all("keypoints" in x for x in results):
-        found.pred_keypoints = torch.tensor([x["keypoints"] for x in results]).reshape(len(results), -1, 3)
-    return found
+def _draw_results(visualizer: Visualizer, results: list[dict[str, Any]]) -> None:
+    import numpy as np
+    from detectron2.structures import BoxMode
+
+    classes = [_class(x["category_id"], visualizer.metadata) for x in results]
+    names = visualizer.metadata.get("thing_classes") or list(map(str, range(max(classes) + 1)))
+    keypoints = [x["keypoints"] for x in results if "keypoints" in x]
+    visualizer.overlay_instances(
+        labels=[f"{names[c]} {x['score']:.0%}" for c, x in zip(classes, results)],
+        boxes=BoxMode.convert(np.array([x["bbox"] for x in results]), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
+        masks=[x["segmentation"] for x in results] if all("segmentation" in x for x in results) else None,
+        keypoints=np.reshape(keypoints, (len(results), -1, 3)) if len(keypoints) == len(results) else None,
+    )
 
 
 def _class(category_id: int, metadata: Metadata) -> int:
@@ -129,7 +138,7 @@ def _class(category_id: int, metadata: Metadata) -> int:
     if ids is None and "lvis" in metadata.name:  # its categories are numbered from 1, without a gap
         return category_id - 1
     if ids is None or category_id not in ids:
-        raise ValueError(f"The results have category {category_id}, which {metadata.name!r} has not")
+        raise UserError(f"The results have category {category_id}, which {metadata.name!r} does not have")
     return ids[category_id]
 
 

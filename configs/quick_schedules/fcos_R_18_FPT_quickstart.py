@@ -7,6 +7,8 @@ from detectron2.model_zoo import get_config
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
+import fpt_d2.data  # noqa: F401  (registers the data set)
+
 from ..common.coco_1x import dataloader, optimizer, train
 from ..common.fpt import use_fpt
 

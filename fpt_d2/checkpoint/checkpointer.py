@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -38,9 +39,9 @@ class FPTCheckpointer(DetectionCheckpointer):
         input_format: str = "",
         **checkpointables: Any,
     ) -> None:
-        """
+        """As in Detectron2, and:
+
         Args:
-            model, save_dir, save_to_disk, checkpointables: as in Detectron2.
             whole: the model is going to predict, not to be trained: weights that lack any of it are an error.
             input_format: the order of the channels that the model is fed with, "RGB" or "BGR". Where it is "", that is
                 checked for the models that know it.
@@ -49,26 +50,23 @@ class FPTCheckpointer(DetectionCheckpointer):
         self._whole, self._input_format = whole, input_format
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As in Detectron2.
-
-        Raises:
-            WeightsError: a file that is not there, damaged or no weights, or weights of another trunk, norm or width;
-                with ``whole``, of a part of the model.
+        """As in Detectron2, but WeightsError is raised if the file does not exist, is damaged or does not hold weights;
+        if they are of another trunk, norm or width; or with ``whole``, if they lack a part of the model.
         """
         self._source = path
         if path:
             find_weights(path)
         try:
-            return super().load(path, *args, **kwargs)
+            extras: dict[str, Any] = super().load(path, *args, **kwargs)
+            return extras
         finally:
             self._parsed_url_during_load = None  # Detectron2 leaves it behind when loading fails
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # Detectron2 reads these two by itself, executing what they hold.
-        if filename.endswith(".pkl"):
-            checkpoint = from_pickle(read_weights(filename), filename)
-        elif filename.endswith(".pyth"):
-            checkpoint = from_pycls(read_weights(filename), filename)
+        readers = {".pkl": from_pickle, ".pyth": from_pycls}
+        if reader := readers.get(os.path.splitext(filename)[1]):
+            checkpoint = reader(read_weights(filename), filename)
         else:
             checkpoint = super()._load_file(filename)
         weights = weights_by_name(checkpoint["model"], filename)
@@ -104,24 +102,23 @@ class FPTCheckpointer(DetectionCheckpointer):
         return matched
 
     def _report(self, weights: Collection[str], incompatible: Any, *, is_folded: bool) -> None:
-        mismatched, names = incompatible.incorrect_shapes, self.model.state_dict()
-        missing = [name for name in incompatible.missing_keys if name not in {m[0] for m in mismatched}]
-        accounted = {*weights, *incompatible.missing_keys, *(m[0] for m in mismatched)}
+        mismatched, state = incompatible.incorrect_shapes, self.model.state_dict()
+        differing = {name for name, _, _ in mismatched}
+        accounted = {*weights, *incompatible.missing_keys, *differing}
         report = LoadReport(
             source=self._source,
-            loaded=[name for name in names if name in weights],
-            missing=missing,
+            loaded=[name for name in state if name in weights],
+            missing=[name for name in incompatible.missing_keys if name not in differing],
             unexpected=list(incompatible.unexpected_keys),
             mismatched=mismatched,
-            made_up=[name for name in names if name not in accounted],
+            made_up=[name for name in state if name not in accounted],
             is_folded=is_folded,
         )
-        odd = len(missing) > len(report.new) or report.unexpected or mismatched
+        odd = len(report.missing) > len(report.new) or report.unexpected or mismatched
         logger.log(logging.WARNING if odd else logging.INFO, "%s", report)
         report.check()
         if self._whole:
-            fusions = [weight for name, weight in self.model.state_dict().items() if is_fusion(name)]
-            report.check_whole(is_idle=not any(weight.any() for weight in fusions))
+            report.check_whole(is_idle=not any(weight.any() for name, weight in state.items() if is_fusion(name)))
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """The report has said it."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import WeightsError, weights_by_name
+from ..errors import WeightsError
+from .files import weights_by_name
 from .names import is_fpt
 
 _RENAMES = [
@@ -25,27 +26,22 @@ _DETECTRON2_NAME = re.compile(
 
 
 def from_pickle(content: Any, path: str) -> dict[str, Any]:
-    """The checkpoint in a ``.pkl``. One that has not "model" and "__author__" Detectron2 takes for a file of Caffe2.
-
-    Raises:
-        WeightsError: there are no weights by name in it.
-    """
+    """The checkpoint in a ``.pkl``, which Detectron2 takes for Caffe2's without "model" and "__author__"."""
     if isinstance(content, dict) and {"model", "__author__"} <= content.keys():
         return content
-    blobs = weights_by_name(content.get("blobs", content) if isinstance(content, dict) else content, path)
-    weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
-    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+    return _to_be_matched(content, path, "Caffe2", key="blobs", left_out="_momentum")
 
 
 def from_pycls(content: Any, path: str) -> dict[str, Any]:
-    """The checkpoint in a ``.pyth``, which Detectron2 takes for a file of pycls.
+    """The checkpoint in a ``.pyth``, which Detectron2 takes for a file of pycls."""
+    return _to_be_matched(content, path, "pycls", key="model_state", left_out="num_batches_tracked")
 
-    Raises:
-        WeightsError: there are no weights by name in it.
-    """
-    state = weights_by_name(content.get("model_state", content) if isinstance(content, dict) else content, path)
-    weights = {name: weight for name, weight in state.items() if not name.endswith("num_batches_tracked")}
-    return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+
+def _to_be_matched(content: Any, path: str, author: str, *, key: str, left_out: str) -> dict[str, Any]:
+    """A checkpoint whose names Detectron2 matches; WeightsError if there are no weights by name, under a key or not."""
+    weights = weights_by_name(content.get(key, content) if isinstance(content, dict) else content, path)
+    kept = {name: weight for name, weight in weights.items() if not name.endswith(left_out)}
+    return {"model": kept, "__author__": author, "matching_heuristics": True}
 
 
 def is_torchvision_resnet(names: Collection[str]) -> bool:
@@ -56,16 +52,9 @@ def is_torchvision_resnet(names: Collection[str]) -> bool:
 def convert_resnet(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Give the weights of a torchvision or timm ResNet or ResNeXt Detectron2's names.
 
-    They are for RGB images, with the first stride of a stage in its 3x3 convolution. The classifier is left out.
-
-    Args:
-        weights: the state dict.
-
-    Returns:
-        A checkpoint that Detectron2 too loads into any model with such a trunk.
-
-    Raises:
-        WeightsError: it has parts that Detectron2's ResNet has not, such as a deep stem or squeeze-and-excitation.
+    They are for RGB images, with the first stride of a stage in its 3x3 convolution. The classifier is left out. The
+    result is a checkpoint that Detectron2 too loads into any model with such a trunk. Raises WeightsError if the state
+    dict has parts that Detectron2's ResNet does not have, such as a deep stem or squeeze-and-excitation.
     """
     renamed = {}
     for name, weight in weights.items():
@@ -75,7 +64,7 @@ def convert_resnet(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         if new.startswith("fc.") or new.endswith("num_batches_tracked"):
             continue
         if not _DETECTRON2_NAME.fullmatch(new):
-            raise WeightsError(f"{name} is no part of a plain ResNet or ResNeXt, and others cannot be converted")
+            raise WeightsError(f"{name} is not part of a plain ResNet or ResNeXt, and others cannot be converted")
         renamed[new] = weight
     return {"model": renamed, "__author__": "torchvision", "matching_heuristics": True}
 
@@ -83,10 +72,9 @@ def convert_resnet(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 def fpn_part(weights: Mapping[str, Any]) -> dict[str, Any]:
     """The weights of an FPT model without what FPT adds: those of a Detectron2 FPN model.
 
-    Raises:
-        WeightsError: there is nothing of FPT in them.
+    Raises WeightsError if there is nothing of FPT in them.
     """
     kept = {name: weight for name, weight in weights.items() if not is_fpt(name)}
     if len(kept) == len(weights):
-        raise WeightsError("the weights have nothing of FPT: they are those of another model already")
+        raise WeightsError("The weights have nothing of FPT: they are those of another model already")
     return kept

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import re
 from typing import Any
 from urllib.parse import urlparse
 
@@ -14,6 +13,8 @@ import torch
 from detectron2.utils.env import TORCH_VERSION
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
+
+from ..errors import WeightsError
 
 # All that an array needs; module names as numpy 1 writes them.
 _ARRAY_GLOBALS = {
@@ -37,23 +38,11 @@ _IMPOSTORS = {
 }
 
 
-class WeightsError(ValueError):
-    """Weights that cannot be used, said in one sentence."""
-
-
 def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIGHTS_ALLOW_PICKLE") -> str:
-    """Find the file of ``MODEL.WEIGHTS``, which for an address means to fetch it.
+    """The local path of ``MODEL.WEIGHTS``, a file, or an address that Detectron2 knows, from which it is fetched.
 
-    Args:
-        path: a file, or an address that Detectron2 knows.
-        allow_pickle: False takes ``.safetensors`` and the zip that ``torch.save`` writes alone.
-        key: what ``allow_pickle`` is called in the config.
-
-    Returns:
-        Its local path.
-
-    Raises:
-        WeightsError: it is not there, cannot be fetched, or is a pickle and must not be.
+    Without ``allow_pickle``, which is called ``key`` in the config, only ``.safetensors`` and the zip that
+    ``torch.save`` writes are taken. Raises WeightsError if it does not exist, cannot be fetched, or must not be taken.
     """
     try:
         # What follows a question mark is for Detectron2's checkpointer.
@@ -62,7 +51,7 @@ def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIG
         raise WeightsError(f"The weights {path} cannot be fetched: {error}") from error
     if not os.path.isfile(local):
         raise WeightsError(f"There are no weights {path}: set MODEL.WEIGHTS to another file, or to '' for none")
-    if not allow_pickle and not local.endswith(".safetensors") and not _begins(local, _ZIP):
+    if not allow_pickle and not local.endswith(".safetensors") and not _head(local).startswith(_ZIP):
         raise WeightsError(
             f"The weights {path} are a pickle, or nothing known, and {key} is False: give them as .safetensors or as "
             f"torch.save writes them (PyTorch 1.6 or newer), or set {key} to True"
@@ -70,35 +59,33 @@ def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIG
     return local
 
 
-def _begins(path: str, start: bytes) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(start)) == start
-
-
 def read_weights(path: str) -> Any:
-    """Read a file of weights: ``.pkl``, ``.safetensors``, or anything that ``torch.save`` has written.
+    """Read a file of weights to the CPU: ``.pkl``, ``.safetensors``, or anything that ``torch.save`` has written.
 
     Nothing in it is executed: of a pickle only arrays and plain containers are read, of torch's format what
-    ``weights_only`` allows.
-
-    Returns:
-        What was saved, on the CPU.
-
-    Raises:
-        WeightsError: it holds anything else, or is damaged.
+    ``weights_only`` allows. Raises WeightsError if it holds anything else, or is damaged.
     """
     readers = {".pkl": _read_pickle, ".safetensors": _read_safetensors}
     try:
         return readers.get(os.path.splitext(path)[1], _read_torch)(path)
+    except _Unreadable as error:
+        raise WeightsError(f"{path} {error}") from error
     except Exception as error:  # a damaged file can make its reader raise anything
-        raise WeightsError(_explain(path, error)) from error
+        head = _head(path).lstrip().lower()
+        for begin, kind in _IMPOSTORS.items():
+            if head.startswith(begin):
+                raise WeightsError(
+                    f"{path} is {kind} instead of weights: delete it and fetch the file itself"
+                ) from error
+        damage = "cut short or damaged" + ", or holds more than weights" * isinstance(error, pickle.UnpicklingError)
+        size, kind = os.path.getsize(path), type(error).__name__
+        raise WeightsError(f"{path} ({size} bytes) is {damage} ({kind}): fetch it again") from error
 
 
 def read_state_dict(path: str) -> dict[str, Any]:
     """The weights by name of a file of :func:`read_weights`: all of it, or what is called "model" or "state_dict".
 
-    Raises:
-        WeightsError: there are none.
+    Raises WeightsError if there are none.
     """
     content = read_weights(path)
     for key in ("model", "state_dict"):
@@ -107,18 +94,17 @@ def read_state_dict(path: str) -> dict[str, Any]:
 
 
 def weights_by_name(content: Any, path: str) -> dict[str, Any]:
-    """``content`` of the file, when it is weights by name, and a WeightsError otherwise."""
+    """Return the ``content`` of a file if it is weights by name; raise WeightsError if not."""
     if isinstance(content, dict) and all(isinstance(w, (Tensor, np.ndarray)) for w in content.values()):
         return content
     found = list(content)[:5] if isinstance(content, dict) else type(content).__name__
-    raise WeightsError(f"{path} is no checkpoint of weights by name; what it holds is {found}")
+    raise WeightsError(f"{path} is not a checkpoint of weights by name; what it holds is {found}")
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: str) -> None:
     """Write a checkpoint that Detectron2 reads: as a pickle of arrays to ``.pkl``, else as torch does, to ``.pth``.
 
-    Raises:
-        WeightsError: the name has another suffix.
+    Raises WeightsError if the name has another suffix.
     """
     suffix = os.path.splitext(path)[1]
     if suffix not in (".pkl", ".pth"):
@@ -132,10 +118,27 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str) -> None:
         torch.save(checkpoint, path)
 
 
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(64)
+
+
+class _Unreadable(Exception):
+    """Why a file is not read; its path comes before."""
+
+
+class _ForeignObjects(_Unreadable):
+    def __init__(self, *names: str) -> None:
+        super().__init__(
+            f"holds {', '.join(names)} besides weights, and an object like that can run code while it is read: if you "
+            "trust the file, read it yourself and save its weights alone, torch.save({'model': state_dict}, 'file.pth')"
+        )
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if f"{module.replace('numpy._core', 'numpy.core')}.{name}" not in _ARRAY_GLOBALS:
-            raise pickle.UnpicklingError(f"GLOBAL {module}.{name} is no part of an array")
+            raise _ForeignObjects(f"{module}.{name}")
         return super().find_class(module, name)
 
 
@@ -146,9 +149,16 @@ def _read_pickle(path: str) -> Any:
 
 def _read_torch(path: str) -> Any:
     # Before torch 2.6 the list of what is allowed could not name an object of another numpy version.
-    numpy_too = TORCH_VERSION >= (2, 6)
-    with torch.serialization.safe_globals(_numpy_globals()) if numpy_too else contextlib.nullcontext():
+    if TORCH_VERSION < (2, 6):
         return torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_numpy_globals()):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            with contextlib.suppress(ValueError):  # of the format before PyTorch 1.6, which cannot be listed
+                if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
+                    raise _ForeignObjects(*sorted(names)) from error
+            raise
 
 
 def _numpy_globals() -> list[Any]:
@@ -162,22 +172,5 @@ def _read_safetensors(path: str) -> Any:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise WeightsError("reading it needs safetensors: pip install safetensors") from error
+        raise _Unreadable("cannot be read without safetensors: pip install safetensors") from error
     return load_file(path)
-
-
-def _explain(path: str, error: Exception) -> str:
-    with open(path, "rb") as file:
-        head = file.read(64).lstrip().lower()
-    for begin, kind in _IMPOSTORS.items():
-        if head.startswith(begin):
-            return f"{path} is {kind} instead of weights: delete it and fetch the file itself"
-    if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return (
-            f"{path} holds {found[1]} besides weights, and an object like that can run code while it is read: if you "
-            "trust the file, read it yourself and save its weights alone, torch.save({'model': state_dict}, 'file.pth')"
-        )
-    if isinstance(error, WeightsError):
-        return f"{path} cannot be read: {error}"
-    reason = f"{type(error).__name__} {error}".partition("\n")[0].partition(". ")[0]
-    return f"{path} ({os.path.getsize(path)} bytes) is cut short or damaged ({reason}): fetch it again"

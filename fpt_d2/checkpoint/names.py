@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Optional
 
-# The modules that this project adds to FPN and ResNet. No checkpoint from elsewhere has them.
-_FPT = re.compile(r"(^|\.)(fpt|fpt_fuse\d*|bfp_down\d+|bifpn|bottom_up\.plugins)\.")
-# Those through which the rest reaches the output: where they are zero, the model is as it would be without.
-_FUSIONS = re.compile(r"(^|\.)(fpt_fuse\d*|bfp_down\d+|bifpn)\.")
+# The modules through which what this project adds reaches the output: where they are zero, the model is as it would be
+# without.
+_FUSION_MODULES = r"fpt_fuse\d*|bfp_down\d+|bifpn"
+_FUSION = re.compile(rf"(^|\.)({_FUSION_MODULES})\.")
+# All that it adds to FPN and ResNet. No checkpoint from elsewhere has them.
+_FPT = re.compile(rf"(^|\.)({_FUSION_MODULES}|fpt|bottom_up\.plugins)\.")
 _STATISTICS = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 _CAFFE2_GROUP_NORM = re.compile(r"(conv1|res\d\w*)_gn_s$")
 
-_RESNET_DEPTHS = {
+_RESNET_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,
@@ -29,23 +30,21 @@ def is_fpt(name: str) -> bool:
 
 def is_fusion(name: str) -> bool:
     """Whether it is one of those by which what FPT adds reaches the model's output."""
-    return _FUSIONS.search(name) is not None
+    return _FUSION.search(name) is not None
 
 
 def trunk_names(names: Iterable[str]) -> list[str]:
-    """Those of the trunk: of ``backbone.bottom_up``, or of all the backbone where it has no neck.
-
-    Without the statistics of its norms, which Caffe2's files leave out.
-    """
+    """Those of the trunk, without the statistics of its norms, which Caffe2's files leave out."""
     return [n for n in _of_trunk(names) if not _STATISTICS.search(n)]
 
 
 def trunk_variances(names: Iterable[str]) -> list[str]:
-    """Those of the trunk that a batch norm has and a group norm has not."""
+    """Those of the trunk that a batch norm has and a group norm does not have."""
     return [n for n in _of_trunk(names) if n.endswith(".running_var")]
 
 
 def _of_trunk(names: Iterable[str]) -> list[str]:
+    """Those of ``backbone.bottom_up``, or of all the backbone where it has no neck."""
     backbone = [n for n in names if n.startswith("backbone.") and not is_fpt(n)]
     return [n for n in backbone if n.startswith("backbone.bottom_up.")] or backbone
 
@@ -55,8 +54,8 @@ def has_caffe2_group_norm(names: Iterable[str]) -> bool:
     return any(map(_CAFFE2_GROUP_NORM.fullmatch, names))
 
 
-def resnet_kind(names: Iterable[str]) -> Optional[str]:
-    """ResNet-50, for one without a number ResNet (3, 4, 5, 3); None where there are no blocks named as Detectron2's."""
+def resnet_kind(names: Iterable[str]) -> str | None:
+    """ResNet-50, or ResNet (3, 4, 5, 3) where that has no number; None without blocks named as Detectron2's."""
     blocks = [(int(m[1]), int(m[2]), m[3]) for n in names if (m := re.search(r"\bres([2-5])\.(\d+)\.(\w+)", n))]
     if not blocks:
         return None

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import yaml
 from detectron2.modeling.backbone.resnet import BottleneckBlock
-from omegaconf import OmegaConf
 from torch import nn
 
-_KEYS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1")
+# Keys of a config, and the arguments that they are in Detectron2's configs in Python.
+_KEYS = {
+    "INPUT.FORMAT": "model.input_format",
+    "MODEL.PIXEL_MEAN": "model.pixel_mean",
+    "MODEL.PIXEL_STD": "model.pixel_std",
+    "MODEL.RESNETS.STRIDE_IN_1X1": "model.backbone.bottom_up.stages.stride_in_1x1",
+}
 # Means are those of Detectron2's configs; Caffe's own differ by less than 1.
 _BGR = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675]}
 _MSRA = {**_BGR, "MODEL.PIXEL_STD": [1.0, 1.0, 1.0], "MODEL.RESNETS.STRIDE_IN_1X1": True}
@@ -45,7 +51,7 @@ def expected_input(source: str, author: str) -> tuple[dict[str, Any], str]:
     """The config keys that the weights of this origin want, and the origin in words.
 
     In this order: the config of a Detectron2 model zoo file; ``config.yaml`` beside a checkpoint that training wrote;
-    the file's author. Of Caffe2 files only those with MSRA in their path tell more than the order of the channels.
+    the file's author. Only those Caffe2 files that have MSRA in their path tell more than the order of the channels.
     """
     if zoo := re.search(r"([\w.-]+/[\w.-]+)/\d+/model_final_\w+\.pkl$", source):
         return _from_zoo(zoo[1]), "are of Detectron2's model zoo"
@@ -64,19 +70,12 @@ def _from_zoo(name: str) -> dict[str, Any]:
         from detectron2 import model_zoo
     except ImportError:  # it needs pkg_resources, which setuptools no longer has
         return {}
-    for suffix, select in ((".yaml", _select), (".py", _select_lazy)):
+    for suffix in (".yaml", ".py"):
         try:
-            return select(model_zoo.get_config(name + suffix))
+            return _select(model_zoo.get_config(name + suffix), lazy=suffix == ".py")
         except RuntimeError:  # not in this version of Detectron2
             continue
     return {}
-
-
-def _select_lazy(config: Any) -> dict[str, Any]:
-    """From one of the zoo's configs in Python, which name the constructors' arguments."""
-    arguments = ("input_format", "pixel_mean", "pixel_std", "backbone.bottom_up.stages.stride_in_1x1")
-    values = (OmegaConf.select(config.model, argument) for argument in arguments)
-    return {key: value for key, value in zip(_KEYS, values) if value is not None}
 
 
 def _from_yaml(path: str) -> dict[str, Any]:
@@ -87,12 +86,12 @@ def _from_yaml(path: str) -> dict[str, Any]:
             return {}
 
 
-def _select(config: Any) -> dict[str, Any]:
+def _select(config: Any, *, lazy: bool = False) -> dict[str, Any]:
     selected = {}
-    for key in _KEYS:
+    for key, argument in _KEYS.items():
         node = config
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
+        for part in (argument if lazy else key).split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
         if node is not None:
             selected[key] = node
     return selected
@@ -115,7 +114,7 @@ def _numbers(buffer: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, (list, tuple)):
-        # R and B means lie 18% apart; means of different authors within 1%.
-        return len(a) == len(b) and torch.allclose(torch.tensor(a), torch.tensor(b), rtol=0.05)
-    return bool(a == b)
+    if isinstance(a, str) or not isinstance(a, Sequence):
+        return bool(a == b)
+    # R and B means lie 18% apart; means of different authors within 1%.
+    return len(a) == len(b) and torch.allclose(torch.tensor(list(a)), torch.tensor(b), rtol=0.05)

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ..errors import WeightsError
 from .convert import is_torchvision_resnet
-from .files import WeightsError
 from .names import is_fpt, resnet_kind, trunk_names, trunk_variances
 
 MAX_MISMATCHES = 8
@@ -23,11 +23,11 @@ class LoadReport:
     Attributes:
         source: path or address of the weights.
         loaded: in the model and in the file.
-        missing: in the model alone.
-        unexpected: in the file alone.
+        missing: only in the model.
+        unexpected: only in the file.
         mismatched: in both, with the shapes in the file and in the model.
-        made_up: in the model alone, where Detectron2's frozen norm makes up for it: its running statistics.
-        is_folded: the file is of Caffe2, which folds the running statistics of a norm into its scale and shift.
+        made_up: only in the model, where Detectron2's frozen norm makes up for it: its running statistics.
+        is_folded: the file comes from Caffe2, which folds the running statistics of a norm into its scale and shift.
     """
 
     source: str
@@ -39,10 +39,14 @@ class LoadReport:
     is_folded: bool = False
 
     @property
+    def in_file(self) -> list[str]:
+        return [*self.loaded, *self.unexpected, *(name for name, _, _ in self.mismatched)]
+
+    @property
     def new(self) -> list[str]:
         """Missing by design: what FPT adds, and modules of which the file has nothing (heads over a trunk)."""
-        in_file = {_module(name) for name in [*self.loaded, *(m[0] for m in self.mismatched)]}
-        return [name for name in self.missing if is_fpt(name) or _module(name) not in in_file]
+        known = {_module(name) for name in [*self.loaded, *(name for name, _, _ in self.mismatched)]}
+        return [name for name in self.missing if is_fpt(name) or _module(name) not in known]
 
     def __str__(self) -> str:
         new = set(self.new)
@@ -62,24 +66,20 @@ class LoadReport:
         return "; ".join([*shown, f"and {hidden} more"] if hidden else shown)
 
     def check(self) -> None:
-        """
-        Raises:
-            WeightsError: the weights are of another trunk, of one with another norm, or of a neck of another width.
-        """
+        """Raises WeightsError if the weights are of another trunk, of one with another norm, or of another width."""
         self._check_trunk()
         self._check_norm()
         self._check_width()
 
     def _check_trunk(self) -> None:
         missing = [*self.missing, *(name for name, _, _ in self.mismatched)]
-        in_file = [*self.loaded, *self.unexpected, *(name for name, _, _ in self.mismatched)]
         trunk = trunk_names([*self.loaded, *missing])
         loaded = set(trunk).intersection(self.loaded)
         if not trunk:  # a model without a backbone
             return
-        has, wants = resnet_kind(in_file), resnet_kind(trunk)
+        has, wants = resnet_kind(self.in_file), resnet_kind(trunk)
         if not loaded:
-            raise WeightsError(f"Nothing of the trunk is in {self.source}: {self._strangeness(in_file, trunk)}")
+            raise WeightsError(f"Nothing of the trunk is in {self.source}: {self._strangeness(trunk)}")
         if has and wants and has != wants:
             raise WeightsError(
                 f"{self.source} has a {has}, the model a {wants}: change MODEL.RESNETS.DEPTH or give other weights"
@@ -109,15 +109,11 @@ class LoadReport:
                 )
 
     def check_whole(self, *, is_idle: bool) -> None:
-        """
-        Args:
-            is_idle: what FPT adds has no effect in the model as initialized, so that an FPN's weights are all it needs.
+        """Raises WeightsError if a tensor that the model predicts with is not in the file, or has another shape there.
 
-        Raises:
-            WeightsError: a tensor that the model predicts with is not in the file, or has another shape there.
+        ``is_idle``: what FPT adds has no effect in the model as initialized, so that an FPN's weights are all it needs.
         """
-        in_file = [*self.loaded, *self.unexpected, *(name for name, _, _ in self.mismatched)]
-        by_design = is_idle and not any(map(is_fpt, in_file))
+        by_design = is_idle and not any(map(is_fpt, self.in_file))
         lacking = [n for n in self.missing if not (by_design and is_fpt(n)) and not n.endswith("num_batches_tracked")]
         if lacking or self.mismatched:
             reasons = [f"it lacks {_count(lacking)}"] if lacking else []
@@ -127,10 +123,10 @@ class LoadReport:
                 "give the weights of a model trained with this config, or the config that they were trained with"
             )
 
-    def _strangeness(self, in_file: list[str], trunk: list[str]) -> str:
-        if is_torchvision_resnet(in_file):
+    def _strangeness(self, trunk: list[str]) -> str:
+        if is_torchvision_resnet(self.in_file):
             return "it is a torchvision ResNet, and the model has no ResNet of Detectron2's"
-        return f"its tensors have names like {in_file[0] if in_file else '(none)'}, the trunk's like {trunk[0]}"
+        return f"its tensors have names like {[*self.in_file, '(none)'][0]}, the trunk's like {trunk[0]}"
 
 
 def _module(name: str) -> str:

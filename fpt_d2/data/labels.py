@@ -3,60 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from .errors import DatasetError
+from ..errors import DatasetError
 
-# Of pixels that belong to no class; of every data set that this project knows.
+# The label of pixels that belong to no class, in every data set that this project knows.
 IGNORE_LABEL = 255
 
-# What PIL raises for a file that is missing, no image, cut short or far too large.
+# What PIL raises for a file that is missing, not an image, cut short or far too large.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-@contextmanager
-def open_labels(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """Open a label image, whose pixels are class indices: of 8 bits, gray or with a palette.
+def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a label image as (H, W) uint8. Where it has a palette, as Pascal VOC's, indices are labels, not colors.
 
-    Raises:
-        DatasetError: it cannot be read, or it is a picture of another kind.
+    Raises DatasetError if it cannot be read, or is a picture of another kind.
     """
     try:
         with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
-            if image.mode not in ("L", "P"):
-                raise DatasetError(f"{path} is no 8-bit label image but of mode {image.mode}")
-            yield image
+            mode, labels = image.mode, np.array(image)
     except UNREADABLE as error:
-        if isinstance(error, DatasetError):
-            raise
         raise DatasetError(f"{path} cannot be read ({error})") from error
-
-
-def read_labels(path: str | os.PathLike) -> np.ndarray:
-    """Read a label image. Of one with a palette (as Pascal VOC's are) the indices are the labels, not the colors.
-
-    Returns:
-        (H, W), uint8.
-
-    Raises:
-        DatasetError: as :func:`open_labels`.
-    """
-    with open_labels(path) as image:
-        return np.array(image)
+    if mode not in ("L", "P"):
+        raise DatasetError(f"{path} is not an 8-bit label image but of mode {mode}")
+    return labels
 
 
 def label_colors(num_classes: int) -> list[tuple[int, int, int]]:
-    """Pascal VOC's colors, which any number of classes up to 256 has: the bits of the label, dealt out to R, G and B.
-
-    Returns:
-        RGB of each class, in 0..255; that of class 0 is black.
-    """
+    """Pascal VOC's colors of up to 256 classes, RGB in 0..255: the bits of the label, dealt out to R, G and B."""
 
     def channel(label: int, first: int) -> int:
         return sum((label >> (3 * i + first) & 1) << (7 - i) for i in range(8))
@@ -65,15 +44,10 @@ def label_colors(num_classes: int) -> list[tuple[int, int, int]]:
 
 
 def flipped_classes(dataset_names: Sequence[str]) -> list[int] | None:
-    """What each class of these data sets becomes in the mirror, by their ``stuff_flip_map`` of (left, right) names.
+    """The index of each class in a flipped image, by ``stuff_flip_map`` of (left, right) names; None if none changes.
 
-    It is what ``keypoint_flip_map`` is to key points. Without it every class stays what it is.
-
-    Returns:
-        For each class its index in a flipped image; None where none changes.
-
-    Raises:
-        DatasetError: the data sets differ in it, or a pair names no class.
+    That is for classes what ``keypoint_flip_map`` is for keypoints. Raises DatasetError if the data sets differ in it,
+    or if a pair has a name that is not a class.
     """
     all_flipped = [_flipped_classes(MetadataCatalog.get(name)) for name in dataset_names]
     if any(flipped != all_flipped[0] for flipped in all_flipped):

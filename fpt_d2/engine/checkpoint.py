@@ -1,16 +1,18 @@
 """Checkpoints that a kill at any moment leaves whole."""
 
+from __future__ import annotations
+
 import logging
 import os
 from typing import Any
 
-from fpt_d2.checkpoint import FPTCheckpointer
+from ..checkpoint import FPTCheckpointer
 
 BEST_MODEL = "model_best"
 _UNFINISHED = ".unfinished"
 
 
-class _FinalNames(logging.LoggerAdapter):
+class _FinalNames(logging.LoggerAdapter):  # type: ignore[type-arg]  # generic from Python 3.11 on
     """Logs a file by the name that it is going to have."""
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -23,6 +25,8 @@ class SafeCheckpointer(FPTCheckpointer):
     ``last_checkpoint``, from which ``--resume`` goes on, thus always names a whole file. It never names the best
     model, which is older than the training is.
     """
+
+    logger: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

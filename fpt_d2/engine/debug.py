@@ -1,5 +1,7 @@
 """Debug mode: a training in miniature, of which nothing is kept."""
 
+from __future__ import annotations
+
 import atexit
 import shutil
 import tempfile

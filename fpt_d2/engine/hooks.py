@@ -15,8 +15,8 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
+from ..errors import ConfigError
 from .checkpoint import BEST_MODEL, SafeCheckpointer
-from .defaults import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -1,23 +1,23 @@
 """Inference by the keys of ``TEST``, and a trained model as the demo and the tools that only predict need it."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
-from typing import Optional
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA, SemanticSegmentor
 from torch import nn
 
-from fpt_d2.checkpoint import FPTCheckpointer, find_weights
-from fpt_d2.data.labels import flipped_classes
-from fpt_d2.modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
-
+from ..checkpoint import FPTCheckpointer, find_weights
 from ..config import SEMANTIC_SEGMENTATION
-from ..config_check import check_model_config
-from .defaults import read_config
+from ..config_file import read_config
+from ..data.labels import flipped_classes
+from ..errors import WeightsError
+from ..modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
+from .checks import check_that_model_builds, device_type, last_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _TRUNK_WEIGHTS = ("ImageNetPretrained", "DeepLab/R-")
 
 
-def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_score: Optional[float] = 0.5) -> CfgNode:
+def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_score: float | None = 0.5) -> CfgNode:
     """Build the config of a trained model, with its weights found.
 
     The weights are those given in ``opts``, else the last checkpoint in ``OUTPUT_DIR``, else those of the file.
@@ -39,15 +39,15 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
         The config, frozen.
 
     Raises:
-        ValueError: no such file, an unknown key or a wrong value, no such weights or a pickle that the config refuses,
+        UserError: no such file, an unknown key or a wrong value, no such weights or a pickle that the config refuses,
             or weights that no whole model was trained to.
     """
     cfg = read_config(config_file, opts)
-    check_model_config(cfg)
+    check_that_model_builds(cfg)
     if "MODEL.WEIGHTS" not in opts[::2]:
-        cfg.MODEL.WEIGHTS = _last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
+        cfg.MODEL.WEIGHTS = last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
     _check_weights(cfg)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    if device_type(cfg.MODEL.DEVICE) == "cuda" and not torch.cuda.is_available():
         logger.warning("There is no GPU for MODEL.DEVICE %s: predicting on the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
     if min_score is not None:
@@ -65,7 +65,7 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
         cfg: of :func:`get_inference_config`.
 
     Raises:
-        WeightsError: ``MODEL.WEIGHTS`` are no weights, unsafe to read, or not those of the whole model.
+        WeightsError: ``MODEL.WEIGHTS`` cannot be read, would run code when read, or lacks part of the model.
     """
     is_augmented = cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
     predictor = _untrained_predictor(tta_config(cfg) if is_augmented else cfg)
@@ -88,7 +88,8 @@ def _untrained_predictor(cfg: CfgNode) -> DefaultPredictor:
 
 
 def without_ddp(model: nn.Module) -> nn.Module:
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    inner: nn.Module = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return inner
 
 
 def with_sliding_window(cfg: CfgNode, model: nn.Module) -> nn.Module:
@@ -105,7 +106,8 @@ def with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
     Its images are those of :func:`tta_config`.
     """
     if not isinstance(without_ddp(model), SemanticSegmentor):
-        return GeneralizedRCNNWithTTA(cfg, model)
+        rcnn: nn.Module = GeneralizedRCNNWithTTA(cfg, model)
+        return rcnn
     flipped = flipped_classes(cfg.DATASETS.TEST) if cfg.TEST.AUG.FLIP else None
     model = with_sliding_window(cfg, without_ddp(model))
     return SemanticSegmentorWithTTA(model, DatasetMapperTTA(cfg), flipped_classes=flipped)
@@ -122,16 +124,10 @@ def tta_config(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _last_checkpoint(folder: str) -> str:
-    """The newest checkpoint of a training, "" when there is none."""
-    checkpointer = DetectionCheckpointer(nn.Module(), folder)
-    return checkpointer.get_checkpoint_file() if checkpointer.has_checkpoint() else ""
-
-
 def _check_weights(cfg: CfgNode) -> None:
     weights = cfg.MODEL.WEIGHTS
     if not weights or any(trunk in weights for trunk in _TRUNK_WEIGHTS):
-        raise ValueError(
+        raise WeightsError(
             f"There is no trained model in {cfg.OUTPUT_DIR} and MODEL.WEIGHTS is {weights!r}: "
             "train first, or give a trained model as MODEL.WEIGHTS path/to/model_final.pth"
         )

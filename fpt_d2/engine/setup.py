@@ -1,8 +1,11 @@
 """From the command line to a config that is ready to use, and to the processes that use it."""
 
+from __future__ import annotations
+
 import argparse
 import os
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import detectron2.engine
 from detectron2.config import CfgNode
@@ -10,24 +13,23 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from fpt_d2.data import register_from_config
-
+from ..config_file import read_config
+from ..data import register_from_config
 from .checks import check_config
 from .debug import use_debug_settings
-from .defaults import read_config
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Read and check the config, and set this process up as Detectron2 does: logging, seed, folder of the output.
 
     Args:
-        args: of Detectron2's ``default_argument_parser``.
+        args: of :func:`fpt_d2.cli.training_parser`.
 
     Returns:
         The config, frozen.
 
     Raises:
-        ConfigError, DatasetError, WeightsError: one sentence on what is wrong, by whose fault it is.
+        UserError: something that the user can mend.
     """
     cfg = _registered_config(args)
     if comm.get_world_size() == 1:  # otherwise launch() has done it
@@ -41,17 +43,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def check_arguments(args: argparse.Namespace) -> str:
-    """Check the config that the command line names.
-
-    Returns:
-        The device of its model.
-
-    Raises:
-        ConfigError, DatasetError, WeightsError: as :func:`setup`.
-    """
+    """Check the config that the command line names, and return the device of its model. Raises UserError."""
     cfg = _registered_config(args)
     check_config(cfg, args)
-    return cfg.MODEL.DEVICE
+    return str(cfg.MODEL.DEVICE)
 
 
 def launch(
@@ -63,11 +58,11 @@ def launch(
 
     Args:
         main: a function that :mod:`pickle` can name.
-        args: of Detectron2's ``default_argument_parser``.
+        args: of :func:`fpt_d2.cli.training_parser`.
         check: checks the config of several processes, once and before they are started; returns its device.
 
     Raises:
-        ConfigError, DatasetError, WeightsError: as :func:`setup`.
+        UserError: something that the user can mend.
     """
     # Detectron2 has processes talk over NCCL where it sees a GPU, which gradients on the CPU cannot.
     if args.num_gpus * args.num_machines > 1 and check(args) == "cpu":

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator, verify_results
-from detectron2.projects.deeplab import build_lr_scheduler
+from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from torch import nn
 
-from fpt_d2.data import build_train_mapper
-from fpt_d2.evaluation import build_evaluator
-from fpt_d2.visualization import plot_learning_curves
-
+from ..checkpoint import FPTCheckpointer
+from ..data import build_train_mapper
+from ..evaluation import build_evaluator
+from ..visualization import plot_learning_curves
 from .checkpoint import SafeCheckpointer
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
 from .inference import tta_config, with_sliding_window, with_tta
 from .validation import put_predictions, validation_losses
 
 logger = logging.getLogger(__name__)
+
+# By task and metric.
+Results: TypeAlias = "OrderedDict[str, Any]"
 
 
 class Trainer(DefaultTrainer):
@@ -49,26 +55,22 @@ class Trainer(DefaultTrainer):
         step_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = step_trainer(model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        save_to_disk = comm.is_main_process() and not cfg.DEBUG.ENABLED
-        self.checkpointer = SafeCheckpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            save_to_disk=save_to_disk,
-            input_format=cfg.INPUT.FORMAT,
-            trainer=weakref.proxy(self),
-        )
+        saving = {"save_to_disk": comm.is_main_process() and not cfg.DEBUG.ENABLED, "input_format": cfg.INPUT.FORMAT}
+        self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, **saving, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks and ours among them, the writers after all that have something to write."""
         test, period = self.cfg.TEST, self.cfg.TEST.EVAL_PERIOD
-        ret = super().build_hooks()
+        ret: list[HookBase] = super().build_hooks()
         # After the scheduler's, so that what is saved has its step.
         ret.insert(2, SaveOnInterrupt(self.checkpointer))
         if not torch.cuda.is_available():
             ret.insert(2, hooks.CallbackHook(after_step=put_memory))
-        last = [ret.pop(), *self._build_final_hooks()] if comm.is_main_process() else []
+        last = [ret.pop()] if comm.is_main_process() else []
+        if last and not self.cfg.DEBUG.ENABLED:
+            last.append(hooks.CallbackHook(after_train=_plot_curves))
         if test.LOSS:
             ret.append(hooks.EvalHook(period, lambda: {"validation": validation_losses(self.cfg, self.model)}))
         if test.VIS_IMAGES > 0:
@@ -83,41 +85,67 @@ class Trainer(DefaultTrainer):
             ret.append(EarlyStopping(period, self.checkpointer, best, test.PATIENCE))
         return ret + last
 
-    def _build_final_hooks(self) -> list[HookBase]:
-        return [] if self.cfg.DEBUG.ENABLED else [hooks.CallbackHook(after_train=_plot_curves)]
-
-    def train(self) -> OrderedDict[str, Any] | None:
+    def train(self) -> Results | None:
         """Train from ``start_iter`` to ``max_iter`` or until stopped early; an end is evaluated and verified."""
+        results: Results | None
         try:
-            return super().train()
+            results = super().train()
         except StopTraining as reason:
             logger.info("%s", reason)
+            results = self._last_eval_results
             if comm.is_main_process():
-                verify_results(self.cfg, self._last_eval_results)
-            return self._last_eval_results
+                verify_results(self.cfg, results)
+        return results
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         """Detectron2's schedules and, with ``SOLVER.LR_SCHEDULER_NAME WarmupPolyLR``, its DeepLab project's."""
-        return build_lr_scheduler(cfg, optimizer)
+        build = build_lr_scheduler
+        if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR":
+            from detectron2.projects import deeplab
+
+            build = deeplab.build_lr_scheduler
+        scheduler: torch.optim.lr_scheduler.LRScheduler = build(cfg, optimizer)
+        return scheduler
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        return build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
+        loader: Iterable[list[dict[str, Any]]] = build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name, output_folder)
 
     @classmethod
-    def test(
-        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
-    ) -> OrderedDict[str, Any]:
-        """Evaluate on ``DATASETS.TEST``; semantic segmentation in windows where ``TEST.SLIDING_WINDOW`` says so."""
-        return super().test(cfg, with_sliding_window(cfg, model), evaluators)
+    def evaluate(cls, cfg: CfgNode, *, resume: bool) -> Results:
+        """Evaluate the trained model of ``cfg``, or with ``resume`` the last checkpoint in its ``OUTPUT_DIR``.
+
+        The results are verified, and written to ``OUTPUT_DIR/evaluation.json``.
+
+        Raises:
+            WeightsError: the weights are not those of the whole model.
+        """
+        model = cls.build_model(cfg)
+        checkpointer = FPTCheckpointer(model, cfg.OUTPUT_DIR, whole=True, input_format=cfg.INPUT.FORMAT)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        results = cls.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            results.update(cls.test_with_TTA(cfg, model))
+        if comm.is_main_process():
+            text = json.dumps(_without_nan(results), indent=2, allow_nan=False)
+            Path(cfg.OUTPUT_DIR, "evaluation.json").write_text(text + "\n", encoding="utf-8")
+            verify_results(cfg, results)
+        return results
 
     @classmethod
-    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> Results:
+        """Evaluate on ``DATASETS.TEST``; semantic segmentation in windows where ``TEST.SLIDING_WINDOW`` says so."""
+        results: Results = super().test(cfg, with_sliding_window(cfg, model), evaluators)
+        return results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> Results:
         """As :meth:`test`, with test-time augmentation; the results' names end in ``_TTA``."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
@@ -131,3 +159,10 @@ def _plot_curves(trainer: Trainer) -> None:
         plot_learning_curves(os.path.join(folder, "metrics.json"), os.path.join(folder, "learning_curves.png"))
     except ValueError as reason:  # ended before anything was logged
         logger.info("No learning curves: %s", reason)
+
+
+def _without_nan(results: Any) -> Any:
+    """``results`` with None, which JSON has, for NaN: the AP of a class or size that the data set lacks."""
+    if isinstance(results, dict):
+        return {key: _without_nan(value) for key, value in results.items()}
+    return None if isinstance(results, float) and math.isnan(results) else results

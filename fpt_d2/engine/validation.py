@@ -1,11 +1,14 @@
 """What a training can show of the test set besides its metrics: losses and pictures. Neither changes its course."""
 
+from __future__ import annotations
+
 import copy
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +28,10 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils.data import DataLoader
-
-from fpt_d2.data import SemSegMapper
-from fpt_d2.visualization import draw_predictions
 
 from ..config import SEMANTIC_SEGMENTATION
+from ..data import SemSegMapper
+from ..visualization import draw_predictions
 from .inference import with_sliding_window, without_ddp
 
 
@@ -86,7 +87,7 @@ def _copy_for_losses(model: nn.Module) -> nn.Module:
     return model
 
 
-def _annotated_loader(cfg: CfgNode) -> DataLoader:
+def _annotated_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """The images of all of ``DATASETS.TEST``, scaled as for testing, with their annotations."""
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TEST,
@@ -98,7 +99,10 @@ def _annotated_loader(cfg: CfgNode) -> DataLoader:
         mapper = SemSegMapper(cfg, augmentations=augmentations)
     else:
         mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
-    return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    loader: Iterable[list[dict[str, Any]]] = build_detection_test_loader(
+        dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
+    return loader
 
 
 def put_predictions(cfg: CfgNode, model: nn.Module) -> None:

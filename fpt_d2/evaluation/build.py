@@ -4,55 +4,50 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import detectron2.evaluation as d2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import (
-    CityscapesInstanceEvaluator,
-    COCOEvaluator,
-    COCOPanopticEvaluator,
-    DatasetEvaluator,
-    DatasetEvaluators,
-    LVISEvaluator,
-    PascalVOCDetectionEvaluator,
-    SemSegEvaluator,
-)
 
-from fpt_d2.data.labels import read_labels
-
+from ..data.labels import read_labels
+from ..errors import ConfigError
 from .panoptic import PanopticQuality
 from .sem_seg_results import SemSegResults
 
 
 def _load_labels(path: str, dtype: Any) -> np.ndarray:
-    """As training reads them; Detectron2's own way fails with NumPy 2 in its releases before it."""
+    """As training reads them; releases of Detectron2 that precede NumPy 2 fail with it."""
     return read_labels(path).astype(dtype)
 
 
-def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
+def _coco(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:
+    return d2.COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
-def _sem_seg(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=_load_labels)
+def _sem_seg(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:
+    return d2.SemSegEvaluator(name, output_dir=folder, sem_seg_loading_fn=_load_labels)
 
 
-def _coco_panoptic(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+def _coco_panoptic(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:
     has_api = importlib.util.find_spec("panopticapi") is not None
-    quality = COCOPanopticEvaluator(name, folder) if has_api else PanopticQuality(name)
-    return DatasetEvaluators([_sem_seg(cfg, name, folder), _coco(cfg, name, folder), quality])
+    quality = d2.COCOPanopticEvaluator(name, folder) if has_api else PanopticQuality(name)
+    return d2.DatasetEvaluators([_sem_seg(cfg, name, folder), _coco(cfg, name, folder), quality])
 
 
 class _Evaluation(NamedTuple):
-    """How a type of data set is evaluated."""
+    """How a type of data set is evaluated.
 
-    # (config, name of the data set, output folder) -> evaluator
-    build: Callable[[CfgNode, str, str], DatasetEvaluator]
-    # What it measures, by task; after a "-" comes a class.
-    metrics: dict[str, tuple[str, ...]]
-    # The package that Detectron2's evaluator imports, beyond those it requires itself.
+    Attributes:
+        build: (config, name of the data set, output folder) -> evaluator.
+        metrics: what it measures, by task; after a "-" comes a class.
+        requires: the package that Detectron2's evaluator imports, beyond those it requires itself.
+    """
+
+    build: Callable[[CfgNode, str, str], d2.DatasetEvaluator]
+    metrics: Mapping[str, tuple[str, ...]]
     requires: str | None = None
 
 
@@ -69,28 +64,24 @@ _PANOPTIC = {"panoptic_seg": tuple(f"{quality}{part}" for part in ("", "_th", "_
 _EVALUATIONS = {
     "coco": _Evaluation(_coco, _COCO),
     "coco_panoptic_seg": _Evaluation(_coco_panoptic, _COCO | _SEM_SEG | _PANOPTIC),
-    "lvis": _Evaluation(lambda _, name, folder: LVISEvaluator(name, output_dir=folder), _LVIS, "lvis"),
+    "lvis": _Evaluation(lambda _, name, folder: d2.LVISEvaluator(name, output_dir=folder), _LVIS, "lvis"),
     "cityscapes_instance": _Evaluation(
-        lambda _, name, __: CityscapesInstanceEvaluator(name), {"segm": ("AP", "AP50")}, "cityscapesscripts"
+        lambda _, name, __: d2.CityscapesInstanceEvaluator(name), {"segm": ("AP", "AP50")}, "cityscapesscripts"
     ),
     # The same mIoU as cityscapesscripts', without that package; TEST.SEM_SEG_RESULTS writes what it reads.
     "cityscapes_sem_seg": _Evaluation(_sem_seg, _SEM_SEG),
-    "pascal_voc": _Evaluation(lambda _, name, __: PascalVOCDetectionEvaluator(name), {"bbox": ("AP", "AP50", "AP75")}),
+    "pascal_voc": _Evaluation(
+        lambda _, name, __: d2.PascalVOCDetectionEvaluator(name), {"bbox": ("AP", "AP50", "AP75")}
+    ),
     "sem_seg": _Evaluation(_sem_seg, _SEM_SEG),
 }
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> d2.DatasetEvaluator:
     """Build the evaluator that a data set's ``evaluator_type`` asks for.
 
-    Args:
-        cfg: for ``OUTPUT_DIR``, ``DATASETS.TEST``, ``TEST.KEYPOINT_OKS_SIGMAS`` and ``TEST.SEM_SEG_RESULTS``.
-        dataset_name: a registered data set.
-        output_folder: where the evaluator leaves its files; ``OUTPUT_DIR/inference`` by default. Of several data sets
-            to be tested each gets a folder of its name in it, because evaluators name their files alike.
-
-    Raises:
-        ValueError: no evaluator is known for the data set, or what it needs is not installed.
+    Its files go to ``output_folder``, which is ``OUTPUT_DIR/inference`` by default. Where several data sets are tested
+    each gets a folder of its name in it, because evaluators name their files alike. Raises as :func:`check_evaluator`.
     """
     check_evaluator(dataset_name)
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -98,7 +89,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         folder = os.path.join(folder, dataset_name)
     evaluator = _EVALUATIONS[MetadataCatalog.get(dataset_name).evaluator_type].build(cfg, dataset_name, folder)
     if cfg.TEST.SEM_SEG_RESULTS:
-        return DatasetEvaluators([evaluator, SemSegResults(dataset_name, folder)])
+        return d2.DatasetEvaluators([evaluator, SemSegResults(dataset_name, folder)])
     return evaluator
 
 
@@ -123,15 +114,14 @@ def metric_names(cfg: CfgNode, dataset_name: str) -> list[str] | None:
 def check_evaluator(dataset_name: str) -> None:
     """Check that a data set can be evaluated here, before a training finds out at its first evaluation.
 
-    Raises:
-        ValueError: no evaluator is known for the data set, or what it needs is not installed.
+    Raises ConfigError if no evaluator is known for the data set, or if what it needs is not installed.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
     if kind not in _EVALUATIONS:
-        raise ValueError(
+        raise ConfigError(
             f"The data set {dataset_name!r} has evaluator_type {kind!r} in its metadata; known types: "
             f"{', '.join(_EVALUATIONS)}"
         )
     package = _EVALUATIONS[kind].requires
     if package is not None and importlib.util.find_spec(package) is None:
-        raise ValueError(f"Evaluating the data set {dataset_name!r} ({kind}) needs the package {package}: install it")
+        raise ConfigError(f"Evaluating the data set {dataset_name!r} ({kind}) needs the package {package}: install it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,20 +25,18 @@ logger = logging.getLogger(__name__)
 _VOID = 0  # COCO's id of pixels without a segment
 _IDS = 256**3  # COCO's ids are below
 
+Sums = dict[int, np.ndarray]
+
 
 class PanopticQuality(DatasetEvaluator):
     """Panoptic, segmentation and recognition quality over all categories, things and stuff.
 
-    The figures and their names are those of Detectron2's ``COCOPanopticEvaluator``.
+    The figures and their names are those of Detectron2's ``COCOPanopticEvaluator``. The data set has ``panoptic_json``,
+    ``panoptic_root`` and the mappings of its category ids as metadata.
     """
 
     def __init__(self, dataset_name: str) -> None:
-        """
-        Args:
-            dataset_name: with ``panoptic_json``, ``panoptic_root`` and the mappings of its category ids as metadata.
-        """
-        metadata = MetadataCatalog.get(dataset_name)
-        self._metadata = metadata
+        self._metadata = metadata = MetadataCatalog.get(dataset_name)
         self._things = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
         self._stuff = {v: k for k, v in metadata.stuff_dataset_id_to_contiguous_id.items()}
         self._annotations: dict[Any, dict[str, Any]] = {}
@@ -47,45 +45,33 @@ class PanopticQuality(DatasetEvaluator):
 
     def reset(self) -> None:
         # By category: sum of the matches' IoU, matches, unmatched predictions, unmatched segments.
-        self._sums: defaultdict[int, np.ndarray] = defaultdict(lambda: np.zeros(4))
+        self._sums: Sums = {}
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         if not self._annotations:
-            self._read_annotations()
+            with PathManager.open(self._metadata.panoptic_json, "r") as file:
+                content = json.load(file)
+            self._annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+            self._is_thing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
         for record, output in zip(inputs, outputs):
             predicted, infos = output["panoptic_seg"]
             annotation = self._annotations[record["image_id"]]
             with PathManager.open(os.path.join(self._metadata.panoptic_root, annotation["file_name"]), "rb") as file:
                 rgb = np.asarray(Image.open(file).convert("RGB"), dtype=np.int64)
             segments = {s["id"]: (s["category_id"], bool(s.get("iscrowd"))) for s in annotation["segments_info"]}
-            found = {info["id"]: self._category(info) for info in infos}
+            found = {i["id"]: (self._things if i["isthing"] else self._stuff)[i["category_id"]] for i in infos}
             counts = count_matches(rgb @ (1, 256, 256**2), segments, predicted.cpu().numpy(), found)
-            for category, values in counts.items():
-                self._sums[category] += values
-
-    def _read_annotations(self) -> None:
-        with PathManager.open(self._metadata.panoptic_json, "r") as file:
-            content = json.load(file)
-        self._annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
-        self._is_thing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
-
-    def _category(self, info: Mapping[str, Any]) -> int:
-        return (self._things if info["isthing"] else self._stuff)[info["category_id"]]
+            self._sums = _total([self._sums, counts])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """
-        Returns:
-            ``{"panoptic_seg": {"PQ": ..., "PQ_th": ..., "PQ_st": ..., "SQ": ...}}`` in percent, in the main process.
-        """
-        shares = comm.gather((dict(self._sums), self._is_thing))
+        """``{"panoptic_seg": {"PQ": ..., "PQ_th": ..., "PQ_st": ..., "SQ": ...}}`` in percent, in the main process."""
+        shares = comm.gather((self._sums, self._is_thing))
         if not comm.is_main_process():
             return None
-        total: defaultdict[int, np.ndarray] = defaultdict(lambda: np.zeros(4))
+        total = _total([sums for sums, _ in shares])
         is_thing = {category: thing for _, share in shares for category, thing in share.items()}
-        for sums, _ in shares:
-            for category, values in sums.items():
-                total[category] += values
-        results, rows = {}, []
+        results: dict[str, float] = {}
+        rows = []
         for title, suffix, kinds in (
             ("All", "", (True, False)),
             ("Things", "_th", (True,)),
@@ -101,16 +87,14 @@ class PanopticQuality(DatasetEvaluator):
 
 
 def count_matches(
-    truth: np.ndarray,
-    segments: Mapping[int, tuple[int, bool]],
-    predicted: np.ndarray,
-    found: Mapping[int, int],
-) -> dict[int, np.ndarray]:
+    truth: np.ndarray, segments: Mapping[int, tuple[int, bool]], predicted: np.ndarray, found: Mapping[int, int]
+) -> Sums:
     """Match the predicted segments of an image with the annotated ones: those of one category with an IoU above 0.5.
 
     Args:
-        truth: (H, W) ids, 0 where there is no segment. segments: (category, is a crowd) by id.
-        predicted: (H, W) ids, 0 likewise. found: category by id.
+        truth, predicted: (H, W) ids, 0 where there is no segment.
+        segments: (category, is a crowd) by id in ``truth``.
+        found: category by id in ``predicted``.
 
     Returns:
         By category (sum of the matches' IoU, matches, unmatched predictions, unmatched segments). A prediction mostly
@@ -118,24 +102,20 @@ def count_matches(
     """
     pairs, areas = np.unique(truth.astype(np.int64) * _IDS + predicted, return_counts=True)
     overlap = {(int(pair) // _IDS, int(pair) % _IDS): int(area) for pair, area in zip(pairs, areas)}
-    area_true: defaultdict[int, int] = defaultdict(int)
-    area_found: defaultdict[int, int] = defaultdict(int)
-    ignored: defaultdict[int, int] = defaultdict(int)
+    area_true, area_found, ignored = Counter[int](), Counter[int](), Counter[int]()
     for (true, guess), area in overlap.items():
         area_true[true] += area
         area_found[guess] += area
-        category, crowd = segments.get(true, (None, False))
-        if true == _VOID or (crowd and category == found.get(guess)):
+        if true == _VOID or segments.get(true) == (found.get(guess), True):
             ignored[guess] += area
     counts: defaultdict[int, np.ndarray] = defaultdict(lambda: np.zeros(4))
     matched_true, matched_found = set(), set()
     for (true, guess), area in overlap.items():
-        category, crowd = segments.get(true, (None, False))
-        if true == _VOID or crowd or found.get(guess) != category:
+        if guess not in found or segments.get(true) != (found[guess], False):
             continue
         iou = area / (area_true[true] + area_found[guess] - area - overlap.get((_VOID, guess), 0))
         if iou > 0.5:
-            counts[category] += (iou, 1, 0, 0)
+            counts[found[guess]] += (iou, 1, 0, 0)
             matched_true.add(true)
             matched_found.add(guess)
     for true, (category, crowd) in segments.items():
@@ -145,6 +125,11 @@ def count_matches(
         if guess not in matched_found and area_found[guess] and ignored[guess] / area_found[guess] <= 0.5:
             counts[category] += (0, 0, 1, 0)
     return dict(counts)
+
+
+def _total(shares: Sequence[Sums]) -> Sums:
+    categories = {category for share in shares for category in share}
+    return {category: np.sum([s[category] for s in shares if category in s], axis=0) for category in categories}
 
 
 def _quality(values: np.ndarray) -> tuple[float, float, float]:

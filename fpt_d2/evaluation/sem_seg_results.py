@@ -13,7 +13,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
 
-from fpt_d2.visualization import draw_predictions
+from ..visualization import draw_predictions
 
 LABEL_FOLDER, OVERLAY_FOLDER = "sem_seg_labels", "sem_seg_overlays"
 
@@ -23,15 +23,10 @@ class SemSegResults(DatasetEvaluator):
 
     The first is of the size of the image, with the data set's own label ids where its metadata have
     ``stuff_dataset_id_to_contiguous_id``, else class indices. For Cityscapes that is the format of its server and of
-    ``cityscapesscripts``. Files of an earlier evaluation are replaced.
+    ``cityscapesscripts``. Files of an earlier evaluation are replaced. Both folders are in ``output_folder``.
     """
 
     def __init__(self, dataset_name: str, output_folder: str) -> None:
-        """
-        Args:
-            dataset_name: a registered data set.
-            output_folder: gets the two folders.
-        """
         self._metadata = MetadataCatalog.get(dataset_name)
         self._names = _names([record["file_name"] for record in DatasetCatalog.get(dataset_name)])
         self._label_ids = _label_ids(self._metadata)

@@ -1,14 +1,17 @@
 """Learning curves from the ``metrics.json`` that Detectron2 writes during training."""
 
+from __future__ import annotations
+
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 logger = logging.getLogger(__name__)
 
@@ -21,38 +24,25 @@ _PANEL_INCHES = (6.0, 3.8)
 
 Curve = list[tuple[int, float]]
 
-
-class _Panel(NamedTuple):
-    """One plot: its title and which metrics belong to it."""
-
-    title: str
-    selects: Callable[[str], bool]
-
-
-_PANELS = (
-    _Panel("Total loss", lambda key: _base(key) == "total_loss"),
-    _Panel("Losses", lambda key: "loss" in _base(key) and _base(key) != "total_loss"),
-    _Panel("Evaluation", lambda key: "/" in key and key.rsplit("/", 1)[-1] in _SCORES),
-    _Panel("Learning rate", lambda key: key == "lr"),
-)
+# Title of each plot, and which metrics belong to it.
+_PANELS: dict[str, Callable[[str], bool]] = {
+    "Total loss": lambda key: _base(key) == "total_loss",
+    "Losses": lambda key: "loss" in _base(key) and _base(key) != "total_loss",
+    "Evaluation": lambda key: "/" in key and key.rsplit("/", 1)[-1] in _SCORES,
+    "Learning rate": lambda key: key == "lr",
+}
 
 
-def read_metrics(path: Union[str, Path]) -> dict[str, Curve]:
+def read_metrics(path: str | Path) -> dict[str, Curve]:
     """Read the curves of one training, which may have been killed and resumed.
 
     The iterations of training grow within a run. Where they step back, a resumed run has repeated them, and what the
     interrupted run had written from there on is dropped. A line cut short by a kill is skipped.
 
-    Args:
-        path: a ``metrics.json``: one JSON object per line.
-
     Returns:
         metric name -> [(iteration, value), ...], iterations rising, finite values only.
-
-    Raises:
-        FileNotFoundError: there is no such file.
     """
-    records: dict[int, dict] = {}
+    records: dict[int, dict[str, Any]] = {}
     last = -1
     for record in _parse_lines(path):
         iteration = record["iteration"]
@@ -70,38 +60,7 @@ def read_metrics(path: Union[str, Path]) -> dict[str, Curve]:
     return curves
 
 
-def plot_learning_curves(metrics_json: Union[str, Path], png_path: Union[str, Path]) -> None:
-    """Draw losses, evaluation scores and learning rate over the iterations as one PNG.
-
-    Args:
-        metrics_json: the ``metrics.json`` of a Detectron2 output folder.
-        png_path: the picture to write; its folder is made if needed.
-
-    Raises:
-        FileNotFoundError: there is no ``metrics_json``.
-        ValueError: it holds nothing to draw.
-    """
-    curves = read_metrics(metrics_json)
-    selected = [(panel.title, [key for key in sorted(curves) if panel.selects(key)]) for panel in _PANELS]
-    selected = [(title, keys) for title, keys in selected if keys]
-    if not selected:
-        raise ValueError(
-            f"{metrics_json} holds no losses, scores or learning rate yet: train for some iterations first"
-        )
-    columns = min(2, len(selected))
-    rows = math.ceil(len(selected) / columns)
-    figure = Figure(figsize=(columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1]), dpi=120, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    first = None
-    for index, (title, keys) in enumerate(selected, start=1):
-        axes = figure.add_subplot(rows, columns, index, sharex=first)
-        first = first or axes
-        _draw_panel(axes, title, {key: curves[key] for key in keys})
-    Path(png_path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png_path)
-
-
-def _parse_lines(path: Union[str, Path]) -> Iterable[dict]:
+def _parse_lines(path: str | Path) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -113,8 +72,27 @@ def _parse_lines(path: Union[str, Path]) -> Iterable[dict]:
                 yield record
 
 
-def _base(key: str) -> str:
-    return key.removeprefix(_VALIDATION)
+def plot_learning_curves(metrics_json: str | Path, png_path: str | Path) -> None:
+    """Draw losses, evaluation scores and learning rate over the iterations as one PNG, whose folder is made if needed.
+
+    Raises ValueError if there is nothing to draw.
+    """
+    curves = read_metrics(metrics_json)
+    panels = {title: {key: curves[key] for key in sorted(curves) if belongs(key)} for title, belongs in _PANELS.items()}
+    panels = {title: selected for title, selected in panels.items() if selected}
+    if not panels:
+        raise ValueError(
+            f"{metrics_json} holds no losses, scores or learning rate yet: train for some iterations first"
+        )
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = new_figure(columns, rows, _PANEL_INCHES, dpi=120)
+    first = None
+    for index, (title, selected) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, index, sharex=first)
+        first = first or axes
+        _draw_panel(axes, title, selected)
+    save_figure(figure, png_path)
 
 
 def _draw_panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
@@ -122,6 +100,7 @@ def _draw_panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
     groups = list(dict.fromkeys(_group(key) for key in curves))
     for key, curve in curves.items():
         is_validation, is_score = key.startswith(_VALIDATION), key.endswith(_SCORES)
+        label = _base(key).removeprefix("loss_").replace("/", " ")
         axes.plot(
             *zip(*curve),
             color=COLORS[groups.index(_group(key)) % len(COLORS)],
@@ -131,18 +110,31 @@ def _draw_panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
             marker="o" if is_validation or is_score or len(curve) == 1 else None,
             markersize=4,
             # One name for the pair; the title says which line is which.
-            label=None
-            if is_validation and _base(key) in curves
-            else _base(key).removeprefix("loss_").replace("/", " "),
+            label=None if is_validation and _base(key) in curves else label,
         )
     if any(key.startswith(_VALIDATION) for key in curves):
         title = f"{title} (dashed: validation)"
     style_axes(axes, title, show_legend=len(groups) > 1)
 
 
+def _base(key: str) -> str:
+    return key.removeprefix(_VALIDATION)
+
+
 def _group(key: str) -> str:
     """What shares a color: ``validation/loss_cls`` with ``loss_cls``, ``bbox/AP50`` with ``bbox/AP``."""
     return _base(key).rsplit("/", 1)[0]
+
+
+def new_figure(columns: int, rows: int, panel_inches: tuple[float, float], *, dpi: int) -> Figure:
+    """A figure for a grid of panels."""
+    size = columns * panel_inches[0], rows * panel_inches[1]
+    return Figure(figsize=size, dpi=dpi, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
 
 
 def style_axes(axes: Axes, title: str, *, show_legend: bool) -> None:

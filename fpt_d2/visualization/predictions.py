@@ -1,7 +1,9 @@
-"""Predictions and ground truth drawn with Detectron2's Visualizer."""
+"""Predictions and ground truth drawn with Detectron2's Visualizer. Pictures are (H, W, 3) RGB uint8."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata
@@ -10,7 +12,7 @@ from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from PIL import Image
 
-from .sem_seg import class_colors, tint_classes
+_TINT = 0.6  # how much of a class's color is over the picture
 
 
 class _Canvas(Visualizer):
@@ -27,9 +29,7 @@ class _Canvas(Visualizer):
         self.output.reset_image(self._enlarged)
         self._class_names = class_names
 
-    def draw_text(
-        self, text: str, position: Sequence[float], *, font_size: Optional[float] = None, **kwargs: Any
-    ) -> Any:
+    def draw_text(self, text: str, position: Sequence[float], *, font_size: Any = None, **kwargs: Any) -> Any:
         # output.scale multiplies font sizes; heights of objects shall not.
         super().draw_text(text, position, font_size=self._LABEL_POINTS / self.output.scale, **kwargs)
         label = self.output.ax.texts[-1]
@@ -38,18 +38,12 @@ class _Canvas(Visualizer):
         width, height = self.output.width * self.output.scale, self.output.height * self.output.scale
         left = max(0, box.x1 - width) - max(0, -box.x0)
         up = max(0, -box.y0) - max(0, box.y1 - height)
-        label.set_position(
-            (label.get_position()[0] - left / self.output.scale, label.get_position()[1] - up / self.output.scale)
-        )
+        x, y = label.get_position()
+        label.set_position((x - left / self.output.scale, y - up / self.output.scale))
         return self.output
 
-    def draw_sem_seg(self, sem_seg: Any, area_threshold: Optional[int] = None, alpha: float = 0.5) -> Any:
-        """Tint every class in its color, whose borders Detectron2 would draw as polygons, and write its name.
-
-        Args:
-            sem_seg: (H, W) indices of classes.
-            area_threshold, alpha: of Detectron2's; not used.
-        """
+    def draw_sem_seg(self, sem_seg: Any, area_threshold: Any = None, alpha: float = 0.5) -> Any:
+        """Tint every class in its color, whose borders Detectron2 would draw as polygons, and write its name."""
         labels, colors = np.asarray(sem_seg), class_colors(self.metadata)
         self.output.reset_image(tint_classes(self._enlarged, labels, colors))
         if self._class_names:
@@ -64,30 +58,31 @@ class _Canvas(Visualizer):
         masks: Sequence[Any],
         classes: Sequence[int],
         suffixes: Sequence[str],
-        keypoints: Optional[np.ndarray] = None,
+        keypoints: np.ndarray | None = None,
     ) -> None:
-        """Draw instances in the color of their category, so that two pictures can be compared.
+        """Draw N instances in the colors of their categories, so that two pictures can be compared.
 
         Args:
-            boxes: N boxes, as :meth:`overlay_instances` takes them.
+            boxes, keypoints: as :meth:`overlay_instances` takes them.
             masks: N polygons, RLEs or (H, W) bitmaps, or nothing.
-            classes: N indices of categories. suffixes: N texts to follow the category's name.
-            keypoints: (N, K, 3), x, y and whether they can be seen, or nothing.
+            suffixes: N texts to follow the category's name.
         """
         names = self.metadata.get("thing_classes") or {}
         palette = self.metadata.get("thing_colors") or colormap(rgb=True)
         colors = [tuple(np.asarray(palette[c % len(palette)]) / 255) for c in classes]
         for mask, color in zip(masks, colors):
-            self._draw_mask(GenericMask(mask, self.output.height, self.output.width), color)
+            generic = GenericMask(mask, self.output.height, self.output.width)
+            if generic.has_holes:  # as polygons its holes would be filled
+                self.draw_binary_mask(generic.mask, color, alpha=self._ALPHA)
+            else:
+                for polygon in generic.polygons:
+                    self.draw_polygon(polygon.reshape(-1, 2), color, alpha=self._ALPHA)
         labels = [f"{names[c] if c < len(names) else c}{suffix}" for c, suffix in zip(classes, suffixes)]
         self.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors, keypoints=keypoints)
 
-    def _draw_mask(self, mask: GenericMask, color: tuple[float, ...]) -> None:
-        if mask.has_holes:  # as polygons its holes would be filled
-            self.draw_binary_mask(mask.mask, color, alpha=self._ALPHA)
-            return
-        for polygon in mask.polygons:
-            self.draw_polygon(polygon.reshape(-1, 2), color, alpha=self._ALPHA)
+    def get_image(self) -> np.ndarray:
+        image: np.ndarray = self.output.get_image()
+        return image
 
 
 def draw_predictions(
@@ -102,21 +97,16 @@ def draw_predictions(
     """Draw a model's output over its image.
 
     Args:
-        image: (H, W, 3), RGB, uint8.
-        outputs: the model's output for this image: ``instances``, ``sem_seg`` or ``panoptic_seg``.
-        metadata: names and colors of the categories.
+        outputs: ``instances``, ``sem_seg`` or ``panoptic_seg``.
         scale: how many times larger than the image the picture is.
         min_score: instances below this score are left out.
         class_names: write the names of semantic classes on them.
-
-    Returns:
-        (H * scale, W * scale, 3), RGB, uint8.
     """
     canvas = _Canvas(image, metadata, scale, class_names=class_names)
     if "panoptic_seg" in outputs:
         segments, infos = outputs["panoptic_seg"]
         canvas.draw_panoptic_seg(segments.cpu(), infos)
-        return canvas.output.get_image()
+        return canvas.get_image()
     if "sem_seg" in outputs:
         canvas.draw_sem_seg(outputs["sem_seg"].argmax(dim=0).cpu())
     if "instances" in outputs:
@@ -126,7 +116,7 @@ def draw_predictions(
         scores = [f" {score:.0%}" for score in instances.scores.tolist()]
         keypoints = instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else None
         canvas.draw_objects(instances.pred_boxes, masks, instances.pred_classes.tolist(), scores, keypoints)
-    return canvas.output.get_image()
+    return canvas.get_image()
 
 
 def draw_ground_truth(
@@ -137,18 +127,7 @@ def draw_ground_truth(
     scale: float = 1.0,
     class_names: bool = True,
 ) -> np.ndarray:
-    """Draw an image's annotations over it.
-
-    Args:
-        image: (H, W, 3), RGB, uint8.
-        dataset_dict: the image's dict in Detectron2's dataset format.
-        metadata: names and colors of the categories.
-        scale: how many times larger than the image the picture is.
-        class_names: write the names of semantic classes on them.
-
-    Returns:
-        (H * scale, W * scale, 3), RGB, uint8.
-    """
+    """Draw an image's annotations, in Detectron2's dataset format, over it, as :func:`draw_predictions` does."""
     canvas = _Canvas(image, metadata, scale, class_names=class_names)
     annotations = dataset_dict.get("annotations", [])
     if annotations:
@@ -160,4 +139,31 @@ def draw_ground_truth(
         canvas.draw_objects(boxes, masks, [a["category_id"] for a in annotations], crowd, keypoints)
     # Semantic and panoptic annotations.
     canvas.draw_dataset_dict({key: value for key, value in dataset_dict.items() if key != "annotations"})
-    return canvas.output.get_image()
+    return canvas.get_image()
+
+
+def class_colors(metadata: Metadata) -> np.ndarray:
+    """(K, 3) RGB in 0..255 of the classes that ``metadata`` names: their ``stuff_colors``, else Detectron2's."""
+    colors = metadata.get("stuff_colors") or colormap(rgb=True)
+    return np.array([colors[i % len(colors)] for i in range(len(metadata.stuff_classes))])
+
+
+def tint_classes(picture: np.ndarray, labels: Any, colors: np.ndarray) -> np.ndarray:
+    """Tint a picture (H, W, 3) by class and draw the borders between classes in white.
+
+    ``labels`` (h, w) are brought to the picture's size. Where one is not an index into ``colors`` (K, 3), the picture
+    stays.
+    """
+    height, width = picture.shape[:2]
+    image = Image.fromarray(np.asarray(labels).astype(np.int32))
+    labels = np.asarray(image.resize((width, height), Image.Resampling.NEAREST))
+    known = (labels >= 0) & (labels < len(colors))
+    # Only the picture's brightness, so that its own colors are not taken for those of classes.
+    gray = picture.mean(axis=2, keepdims=True)
+    tinted = (1 - _TINT) * gray + _TINT * colors[np.where(known, labels, 0)]
+    tinted = np.where(known[..., None], tinted, picture)
+    border = np.zeros((height, width), dtype=bool)
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    border[1:] |= labels[1:] != labels[:-1]
+    tinted[border] = 255
+    return np.round(tinted).astype(np.uint8)

@@ -1,7 +1,8 @@
 """Small models of Detectron2's zoo, with FPN as there or with FPT in its place."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch

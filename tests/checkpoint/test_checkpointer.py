@@ -2,8 +2,9 @@
 
 import logging
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_another_architecture(model: nn.Module, save: Callable[..., str]) -> Non
 def test_checkpoints_without_a_state_dict(model: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save({"epoch": 3, "state_dict": {"w": torch.ones(1)}}, path)
-    assert_refused(model, str(path), r"no checkpoint of weights by name; what it holds is \['epoch', 'state_dict'\]")
+    assert_refused(model, str(path), r"not a checkpoint of weights by name; what it holds is \['epoch', 'state_dict'\]")
     torch.save(torch.ones(1), path)
     assert_refused(model, str(path), "what it holds is Tensor")
     torch.save({"epoch": 3}, tmp_path / "a.pyth")

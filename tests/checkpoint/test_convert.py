@@ -1,7 +1,8 @@
 """Conversions are right when the models compute the same."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_converted_trunk_computes_what_torchvision_computes(name: str, tmp_path:
 
 def test_only_plain_resnets_are_converted() -> None:
     weights = torchvision.models.resnet18(weights=None).state_dict()
-    with pytest.raises(WeightsError, match=r"layer1\.0\.se\.fc1\.weight is no part of a plain ResNet"):
+    with pytest.raises(WeightsError, match=r"layer1\.0\.se\.fc1\.weight is not part of a plain ResNet"):
         convert_resnet({**weights, "layer1.0.se.fc1.weight": torch.zeros(1)})
 
 

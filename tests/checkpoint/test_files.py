@@ -77,6 +77,14 @@ def test_a_config_among_the_extras_is_named(tmp_path: Path) -> None:
         read_weights(str(tmp_path / "model.pth"))
 
 
+def test_more_than_weights_in_the_format_before_pytorch_1_6(tmp_path: Path) -> None:
+    folder = tmp_path / "burgled"
+    torch.save({"w": Burglar(folder)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(WeightsError, match="is cut short or damaged, or holds more than weights") as caught:
+        read_weights(str(tmp_path / "old.pth"))
+    assert not folder.exists() and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", [".pkl", ".pth", ".pyth"])
 @pytest.mark.parametrize(
     ("content", "said"),

@@ -1,8 +1,9 @@
 """FPT starts as the FPN whose weights it was given, and then moves away from it."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
 """A model that is to predict takes no weights that are a part of it; one that is to be trained does."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch

@@ -4,14 +4,14 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 
 from fpt_d2.config import add_fpt_config
-from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.data.synthetic.write_shapes import write_shapes
 
 
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic data set, large enough to have everything that a large one has. Not to be changed."""
     root = tmp_path_factory.mktemp("datasets") / "shapes"
-    write_dataset(root, num_train=36, num_val=12, image_size=(64, 112), seed=3, progress=False)
+    write_shapes(root, num_train=36, num_val=12, image_size=(64, 112), seed=3, progress=False)
     return root
 
 

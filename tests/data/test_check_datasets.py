@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import SizeMismatchError, check_image_size,
 from PIL import Image
 
 from fpt_d2.data import DatasetError, check_datasets, check_names, register_from_config
-from fpt_d2.data.coco_check import CocoCheck
+from fpt_d2.data.checks.coco import CocoCheck
 from fpt_d2.data.labels import UNREADABLE
 
 RLE = {"size": [80, 100], "counts": [8000]}
@@ -173,7 +173,7 @@ def test_an_image_that_detectron2_reads_is_fine(change, content, image_root):
 
 
 def test_of_very_many_images_some_are_opened(content, image_root, monkeypatch):
-    monkeypatch.setattr("fpt_d2.data.coco_check._MAX_OPENED", 2)
+    monkeypatch.setattr("fpt_d2.data.checks.coco._MAX_OPENED", 2)
     (image_root / "a.jpg").write_bytes(b"")
     extra = [{"id": 3 + i, "file_name": f"{i}.jpg", "height": 80, "width": 100} for i in range(3)]
     for image in extra:
@@ -314,7 +314,7 @@ def test_unreadable_files_are_named(registered):
         json_file.write_bytes(bad)
         with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json is not readable") as caught:
             check_datasets(cfg)
-        assert str(caught.value).endswith("; correct DATASETS.REGISTER_COCO.")
+        assert str(caught.value).endswith("; correct DATASETS.REGISTER_COCO")
     json_file.unlink()
     with pytest.raises(DatasetError, match="'checked' cannot be read: .*instances.json does not exist"):
         check_datasets(cfg)
@@ -425,6 +425,6 @@ def test_the_splits_of_coco_2014_are_known(split, cfg):
             check()
         (sentence,) = str(caught.value).splitlines()
         assert f"'coco_2014_{split}' cannot be read" in sentence and f"instances_{split}2014.json" in sentence
-        assert sentence.endswith("belong under $DETECTRON2_DATASETS.")
+        assert sentence.endswith("belong under $DETECTRON2_DATASETS")
     cfg.DATASETS.CHECK = False
     check_datasets(cfg)

@@ -30,7 +30,7 @@ def test_what_is_no_label_image_is_named(tmp_path: Path) -> None:
         read_labels(path)
     for kind, mode in ((np.zeros((2, 3, 3), np.uint8), "RGB"), (LABELS.astype(np.uint16), "I;16"), (LABELS > 3, "1")):
         Image.fromarray(kind).save(path)
-        with pytest.raises(DatasetError, match=f"labels.png is no 8-bit label image but of mode {mode}"):
+        with pytest.raises(DatasetError, match=f"labels.png is not an 8-bit label image but of mode {mode}"):
             read_labels(path)
     Image.fromarray(np.random.default_rng(0).integers(255, size=(90, 90), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:500])

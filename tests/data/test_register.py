@@ -8,7 +8,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BitMasks
 
 from fpt_d2.data import DatasetError, register_from_config
-from fpt_d2.data.shapes import CATEGORIES
+from fpt_d2.data.synthetic.classes import CATEGORIES
 
 
 def entry(name, shapes_root, split="train"):

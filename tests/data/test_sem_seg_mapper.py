@@ -9,7 +9,8 @@ import torch
 from detectron2.data import DatasetMapper, MetadataCatalog
 from PIL import Image
 
-from fpt_d2.data import DatasetError, SemSegMapper, build_train_mapper
+from fpt_d2.data import DatasetError, SemSegMapper, build_train_mapper, check_input_config
+from fpt_d2.errors import ConfigError
 from tests.semantic import CLASSES, IGNORE, draw
 
 NAMES = ("mirrored_train", "plain_train")
@@ -157,3 +158,39 @@ def test_data_workers_can_be_given_the_mapper(cfg, record) -> None:
 def test_other_architectures_keep_detectron2s_mapper(cfg) -> None:
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     assert type(build_train_mapper(cfg)) is DatasetMapper
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("RANDOM_FLIP", "diagonal"),
+        ("CROP.TYPE", "round"),
+        ("CROP.SIZE", (0.5, 1.5)),
+        ("CROP.SIZE", (0.5,)),
+        ("CROP.SIZE", (0.0, 0.5)),
+        ("CROP.SINGLE_CATEGORY_MAX_AREA", 0.0),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(key: str, value: object, cfg) -> None:
+    check_input_config(cfg)
+    cfg.merge_from_list([f"INPUT.{key}", value])
+    for check in (check_input_config, build_train_mapper):
+        with pytest.raises(ConfigError, match=f"^INPUT.{key} is .*; allowed: "):
+            check(cfg)
+
+
+def test_pixels_and_shares_of_a_crop_are_told_apart(cfg) -> None:
+    cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = "absolute", (24, 80)
+    check_input_config(cfg)
+    for kind, size in (("absolute", (0.5, 0.5)), ("relative", (24, 80)), ("absolute_range", (80, 24))):
+        cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = kind, size
+        with pytest.raises(ConfigError, match="^INPUT.CROP.SIZE is "):
+            check_input_config(cfg)
+
+
+def test_colors_need_their_order(cfg) -> None:
+    cfg.INPUT.FORMAT = "L"
+    check_input_config(cfg)
+    cfg.INPUT.COLOR_AUG_SSD = True
+    with pytest.raises(ConfigError, match="^INPUT.FORMAT is 'L'; allowed: 'RGB', 'BGR'$"):
+        check_input_config(cfg)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpt_d2.data import DatasetError, sem_seg_prepare
+from fpt_d2.data import DatasetError
+from fpt_d2.data.datasets.prepare import prepare_ade20k, prepare_cityscapes, prepare_lip, prepare_voc
 from fpt_d2.data.labels import label_colors
-from fpt_d2.data.sem_seg_prepare import prepare_ade20k, prepare_cityscapes, prepare_lip, prepare_voc
 
 ROOT = Path(__file__).parents[2]
 PALETTE = [channel for color in label_colors(256) for channel in color]
@@ -147,7 +147,7 @@ def test_an_interruption_leaves_no_broken_mask(voc: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sem_seg_prepare.os, "replace", interrupted)
+        patch.setattr("os.replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare_voc(voc)
     assert list((voc / "SegmentationClassAug").glob("*.png")) == []
@@ -197,5 +197,5 @@ def test_the_command_prepares_and_checks(voc: Path, sbd: Path) -> None:
     done = run("check", "voc_2012_sem_seg_val", "lip_sem_seg_val", "coco_2017_val", datasets=voc.parent)
     assert done.returncode == 1
     assert "c.png has 21" in done.stdout and "'lip_sem_seg_val' is not there" in done.stdout
-    assert "'coco_2017_val' is no registered data set for semantic segmentation" in done.stdout
+    assert "'coco_2017_val' is not a registered data set for semantic segmentation" in done.stdout
     assert "Traceback" not in done.stderr

@@ -6,13 +6,13 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fpt_d2.data import DatasetError, register_from_config
+from fpt_d2.data.datasets.sem_seg import load_folder, load_list
 from fpt_d2.data.labels import IGNORE_LABEL
-from fpt_d2.data.sem_seg_sets import load_folder, load_list
 from fpt_d2.model_zoo import get_config
 from tests.semantic import CLASSES, write_semantic
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*-SemanticSegmentation/*ufp_R_50.yaml"))
+NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*-SemanticSegmentation/*ufp_fpt_R_50.yaml"))
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from fpt_d2.data import scene as scene_module
-from fpt_d2.data import synthetic
-from fpt_d2.data.coco_format import coco_annotation
-from fpt_d2.data.scene import SUPERSAMPLING, SceneObject
-from fpt_d2.data.shapes import CATEGORIES, OUTLINES
-from fpt_d2.data.synthetic import synthetic_scene, write_dataset
+from fpt_d2.data.synthetic import scene as scene_module
+from fpt_d2.data.synthetic import write_shapes as write_shapes_module
+from fpt_d2.data.synthetic.classes import CATEGORIES
+from fpt_d2.data.synthetic.coco_format import coco_annotation
+from fpt_d2.data.synthetic.outlines import OUTLINES
+from fpt_d2.data.synthetic.scene import SUPERSAMPLING, SceneObject
+from fpt_d2.data.synthetic.write_shapes import nth_shapes_scene, write_shapes
 
 SMALL = {"image_size": (64, 80), "progress": False}
 
@@ -34,15 +35,15 @@ def coco(shapes_root, request) -> COCO:
 
 def test_same_seed_gives_the_same_bytes(tmp_path):
     for name, seed in [("first", 7), ("second", 7), ("other", 8)]:
-        write_dataset(tmp_path / name, num_train=4, num_val=2, seed=seed, **SMALL)
+        write_shapes(tmp_path / name, num_train=4, num_val=2, seed=seed, **SMALL)
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
     other = digests(tmp_path / "other")
     assert all(other[name] != digest for name, digest in digests(tmp_path / "first").items())
 
 
 def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
-    write_dataset(tmp_path / "few", num_train=3, num_val=2, seed=7, **SMALL)
-    write_dataset(tmp_path / "many", num_train=6, num_val=5, seed=7, **SMALL)
+    write_shapes(tmp_path / "few", num_train=3, num_val=2, seed=7, **SMALL)
+    write_shapes(tmp_path / "many", num_train=6, num_val=5, seed=7, **SMALL)
     few, many = digests(tmp_path / "few"), digests(tmp_path / "many")
     images = [name for name in few if not name.endswith(".json")]
     assert len(images) == 3 * 5 and all(few[name] == many[name] for name in images)
@@ -54,13 +55,13 @@ def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
         ids = {image["id"] for image in few_json["images"]}
         assert few_json["images"] == many_json["images"][:number]
         assert few_json["annotations"] == [a for a in many_json["annotations"] if a["image_id"] in ids]
-    last_first = [synthetic_scene(7, "train", index, (64, 80))[0] for index in (2, 1, 0)]
-    first_last = [synthetic_scene(7, "train", index, (64, 80))[0] for index in (0, 1, 2)]
+    last_first = [nth_shapes_scene(7, "train", index, (64, 80))[0] for index in (2, 1, 0)]
+    first_last = [nth_shapes_scene(7, "train", index, (64, 80))[0] for index in (0, 1, 2)]
     assert all(np.array_equal(a, b) for a, b in zip(last_first[::-1], first_last))
 
 
 def test_splits_differ():
-    train, val = (synthetic_scene(0, split, 0)[0] for split in ("train", "val"))
+    train, val = (nth_shapes_scene(0, split, 0)[0] for split in ("train", "val"))
     assert train.shape != val.shape or not np.array_equal(train, val)
 
 
@@ -113,7 +114,7 @@ def test_masks_are_the_visible_part(coco):
 @pytest.mark.parametrize("index", range(12))
 def test_annotations_follow_the_drawing(index):
     """Nowhere is a mask more than a pixel away from what is drawn."""
-    pixels, objects, _ = synthetic_scene(1, "train", index, (96, 128))
+    pixels, objects, _ = nth_shapes_scene(1, "train", index, (96, 128))
     height, width = pixels.shape[:2]
     for scene_object in objects:
         annotation = coco_annotation(scene_object, height, width)
@@ -132,14 +133,14 @@ def test_annotations_follow_the_drawing(index):
 
 def test_hardly_anything_is_hidden():
     for index in range(30):
-        for scene_object in synthetic_scene(0, "val", index)[1]:
+        for scene_object in nth_shapes_scene(0, "val", index)[1]:
             assert np.count_nonzero(scene_object.visible) >= scene_module.MIN_VISIBLE_SHARE * scene_object.area
 
 
 def test_scales_reach_from_small_to_most_of_the_image():
     diameters = []
     for index in range(80):
-        pixels, objects, _ = synthetic_scene(0, "train", index)
+        pixels, objects, _ = nth_shapes_scene(0, "train", index)
         boxes = [coco_annotation(o, *pixels.shape[:2])["bbox"] for o in objects if not o.iscrowd]
         diameters += [(max(box[2:]), max(box[2:]) / min(pixels.shape[:2])) for box in boxes]
     pixel_sizes, shares = np.array(diameters).T
@@ -165,12 +166,12 @@ def test_shapes_stay_inside_the_unit_circle():
 
 def test_an_existing_data_set_is_replaced_only_when_asked(tmp_path):
     root = tmp_path / "shapes"
-    write_dataset(root, num_train=1, num_val=1, **SMALL)
+    write_shapes(root, num_train=1, num_val=1, **SMALL)
     before = digests(root)
     with pytest.raises(FileExistsError, match="overwrite"):
-        write_dataset(root, num_train=2, num_val=1, **SMALL)
+        write_shapes(root, num_train=2, num_val=1, **SMALL)
     assert digests(root) == before
-    write_dataset(root, num_train=2, num_val=1, overwrite=True, **SMALL)
+    write_shapes(root, num_train=2, num_val=1, overwrite=True, **SMALL)
     assert len(list((root / "train").iterdir())) == 2
     assert os.listdir(tmp_path) == ["shapes"]
 
@@ -178,7 +179,7 @@ def test_an_existing_data_set_is_replaced_only_when_asked(tmp_path):
 def test_another_folder_is_never_deleted(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not a synthetic data set"):
-        write_dataset(tmp_path, num_train=1, num_val=1, overwrite=True, **SMALL)
+        write_shapes(tmp_path, num_train=1, num_val=1, overwrite=True, **SMALL)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
@@ -188,9 +189,9 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return scene_module.draw_scene(rng, height, width, **kwargs)
 
-    monkeypatch.setattr(synthetic, "draw_scene", interrupted)
+    monkeypatch.setattr(write_shapes_module, "draw_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path / "shapes", num_train=3, num_val=3, **SMALL)
+        write_shapes(tmp_path / "shapes", num_train=3, num_val=3, **SMALL)
     assert os.listdir(tmp_path) == []
 
 
@@ -205,7 +206,7 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
 )
 def test_wrong_arguments_are_named(tmp_path, arguments, words):
     with pytest.raises(ValueError, match=words):
-        write_dataset(tmp_path / "shapes", **arguments)
+        write_shapes(tmp_path / "shapes", **arguments)
     assert os.listdir(tmp_path) == []
 
 

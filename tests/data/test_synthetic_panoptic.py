@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from fpt_d2.data.backgrounds import PATTERNS
-from fpt_d2.data.coco_format import coco_keypoints
-from fpt_d2.data.scene import SUPERSAMPLING, SceneObject, fill_contours, place_outline
-from fpt_d2.data.shapes import CATEGORIES, KEYPOINT_CATEGORY, KEYPOINT_FLIP_MAP, KEYPOINTS
+from fpt_d2.data.synthetic.classes import CATEGORIES, KEYPOINT_CATEGORY, KEYPOINT_FLIP_MAP, KEYPOINTS, PATTERNS
+from fpt_d2.data.synthetic.coco_format import coco_keypoints
+from fpt_d2.data.synthetic.scene import SUPERSAMPLING, SceneObject, fill_contours, place_outline
 
 STAR = CATEGORIES.index(KEYPOINT_CATEGORY)
 
@@ -113,7 +112,7 @@ def test_every_background_is_there(shapes_root):
 
 REGISTERED = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
-import fpt_d2
+import fpt_d2.data
 for split, number in (("train", 36), ("val", 12)):
     for kind in ("", "keypoints_", "panoptic_"):
         name = f"fpt_shapes_{kind}{split}"

@@ -14,13 +14,16 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from fpt_d2.data import context_scene, semantic
-from fpt_d2.data.context_scene import CLASS_COLORS, CLASSES, CONTEXT_CLASSES, IGNORE_LABEL, MIN_DISTANCE
-from fpt_d2.data.semantic import semantic_scene, write_semantic_dataset
+from fpt_d2.data.labels import IGNORE_LABEL
+from fpt_d2.data.synthetic import context_scene
+from fpt_d2.data.synthetic import write_context as write_context_module
+from fpt_d2.data.synthetic.classes import CONTEXT_CLASSES
+from fpt_d2.data.synthetic.context_scene import CLASSES, MIN_DISTANCE, SQUARE_CLASSES
+from fpt_d2.data.synthetic.write_context import nth_context_scene, write_context
 from fpt_d2.engine import read_config
 
 KEY = [CLASSES.index("star"), CLASSES.index("cross")]
-SQUARES = [CLASSES.index(name) for name in CONTEXT_CLASSES]
+SQUARES = [CLASSES.index(name) for name in SQUARE_CLASSES]
 NUM_SCENES = 400
 CONFIGS = Path(__file__).parents[2] / "configs" / "quick_schedules"
 
@@ -36,7 +39,7 @@ class Square(NamedTuple):
 
 
 def squares_of(index: int) -> list[Square]:
-    pixels, labels = semantic_scene(0, "train", index)
+    pixels, labels = nth_context_scene(0, "train", index)
     squares = []
     for label in SQUARES:
         count, components, stats, centers = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8))
@@ -57,7 +60,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 def test_same_seed_gives_the_same_bytes(tmp_path):
     for name, seed, num_train in [("first", 7, 3), ("second", 7, 3), ("more", 7, 5), ("other", 8, 3)]:
-        write_semantic_dataset(tmp_path / name, num_train=num_train, num_val=2, seed=seed, progress=False)
+        write_context(tmp_path / name, num_train=num_train, num_val=2, seed=seed, progress=False)
     first, more, other = (files(tmp_path / name) for name in ("first", "more", "other"))
     assert first == files(tmp_path / "second")
     assert len(first) == 2 * (3 + 2) + 1
@@ -66,11 +69,11 @@ def test_same_seed_gives_the_same_bytes(tmp_path):
 
 
 def test_splits_differ():
-    assert not np.array_equal(semantic_scene(0, "train", 0)[0], semantic_scene(0, "val", 0)[0])
+    assert not np.array_equal(nth_context_scene(0, "train", 0)[0], nth_context_scene(0, "val", 0)[0])
 
 
 def test_label_images_have_the_stated_form(tmp_path):
-    write_semantic_dataset(tmp_path / "context", num_train=8, num_val=1, progress=False)
+    write_context(tmp_path / "context", num_train=8, num_val=1, progress=False)
     seen = set()
     for path in sorted((tmp_path / "context" / "labels" / "train").iterdir()):
         with Image.open(path) as label, Image.open(tmp_path / f"context/images/train/{path.stem}.jpg") as image:
@@ -80,11 +83,11 @@ def test_label_images_have_the_stated_form(tmp_path):
     assert seen == {*range(len(CLASSES)), IGNORE_LABEL}
     info = json.loads((tmp_path / "context" / "info.json").read_text())
     assert info["classes"] == list(CLASSES) and info["ignore_label"] == IGNORE_LABEL
-    assert len(CLASS_COLORS) == len(set(CLASS_COLORS)) == len(CLASSES)
+    assert len(set(CONTEXT_CLASSES.values())) == len(CLASSES)
 
 
 def test_only_outlines_are_ignored():
-    labels = semantic_scene(0, "train", 1)[1]
+    labels = nth_context_scene(0, "train", 1)[1]
     ignored = labels == IGNORE_LABEL
     # an outline is thin: nothing is left of it where a pixel's eight neighbors must be of it too
     assert ignored.any() and not cv2.erode(ignored.astype(np.uint8), np.ones((3, 3), np.uint8)).any()
@@ -97,8 +100,8 @@ def test_only_outlines_are_ignored():
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("index", range(15))
 def test_another_key_changes_the_class_of_the_squares_and_nothing_near_them(index, split):
-    pixels, labels = semantic_scene(0, split, index)
-    other_pixels, other_labels = semantic_scene(0, split, index, exchanged=True)
+    pixels, labels = nth_context_scene(0, split, index)
+    other_pixels, other_labels = nth_context_scene(0, split, index, exchanged=True)
     (key,) = set(KEY) & set(np.unique(labels))
     (other_key,) = set(KEY) - {key}
     changed = np.nonzero(np.any(pixels != other_pixels, axis=2).any(axis=0))[0]
@@ -118,7 +121,7 @@ def test_another_key_changes_the_class_of_the_squares_and_nothing_near_them(inde
 def test_the_key_tells_the_class_in_half_of_the_scenes_each(squares):
     keys = []
     for index in range(NUM_SCENES):
-        present = set(np.unique(semantic_scene(0, "train", index)[1]))
+        present = set(np.unique(nth_context_scene(0, "train", index)[1]))
         (key,) = set(KEY) & present
         assert set(SQUARES) & present == {SQUARES[KEY.index(key)]}
         keys.append(KEY.index(key))
@@ -159,10 +162,10 @@ def test_only_fpt_sees_the_key(config, sees):
     cfg = read_config(str(CONFIGS / config))
     torch.manual_seed(0)
     model = build_model(cfg).eval().double()
-    index = next(i for i in range(9) if np.isin(semantic_scene(0, "val", i)[1][:, :20], SQUARES).any())
+    index = next(i for i in range(9) if np.isin(nth_context_scene(0, "val", i)[1][:, :20], SQUARES).any())
     logits = []
     for exchanged in (False, True):
-        pixels, labels = semantic_scene(0, "val", index, exchanged=exchanged)
+        pixels, labels = nth_context_scene(0, "val", index, exchanged=exchanged)
         image = torch.from_numpy(pixels.transpose(2, 0, 1).copy()).double()
         with torch.no_grad():
             logits.append(model([{"image": image}])[0]["sem_seg"][:, torch.from_numpy(np.isin(labels, SQUARES))])
@@ -172,21 +175,21 @@ def test_only_fpt_sees_the_key(config, sees):
 
 def test_only_a_semantic_data_set_is_replaced(tmp_path):
     root = tmp_path / "context"
-    write_semantic_dataset(root, num_train=1, num_val=1, progress=False)
+    write_context(root, num_train=1, num_val=1, progress=False)
     with pytest.raises(FileExistsError, match="overwrite"):
-        write_semantic_dataset(root, num_train=2, num_val=1, progress=False)
-    write_semantic_dataset(root, num_train=2, num_val=1, overwrite=True, progress=False)
+        write_context(root, num_train=2, num_val=1, progress=False)
+    write_context(root, num_train=2, num_val=1, overwrite=True, progress=False)
     assert len(list((root / "labels" / "train").iterdir())) == 2
-    (root / semantic.INFO_FILE).write_text("{}")
+    (root / write_context_module.INFO_FILE).write_text("{}")
     with pytest.raises(FileExistsError, match="not a synthetic data set of this kind"):
-        write_semantic_dataset(root, num_train=1, num_val=1, overwrite=True, progress=False)
+        write_context(root, num_train=1, num_val=1, overwrite=True, progress=False)
     assert os.listdir(tmp_path) == ["context"]
 
 
 @pytest.mark.parametrize("arguments, words", [({"num_val": 0}, "at least 1"), ({"seed": -1}, "seed")])
 def test_wrong_arguments_are_named(tmp_path, arguments, words):
     with pytest.raises(ValueError, match=words):
-        write_semantic_dataset(tmp_path / "context", **arguments)
+        write_context(tmp_path / "context", **arguments)
     assert os.listdir(tmp_path) == []
 
 

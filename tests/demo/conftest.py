@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from fpt_d2.engine.defaults import read_config
+from fpt_d2.config_file import read_config
 
 DEMO = Path(__file__).parents[2] / "demo"
 CONFIG = """

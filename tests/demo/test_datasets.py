@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpt_d2.data.shapes import CATEGORIES
-from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.data.synthetic.classes import CATEGORIES
+from fpt_d2.data.synthetic.write_shapes import write_shapes
 from fpt_d2.engine.inference import get_inference_config
 
 TOOL = Path(__file__).parents[2] / "tools" / "visualize_predictions.py"
@@ -26,7 +26,7 @@ def tool():
 def own_data(tmp_path_factory):
     """The options that register a small data set and make it the test set."""
     root = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(root, num_train=1, num_val=9, image_size=(64, 96), progress=False)
+    write_shapes(root, num_train=1, num_val=9, image_size=(64, 96), progress=False)
     entry = ("demo_own_data", str(root / "annotations" / "instances_val.json"), str(root / "val"))
     return ["DATASETS.REGISTER_COCO", str((entry,)), "DATASETS.TEST", "('demo_own_data',)"]
 

@@ -32,33 +32,33 @@ def test_an_input_is_never_replaced(files, tmp_path):
     image = tmp_path / "x.jpg"
     image.touch()
     for output in (tmp_path, image):
-        with pytest.raises(files.DemoError, match="would replace the input"):
+        with pytest.raises(files.UserError, match="would replace the input"):
             files.plan_outputs([image], str(output))
     video = tmp_path / "x.mp4"
     video.touch()
     for output in (tmp_path, video):
-        with pytest.raises(files.DemoError, match="would replace the input"):
+        with pytest.raises(files.UserError, match="would replace the input"):
             files.VideoWriter(str(output), str(video), 10)
 
 
 def test_an_output_that_can_be_no_folder_is_one_sentence(files, tmp_path):
     file = tmp_path / "existing.txt"
     file.touch()
-    with pytest.raises(files.DemoError, match="--output: no folder .*existing.txt can be made"):
+    with pytest.raises(files.UserError, match="--output: no folder .*existing.txt can be made"):
         files.plan_outputs([tmp_path / "a.jpg"], str(file))
-    with pytest.raises(files.DemoError, match="--output: no folder .*existing.txt can be made"):
+    with pytest.raises(files.UserError, match="--output: no folder .*existing.txt can be made"):
         files.VideoWriter(str(file / "clip.mp4"), "in.mp4", 10)
 
 
 def test_one_file_for_several_images_is_refused(files, tmp_path):
-    with pytest.raises(files.DemoError, match="give a folder"):
+    with pytest.raises(files.UserError, match="give a folder"):
         files.plan_outputs([tmp_path / "a.jpg", tmp_path / "b.jpg"], str(tmp_path / "out.png"))
 
 
 def test_a_video_that_no_codec_can_write_is_one_sentence(files, tmp_path):
     writer = files.VideoWriter(str(tmp_path / "clip.mp4"), "in.mp4", 10)
     writer.path = tmp_path / "clip.nosuchformat"
-    with pytest.raises(files.DemoError, match="mp4v, avc1"):
+    with pytest.raises(files.UserError, match="mp4v, avc1"):
         writer.write(np.zeros((48, 64, 3), np.uint8))
 
 
@@ -69,5 +69,11 @@ def test_an_opencv_without_windows_is_one_sentence(files, monkeypatch):
         raise cv2.error("not implemented")
 
     monkeypatch.setattr(cv2, "namedWindow", refuse)
-    with pytest.raises(files.DemoError, match="cannot open windows.*--output"):
+    with pytest.raises(files.UserError, match="cannot open windows.*--output"):
         files.check_display()
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(files, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(files.UserError, match="The picture .*folder.png cannot be written .*directory"):
+        files.save(np.zeros((4, 4, 3), np.uint8), tmp_path / "folder.png")

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import Visualizer
 
-from fpt_d2.engine.defaults import read_config
+from fpt_d2.config_file import read_config
 from fpt_d2.engine.inference import build_predictor, get_inference_config
 
 METADATA = Metadata(name="demo", thing_classes=["circle", "star"], stuff_classes=["sky", "grass"])

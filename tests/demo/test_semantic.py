@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
-from fpt_d2.engine.defaults import read_config
+from fpt_d2.config_file import read_config
 from fpt_d2.engine.inference import build_predictor, get_inference_config
 from fpt_d2.modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
 from tests.semantic import CONFIG, write_semantic

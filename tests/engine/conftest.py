@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from detectron2.engine import default_argument_parser
 from detectron2.utils.logger import setup_logger
 
-from fpt_d2.data.shapes import CATEGORIES
-from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.cli import training_parser
+from fpt_d2.data.synthetic.classes import CATEGORIES
+from fpt_d2.data.synthetic.write_shapes import write_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 RES = ["res2", "res3", "res4", "res5"]
@@ -81,7 +81,7 @@ def fresh_loggers() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(root, num_train=8, num_val=4, image_size=(64, 96), progress=False)
+    write_shapes(root, num_train=8, num_val=4, image_size=(64, 96), progress=False)
     return root
 
 
@@ -119,7 +119,7 @@ def command_line(config_file: str, out: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def parse(command_line: Callable[..., list[str]]) -> Callable[..., Namespace]:
-    return lambda *words: default_argument_parser().parse_args(command_line(*words))
+    return lambda *words: training_parser().parse_args(command_line(*words))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from fpt_d2.data.shapes import CATEGORIES
+from fpt_d2.data.synthetic.classes import CATEGORIES
 
 ROOT = Path(__file__).resolve().parents[2]
 FCOS = str(ROOT / "configs" / "quick_schedules" / "fcos_R_18_FPT_quickstart.py")
@@ -99,7 +99,7 @@ def test_a_mistake_is_one_sentence(pairs, sentence, tool: ModuleType, out: Path,
 
 @pytest.mark.parametrize(
     ("file", "sentence"),
-    [("configs/COCO-Detection/fcos_R50_FPT_1x.py", "There is no config file"), (FCOS[:-2] + "yaml", "There is no")],
+    [("configs/COCO-Detection/fcos_R50_FPT_1x.py", "There is no lazy config"), (FCOS[:-2] + "yaml", "There is no")],
 )
 def test_a_missing_config_file(file: str, sentence: str, tool: ModuleType, capsys) -> None:
     with pytest.raises(SystemExit):
@@ -107,11 +107,11 @@ def test_a_missing_config_file(file: str, sentence: str, tool: ModuleType, capsy
     assert sentence in capsys.readouterr().err
 
 
-def test_what_is_no_lazy_config(tool: ModuleType, tmp_path: Path, capsys) -> None:
+def test_what_is_not_a_lazy_config(tool: ModuleType, tmp_path: Path, capsys) -> None:
     (tmp_path / "half.py").write_text("model = dict()\ntrain = dict()\n")
     for file, sentence in [
-        (tmp_path / "half.py", "lacks dataloader, optimizer, lr_multiplier"),
-        (ROOT / "configs" / "Base-RCNN-FPT.yaml", "is no lazy config"),
+        (tmp_path / "half.py", "does not have dataloader, optimizer, lr_multiplier"),
+        (ROOT / "configs" / "Base-RCNN-FPT.yaml", "There is no lazy config (a .py file)"),
     ]:
         with pytest.raises(SystemExit):
             tool.main(["--config-file", str(file)])

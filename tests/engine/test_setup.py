@@ -1,5 +1,6 @@
 """What a user gets wrong ends train_net.py with one sentence and exit code 2; what is right gets through."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from fpt_d2.engine import Trainer, setup
+from fpt_d2 import config_file
+from fpt_d2.engine import ConfigError, Trainer, get_default_config, read_config, setup
 
 NO_GPU = not torch.cuda.is_available()
 RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURES", "['p2','p3','p4','p5','p6']"]
@@ -20,6 +22,7 @@ RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURE
         (["MODEL.FTP.BRANCHES", "()"], "did you mean MODEL.FPT.BRANCHES"),
         (["SOLVER.MAX_ITER", "many"], "config key: SOLVER.MAX_ITER"),
         (["SOLVER.MAX_ITER"], "pairs"),
+        (["SOLVER", 3], "SOLVER is a section"),
         (["MODEL.FPT.GT_NUM_PARTS", 3], "MODEL.FPT.GT_NUM_PARTS is 3"),
         (["MODEL.PLUGINS.NON_LOCAL", "['res9']"], "MODEL.PLUGINS: non_local has 'res9'; this ResNet has res2"),
         (["MODEL.FPN.IN_FEATURES", "['res9']"], "MODEL.FPN.IN_FEATURES is ['res9']"),
@@ -69,7 +72,7 @@ def test_a_mistake_is_one_sentence(words, sentence, command_line, train_net, cap
 def test_weights_that_cannot_be_fetched(command_line, train_net, capsys) -> None:
     address = "http://127.0.0.1:1/model.pkl"
     assert train_net(command_line("MODEL.WEIGHTS", address)) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"The weights {address} cannot be fetched")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"train_net.py: The weights {address} cannot be fetched")
 
 
 def test_a_flag_behind_the_pairs_is_explained(command_line, train_net, capsys) -> None:
@@ -89,12 +92,51 @@ def test_a_missing_config_file(config_file: str, train_net, capsys) -> None:
 
 def test_a_broken_config_file(tmp_path: Path, train_net, capsys) -> None:
     path = tmp_path / "broken.yaml"
-    for text, sentence in [("MODEL: [", "not valid YAML"), ("_BASE_: gone.yaml", "gone.yaml"), ("MODELL: {}", "MODEL")]:
+    for text, sentence in [
+        ("MODEL: [", "not valid YAML"),
+        ("_BASE_: gone.yaml", "gone.yaml"),
+        ("_BASE_: broken.yaml", "cannot be read"),
+        ("MODELL: {}", "did you mean MODEL"),
+        ("", "does not consist of keys and values"),
+        ("[1, 2]", "does not consist of keys and values"),
+        ("SOLVER: {MAX_ITER: many}", "config key: SOLVER.MAX_ITER"),
+        ("SOLVER: {MAX_ITER: {A: 1}}", "there is no key SOLVER.MAX_ITER.A"),
+        ("SOLVER: 3", "SOLVER is a section"),
+        ("OUTPUT_DIR: !!python/object/apply:os.getcwd []", "tag:yaml.org,2002:python/object/apply:os.getcwd"),
+    ]:
         path.write_text(text)
         assert train_net(["--config-file", str(path)]) == 2
         error = capsys.readouterr().err
         assert sentence in error and str(path) in error
         assert len(error.strip().splitlines()) == 1
+
+
+def test_the_keys_of_a_base_are_checked_too(tmp_path: Path, train_net, capsys) -> None:
+    (tmp_path / "base.yaml").write_text("MODEL: {FPT: {BRANCHS: []}}")
+    (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\nMODEL: {DEVICE: cpu}")
+    assert train_net(["--config-file", str(tmp_path / "config.yaml")]) == 2
+    assert "there is no key MODEL.FPT.BRANCHS: did you mean MODEL.FPT.BRANCHES" in capsys.readouterr().err
+
+
+def test_a_renamed_key_is_answered_with_its_new_name(tmp_path: Path, monkeypatch) -> None:
+    def renamed():
+        cfg = get_default_config()
+        cfg.register_renamed_key("MODEL.FPT.OLD", "MODEL.FPT.BRANCHES")
+        return cfg
+
+    monkeypatch.setattr(config_file, "get_default_config", renamed)
+    path = tmp_path / "config.yaml"
+    for text, opts in [("MODEL: {FPT: {OLD: 1}}", []), ("VERSION: 2", ["MODEL.FPT.OLD", "1"])]:
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="MODEL.FPT.OLD was renamed to MODEL.FPT.BRANCHES"):
+            read_config(str(path), opts)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_output_folder_that_cannot_be_written_to(out: Path, command_line, train_net, capsys) -> None:
+    out.mkdir(mode=0o500)
+    assert train_net(command_line()) == 2
+    assert f"OUTPUT_DIR {out} cannot be written to" in capsys.readouterr().err
 
 
 def test_an_unknown_evaluator_is_found_at_once(command_line, train_net, capsys) -> None:

@@ -25,7 +25,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.data.synthetic.write_shapes import write_shapes
 from fpt_d2.engine import get_default_config
 from fpt_d2.evaluation import build_evaluator, check_evaluator, metric_names
 from fpt_d2.evaluation.panoptic import PanopticQuality
@@ -37,7 +37,7 @@ PANOPTIC = COCOPanopticEvaluator if importlib.util.find_spec("panopticapi") else
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(root, num_train=1, num_val=12, image_size=(64, 96), progress=False)
+    write_shapes(root, num_train=1, num_val=12, image_size=(64, 96), progress=False)
     return root
 
 

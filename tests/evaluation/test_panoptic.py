@@ -11,9 +11,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 from PIL import Image
 
-from fpt_d2.data.backgrounds import PATTERNS
-from fpt_d2.data.shapes import CATEGORIES
-from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.data.synthetic.classes import CATEGORIES, PATTERNS
+from fpt_d2.data.synthetic.write_shapes import write_shapes
 from fpt_d2.evaluation.panoptic import PanopticQuality, count_matches
 
 NAME = "panoptic_evaluated"
@@ -54,7 +53,7 @@ def test_matches(truth, segments, predicted, found, counts) -> None:
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(root, num_train=1, num_val=12, image_size=(64, 96), progress=False)
+    write_shapes(root, num_train=1, num_val=12, image_size=(64, 96), progress=False)
     MetadataCatalog.get(NAME).set(
         panoptic_json=str(root / "annotations" / "panoptic_val.json"),
         panoptic_root=str(root / "panoptic_val"),

@@ -1,5 +1,7 @@
 """FPT, FPN and BFP are one class with branches on or off; with a trunk that has borders; traced, copied, saved."""
 
+from __future__ import annotations
+
 import copy
 import io
 import pickle

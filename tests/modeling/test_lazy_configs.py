@@ -1,5 +1,7 @@
 """The lazy configs are their YAML twins: the same parameters, the same training."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

@@ -3,6 +3,8 @@
 After a change that is meant: ``python -m tests.modeling.test_parameters`` writes that file anew.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import json
 from contextlib import ExitStack

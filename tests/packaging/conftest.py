@@ -1,5 +1,7 @@
 """Python in a process of its own, for what depends on what is importable."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

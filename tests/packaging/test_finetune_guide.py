@@ -1,5 +1,7 @@
 """The commands of docs/finetune.md run as typed, one after the other; here with few images and two iterations."""
 
+from __future__ import annotations
+
 import logging
 import os
 import re

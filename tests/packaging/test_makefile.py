@@ -1,5 +1,7 @@
 """The set-up fails with a sentence where the interpreter will not do."""
 
+from __future__ import annotations
+
 import shutil
 import subprocess
 

@@ -1,5 +1,10 @@
 """Configs are found by name, and are Detectron2's but for the neck. (That they build: modeling/test_parameters.py.)"""
 
+from __future__ import annotations
+
+import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,10 +12,14 @@ from detectron2 import model_zoo as detectron2_model_zoo
 from detectron2.config import CfgNode, get_cfg
 
 from fpt_d2 import add_fpt_config, model_zoo
+from fpt_d2.engine import read_config
+from fpt_d2.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
 DETECTORS = [name for name in NAMES if not name.startswith("Base-")]
+MOVED = json.loads((CONFIGS / "moved.json").read_text(encoding="utf-8"))
+HEADS = {"ppm_fpt": "build_ppm_head", "aspp_fpt": "build_aspp_head", "ufp_oc": "build_oc_head"}
 PAPER = [name for name in DETECTORS if "_paper" in name]
 # Those whose FPN twin Detectron2 has.
 TWINS = [
@@ -73,6 +82,28 @@ def test_unknown_name(name):
 def test_unknown_name_is_answered_with_the_one_that_was_meant():
     with pytest.raises(ValueError, match="nearest are: COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"):
         model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FTP_1x.yaml")
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_what_replaces_a_removed_config_is_what_its_name_says(name):
+    assert name not in NAMES
+    file, *words = shlex.split(MOVED[name])
+    cfg = read_config(model_zoo.get_config_file(file), words)
+    model, depth = re.search(r"/(\w+?)_R_(\d+)", name).groups()
+    assert file.startswith(name.partition("/")[0]) and cfg.MODEL.RESNETS.DEPTH == int(depth)
+    if "SemanticSegmentation" in name:
+        assert cfg.MODEL.SEM_SEG_HEAD.NAME == HEADS.get(model, "build_ufp_head")
+        assert bool(cfg.MODEL.FPT.BRANCHES) == ("fpt" in model)
+        assert cfg.MODEL.WEIGHTS == f"detectron2://DeepLab/R-{ {50: 52, 101: 103}[int(depth)] }.pkl"
+    else:
+        assert cfg.MODEL.WEIGHTS.endswith(f"R-{depth}.pkl") and cfg.SOLVER.MAX_ITER == 90_000
+
+
+@pytest.mark.parametrize("read", [model_zoo.get_config, lambda name: read_config(f"configs/{name}")])
+def test_whoever_names_a_removed_config_is_told_what_to_use(read):
+    name, replacement = "LIP-SemanticSegmentation/ufp_R_101.yaml", "LIP-SemanticSegmentation/ufp_fpt_R_101.yaml"
+    with pytest.raises(UserError, match=rf"{name} is no longer .*{replacement} MODEL.FPT.BRANCHES '\[\]'$"):
+        read(name)
 
 
 def test_no_trained_weights_are_promised():

@@ -1,5 +1,7 @@
 """The stand-in is Detectron2 by every name, and gives way to a real one."""
 
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import multiprocessing
@@ -92,11 +94,14 @@ def test_runs_as_a_program(run_python):
 
 
 def test_a_real_detectron2_on_the_path_wins(run_python, tmp_path):
-    (tmp_path / "detectron2").mkdir()
-    (tmp_path / "detectron2" / "__init__.py").write_text("__version__ = 'real'")
-    code = "import detectron2, sys; assert detectron2.__version__ == 'real'; import importlib.util as u;"
-    code += "assert u.find_spec('detectron2.config') is None"
-    run_python("-c", code, PYTHONPATH=str(tmp_path))
+    # Without the installed packages (-S), among which there may be an editable Detectron2 that finds its own modules.
+    for name, version in (("detectron2", "real"), ("LabGym/detectron2", "carried")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text(f"__version__ = {version!r}")
+    (tmp_path / "LabGym" / "detectron2" / "config.py").touch()
+    check = "import detectron2, importlib.util as u; assert detectron2.__version__ == 'real';"
+    check += "assert u.find_spec('detectron2.config') is None"
+    run_python("-S", "-c", ALONE + check, PYTHONPATH=str(tmp_path))
 
 
 def test_a_real_detectron2_behind_a_finder_wins(run_python):

@@ -1,12 +1,20 @@
-"""Where Detectron2 is not installed the package says so, and its mathematics works."""
+"""What is imported when: nothing before it is needed, and without Detectron2 what works without it."""
+
+from __future__ import annotations
+
+import pytest
 
 BLOCK = """
-import sys, warnings
+import sys
 sys.modules["detectron2"] = None  # as Python marks what it must not import
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    import fpt_d2
-caught = [str(w.message) for w in caught if "Detectron2" in str(w.message)]
+import fpt_d2
+"""
+LOADED = """
+import sys
+before = set(sys.modules)
+import {module}
+names = "torch torchvision detectron2 LabGym fvcore iopath yacs omegaconf cv2 matplotlib PIL pycocotools".split()
+print(*[name for name in names if name in sys.modules and name not in before])
 """
 
 
@@ -14,17 +22,20 @@ def run(run_python, repo, code: str) -> None:
     run_python("-c", code, PYTHONPATH=str(repo))
 
 
-def test_import_says_in_one_sentence_what_to_do(run_python, repo):
+def test_a_use_says_in_one_sentence_what_to_do(run_python, repo):
     check = """
-assert len(caught) == 1 and "install it as" in caught[0] and "make quickstart" in caught[0], caught
+said = set()
 for use in ("fpt_d2.FPT", "fpt_d2.add_fpt_config"):
     try: eval(use)
-    except ImportError as error: assert str(error) == caught[0], error
+    except ImportError as error: said.add(str(error))
     else: raise AssertionError(use)
 try: from fpt_d2 import add_fpt_config
-except ImportError as error: assert str(error) == caught[0], error
+except ImportError as error: said.add(str(error))
 else: raise AssertionError
+(sentence,) = said
+assert "install it as" in sentence and "make quickstart" in sentence, said
 assert not hasattr(fpt_d2, "no_such_name") and fpt_d2.__version__
+assert {"FPT", "add_fpt_config", "model_zoo"} <= set(dir(fpt_d2))
 """
     run(run_python, repo, BLOCK + check)
 
@@ -47,8 +58,53 @@ def test_a_detectron2_that_cannot_start_is_not_hidden(run_python, repo):
     check = """
 import sys
 sys.modules["fvcore"] = None
-try: import fpt_d2
+import fpt_d2
+try: fpt_d2.add_fpt_config
 except ModuleNotFoundError as error: assert error.name.startswith("fvcore"), error
+else: raise AssertionError
+"""
+    run(run_python, repo, check)
+
+
+@pytest.mark.parametrize(
+    ("module", "loaded"),
+    [("fpt_d2", ""), ("fpt_d2.cli", ""), ("fpt_d2.errors", ""), ("fpt_d2.model_zoo", ""), ("fpt_d2.core", "torch")],
+)
+def test_an_import_loads_what_it_needs(module, loaded, run_python, repo):
+    code = LOADED.format(module=module)
+    assert run_python("-c", code, PYTHONPATH=str(repo)).strip() == loaded
+
+
+def test_the_config_registers_what_it_names(run_python, repo):
+    check = """
+import sys
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import BACKBONE_REGISTRY
+import fpt_d2
+assert "build_resnet_fpt_backbone" not in BACKBONE_REGISTRY and "fpt_shapes_train" not in DatasetCatalog
+fpt_d2.add_fpt_config(get_cfg())
+assert "build_resnet_fpt_backbone" in BACKBONE_REGISTRY and "fpt_shapes_train" in DatasetCatalog
+assert fpt_d2.FPT is sys.modules["fpt_d2.modeling"].FPT
+"""
+    run(run_python, repo, check)
+
+
+def test_without_the_deeplab_project_all_but_semantic_segmentation_works(run_python, repo):
+    check = """
+import sys
+sys.modules["detectron2.projects.deeplab"] = None
+from detectron2.modeling import build_model
+from fpt_d2 import model_zoo
+from fpt_d2.engine import ConfigError, Trainer
+import torch
+cfg = model_zoo.get_config("quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml")
+assert "LOSS_TYPE" not in cfg.MODEL.SEM_SEG_HEAD
+model = build_model(cfg)
+optimizer = Trainer.build_optimizer(cfg, model)
+Trainer.build_lr_scheduler(cfg, optimizer)
+try: model_zoo.get_config("Cityscapes-SemanticSegmentation/semantic_R_50_FPT.yaml")
+except ConfigError as error: assert "needs Detectron2's project deeplab" in str(error), error
 else: raise AssertionError
 """
     run(run_python, repo, check)

@@ -5,27 +5,18 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
+import ablate
+import model_costs
 import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "quick_schedules" / "faster_rcnn_R_18_FPT_quickstart.yaml")
 OPTS = ["--opts", "SOLVER.MAX_ITER", "10"]
-
-
-@pytest.fixture(scope="module")
-def ablate():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import ablate
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
-    return ablate
 
 
 def finished(folder, value, last=9, time=0.5):
@@ -35,7 +26,7 @@ def finished(folder, value, last=9, time=0.5):
     (folder / "metrics.json").write_text("\n".join(json.dumps(record) for record in records))
 
 
-def test_finished_trainings_are_compared_and_not_repeated(ablate, tmp_path, capsys, monkeypatch):
+def test_finished_trainings_are_compared_and_not_repeated(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ablate, "_train", lambda training, _: pytest.fail(f"{training} was trained again"))
     for variant, values in (("FPN", (20.0, 30.0)), ("FPT_64", (40.0, 41.0))):
         for seed, value in enumerate(values, start=1):
@@ -63,7 +54,7 @@ def test_finished_trainings_are_compared_and_not_repeated(ablate, tmp_path, caps
         ablate.main([*command[:-3], "--metric", "bbox/AP", "segm/AP", *OPTS])
 
 
-def test_a_metric_that_is_not_there_ends_it_after_the_first_training(ablate, tmp_path, monkeypatch):
+def test_a_metric_that_is_not_there_ends_it_after_the_first_training(tmp_path, monkeypatch):
     trained = []
 
     def train(training, _):
@@ -78,7 +69,7 @@ def test_a_metric_that_is_not_there_ends_it_after_the_first_training(ablate, tmp
     assert trained == [1]
 
 
-def test_ctrl_c_begins_no_further_training(ablate, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_begins_no_further_training(tmp_path, monkeypatch, capsys):
     trained = []
 
     def train(training, _):
@@ -99,15 +90,13 @@ def test_ctrl_c_begins_no_further_training(ablate, tmp_path, monkeypatch, capsys
     assert "Interrupted: the same command goes on" in capsys.readouterr().err
 
 
-def test_few_iterations_and_a_cost_that_cannot_be_counted_leave_their_cells_empty(
-    ablate, tmp_path, monkeypatch, capsys
-):
+def test_few_iterations_and_a_cost_that_cannot_be_counted_leave_their_cells_empty(tmp_path, monkeypatch, capsys):
     finished(tmp_path / "FPT" / "seed_1", 20.0, time=None)
 
     def measure(*_):
-        raise ablate.UncountableError("its head asks for detections")
+        raise model_costs.UncountableError("its head asks for detections")
 
-    monkeypatch.setattr(ablate, "measure", measure)
+    monkeypatch.setattr(model_costs, "measure", measure)
     assert ablate.main(["--config-file", CONFIG, "--variant", "FPT", "--output", str(tmp_path), *OPTS]) == 0
     assert "FPT: no cost, as its head asks for detections" in capsys.readouterr().out
     (record,) = json.loads((tmp_path / "ablation.json").read_text())
@@ -115,7 +104,7 @@ def test_few_iterations_and_a_cost_that_cannot_be_counted_leave_their_cells_empt
     assert (tmp_path / "ablation.png").exists()
 
 
-def test_the_start_is_evaluated_once_and_shown(ablate, tmp_path, capsys, monkeypatch):
+def test_the_start_is_evaluated_once_and_shown(tmp_path, capsys, monkeypatch):
     commands = []
 
     def evaluate(command, **_):
@@ -142,14 +131,14 @@ def test_the_start_is_evaluated_once_and_shown(ablate, tmp_path, capsys, monkeyp
         ablate.main([*command[:-3], "--metric", "bbox/APl", *OPTS])
 
 
-def test_a_start_that_cannot_be_evaluated_ends_it(ablate, tmp_path, monkeypatch):
+def test_a_start_that_cannot_be_evaluated_ends_it(tmp_path, monkeypatch):
     monkeypatch.setattr(ablate.subprocess, "run", lambda *a, **_: subprocess.CompletedProcess(a, 2, "", "no weights"))
     monkeypatch.setattr(ablate, "_train", lambda training, _: pytest.fail(f"{training} was trained"))
     with pytest.raises(SystemExit, match="evaluation of MODEL.WEIGHTS failed:\nno weights"):
         ablate.main(["--config-file", CONFIG, "--variant", "A", "--with-start", "--output", str(tmp_path), *OPTS])
 
 
-def test_an_unfinished_training_is_trained_and_its_failure_shown(ablate, tmp_path, monkeypatch):
+def test_an_unfinished_training_is_trained_and_its_failure_shown(tmp_path, monkeypatch):
     trained = []
     monkeypatch.setattr(ablate, "_train", lambda training, _: trained.append(training.variant) or "no such data set")
     finished(tmp_path / "half" / "seed_1", 1.0, last=5)
@@ -158,7 +147,7 @@ def test_an_unfinished_training_is_trained_and_its_failure_shown(ablate, tmp_pat
     assert trained == ["half"]
 
 
-def test_a_folder_of_other_settings_is_refused(ablate, tmp_path, monkeypatch):
+def test_a_folder_of_other_settings_is_refused(tmp_path, monkeypatch):
     def train(training, _):
         training.folder.mkdir(parents=True, exist_ok=True)
         (training.folder / "config.yaml").write_text(training.config().dump())
@@ -193,7 +182,7 @@ def test_a_folder_of_other_settings_is_refused(ablate, tmp_path, monkeypatch):
         (["--variant", "A", "--config-file", CONFIG, "--jobs", "0"], "--jobs: '0' is not a whole number above 0"),
     ],
 )
-def test_what_cannot_be_planned_is_said_before_training(ablate, tmp_path, capsys, arguments, message):
+def test_what_cannot_be_planned_is_said_before_training(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_status:
         ablate.main([*arguments, "--output", str(tmp_path)])
     assert exit_status.value.code == 2

@@ -1,33 +1,25 @@
 """The counts of tools/analyze_model.py against Detectron2's analysis and against formulas written out."""
 
-import importlib.util
 import json
 from pathlib import Path
 
+import analyze_model
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
 from fvcore.nn.jit_handles import get_shape
+from model_costs import UncountableError, measure
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpt_d2.engine import get_default_config, read_config
+from fpt_d2.config_file import get_default_config, read_config
 from fpt_d2.model_zoo import get_config_file
 
-TOOL = Path(__file__).parents[2] / "tools" / "analyze_model.py"
 SIZE = (64, 96)
 # Positions of p2 to p5 of an image of that size.
 POSITIONS = (16 * 24, 8 * 12, 4 * 6, 2 * 3)
 CHANNELS, ST_PARTS, GT_PARTS = 32, 2, 4
-
-
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("analyze_model", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _config(branches=("st", "gt", "rt"), device="cpu", impl="auto"):
@@ -71,31 +63,31 @@ def _branches(*, fused):
     return st, gt, rt
 
 
-def test_branches_cost_what_the_formulas_say(tool):
-    cost = tool.measure("fpt", _config(), *SIZE)
+def test_branches_cost_what_the_formulas_say():
+    cost = measure("fpt", _config(), *SIZE)
     assert (cost.st, cost.gt, cost.rt) == _branches(fused=False)
 
 
-def test_a_gpus_attention_is_counted_without_a_gpu(tool):
-    cost = tool.measure("fpt", _config(device="cuda"), *SIZE)
+def test_a_gpus_attention_is_counted_without_a_gpu():
+    cost = measure("fpt", _config(device="cuda"), *SIZE)
     st, gt, rt = _branches(fused=True)
     # Fused kernels compute more channels than there are: the Euclidean form's own, and up to a multiple of 8.
     assert st <= cost.st <= 1.5 * st and gt <= cost.gt <= 1.5 * gt and cost.rt == rt
 
 
-def test_nothing_is_lost_without_values_and_steps(tool):
+def test_nothing_is_lost_without_values_and_steps():
     """The same count as over a real forward pass, in which attention goes in many steps."""
     cfg = _config()
-    cost = tool.measure("fpt", cfg, *SIZE)
+    cost = measure("fpt", cfg, *SIZE)
     backbone = build_model(cfg).eval().backbone
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         backbone(torch.rand(1, 3, *SIZE))
     assert counter.get_total_flops() == 2 * (cost.total - cost.heads)
 
 
-def test_branches_that_are_off_cost_nothing(tool):
-    plain = tool.measure("fpn", _config(branches=[]), *SIZE)
-    grounded = tool.measure("gt", _config(branches=["gt"]), *SIZE)
+def test_branches_that_are_off_cost_nothing():
+    plain = measure("fpn", _config(branches=[]), *SIZE)
+    grounded = measure("gt", _config(branches=["gt"]), *SIZE)
     assert (plain.st, plain.gt, plain.rt, grounded.st, grounded.rt) == (0,) * 5
     assert (plain.trunk, plain.heads) == (grounded.trunk, grounded.heads)
     # Three, two and one grounding enter the fusion of p2, p3 and p4.
@@ -112,10 +104,10 @@ def _count_attention(inputs, outputs):
 
 
 @pytest.mark.parametrize("branches", [[], ["st", "gt", "rt"]])
-def test_detectron2s_analysis_agrees(tool, branches):
+def test_detectron2s_analysis_agrees(branches):
     """On real values, of the whole detector with 20 proposals. It knows attention by our handle only."""
     cfg = _config(branches, impl="sdpa")
-    cost = tool.measure("fpt", cfg, *SIZE)
+    cost = measure("fpt", cfg, *SIZE)
     model = build_model(cfg).eval()
     model.backbone.level_masks = lambda *_: None  # a recorded graph always masks, which costs a product more
     analysis = FlopCountAnalysis(model, [{"image": torch.rand(3, *SIZE) * 255}])
@@ -128,11 +120,11 @@ def test_detectron2s_analysis_agrees(tool, branches):
     assert parameter_count(model)[""] == cost.parameters
 
 
-def test_command_line_writes_table_json_and_chart(tool, tmp_path, capsys):
+def test_command_line_writes_table_json_and_chart(tmp_path, capsys):
     config = tmp_path / "tiny.yaml"
     config.write_text(_config().dump())
     argv = ["--config-file", str(config), "--size", "64x96", "--json", str(tmp_path / "new" / "a.json")]
-    assert tool.main([*argv, "--png", str(tmp_path / "a.png"), "--opts", "MODEL.FPT.BRANCHES", "['rt']"]) == 0
+    assert analyze_model.main([*argv, "--png", str(tmp_path / "a.png"), "--opts", "MODEL.FPT.BRANCHES", "['rt']"]) == 0
     row = json.loads((tmp_path / "new" / "a.json").read_text())["models"][0]
     assert row["name"] == "tiny" and row["st"] == 0 and row["rt"] > 0
     assert row["total"] == sum(row[part] for part in ("trunk", "pyramid", "st", "gt", "rt", "heads"))
@@ -140,59 +132,61 @@ def test_command_line_writes_table_json_and_chart(tool, tmp_path, capsys):
     assert Image.open(tmp_path / "a.png").width >= 1000
 
 
-def test_default_rows_differ_in_what_they_say(tool):
-    models = tool._configs(None, ["MODEL.DEVICE", "cpu"])
+def test_default_rows_differ_in_what_they_say():
+    models = analyze_model.read_configs(None, ["MODEL.DEVICE", "cpu"])
     assert len(models) == len({cfg.dump() for cfg in models.values()}) >= 10
     assert {cfg.MODEL.DEVICE for cfg in models.values()} == {"cpu"}
 
 
-def test_configs_of_one_name_are_told_apart(tool):
-    semantic = [get_config_file(f"{name}-SemanticSegmentation/ufp_R_50.yaml") for name in ("VOC12", "ADE20K")]
+def test_configs_of_one_name_are_told_apart():
+    semantic = [get_config_file(f"{name}-SemanticSegmentation/ufp_fpt_R_50.yaml") for name in ("VOC12", "ADE20K")]
     twins = [get_config_file(f"COCO-Detection/retinanet_R_50_FPT_1x.{suffix}") for suffix in ("yaml", "py")]
-    assert list(tool._configs(semantic, [])) == [
-        f"{name}-SemanticSegmentation/ufp_R_50" for name in ("VOC12", "ADE20K")
+    assert list(analyze_model.read_configs(semantic, [])) == [
+        f"{name}-SemanticSegmentation/ufp_fpt_R_50" for name in ("VOC12", "ADE20K")
     ]
-    assert list(tool._configs(twins, [])) == [Path(twin).name for twin in twins]
+    assert list(analyze_model.read_configs(twins, [])) == [Path(twin).name for twin in twins]
 
 
-def test_heads_for_keypoints_are_counted(tool):
+def test_heads_for_keypoints_are_counted():
     cfg = read_config(get_config_file("quick_schedules/keypoint_rcnn_R_18_FPT_quickstart.yaml"))
-    with_keypoints = tool.measure("keypoints", cfg, *SIZE)
+    with_keypoints = measure("keypoints", cfg, *SIZE)
     head = build_model(cfg).roi_heads.keypoint_head
     cfg.MODEL.KEYPOINT_ON = False
     # Two 3x3 convolutions and, to twice the size, a transposed 4x4 one, on 14 x 14 positions of 100 detections.
     layers = 9 * 64 * 64 * 2 + 16 * 64 * 5
-    assert with_keypoints.heads - tool.measure("boxes", cfg, *SIZE).heads == 100 * 14**2 * layers
-    assert with_keypoints.parameters - tool.measure("boxes", cfg, *SIZE).parameters == parameter_count(head)[""]
+    assert with_keypoints.heads - measure("boxes", cfg, *SIZE).heads == 100 * 14**2 * layers
+    assert with_keypoints.parameters - measure("boxes", cfg, *SIZE).parameters == parameter_count(head)[""]
 
 
-def test_a_lazy_config_costs_what_its_twin_does(tool):
-    (lazy,) = tool._configs([get_config_file("COCO-Detection/retinanet_R_50_FPT_1x.py")], ["train.device=cpu"]).values()
+def test_a_lazy_config_costs_what_its_twin_does():
+    (lazy,) = analyze_model.read_configs(
+        [get_config_file("COCO-Detection/retinanet_R_50_FPT_1x.py")], ["train.device=cpu"]
+    ).values()
     twin = read_config(get_config_file("COCO-Detection/retinanet_R_50_FPT_1x.yaml"), ["MODEL.DEVICE", "cpu"])
-    assert tool.measure("retinanet", lazy, *SIZE) == tool.measure("retinanet", twin, *SIZE)
+    assert measure("retinanet", lazy, *SIZE) == measure("retinanet", twin, *SIZE)
 
 
-def test_point_rends_mask_head_cannot_be_analyzed(tool):
+def test_point_rends_mask_head_cannot_be_analyzed():
     pytest.importorskip("detectron2.projects.point_rend")
     cfg = read_config(get_config_file("quick_schedules/pointrend_rcnn_R_18_FPT_quickstart.yaml"))
-    with pytest.raises(tool.UncountableError, match="PointRendMaskHead costs what the detections ask for"):
-        tool.measure("pointrend", cfg, *SIZE)
+    with pytest.raises(UncountableError, match="PointRendMaskHead costs what the detections ask for"):
+        measure("pointrend", cfg, *SIZE)
 
 
-def test_a_trunk_that_masks_its_padding(tool):
+def test_a_trunk_that_masks_its_padding():
     cfg = _config()
-    plain = tool.measure("plain", cfg, *SIZE)
+    plain = measure("plain", cfg, *SIZE)
     cfg.MODEL.PLUGINS.GLOBAL_CONTEXT = ["res5"]
-    assert tool.measure("gc", cfg, *SIZE).trunk > plain.trunk
+    assert measure("gc", cfg, *SIZE).trunk > plain.trunk
 
 
-def test_a_model_that_needs_values_cannot_be_analyzed(tool, monkeypatch):
+def test_a_model_that_needs_values_cannot_be_analyzed(monkeypatch):
     def forward(*_):
         raise RuntimeError("no data pointer\nin this kernel")
 
     monkeypatch.setattr("fpt_d2.modeling.FPT.forward", forward)
-    with pytest.raises(tool.UncountableError, match="^dconv cannot be analyzed: no data pointer$"):
-        tool.measure("dconv", _config(), *SIZE)
+    with pytest.raises(UncountableError, match="^dconv cannot be analyzed: no data pointer$"):
+        measure("dconv", _config(), *SIZE)
 
 
 @pytest.mark.parametrize(
@@ -200,12 +194,12 @@ def test_a_model_that_needs_values_cannot_be_analyzed(tool, monkeypatch):
     [
         (["--size", "800"], "'800' is not a size such as 800x1333"),
         (["--size", "0x0"], "'0x0' is not a size"),
-        (["--png", "c.xyz"], "'c.xyz' is no name of a picture, such as c.png"),
+        (["--png", "c.xyz"], "'c.xyz' is not the name of a picture, such as c.png"),
         (["--config-file", "none.yaml"], "none.yaml"),
-        (["--opts", "MODEL.ROI_HEADS.NAME", "X"], "No object named 'X' found in 'ROI_HEADS' registry"),
+        (["--opts", "MODEL.ROI_HEADS.NAME", "X"], "MODEL.ROI_HEADS.NAME is 'X', which is not registered"),
     ],
 )
-def test_wrong_arguments_are_one_sentence(tool, argv, message, capsys):
+def test_wrong_arguments_are_one_sentence(argv, message, capsys):
     with pytest.raises(SystemExit) as end:
-        tool.main(argv)
+        analyze_model.main(argv)
     assert end.value.code == 2 and message in capsys.readouterr().err

@@ -1,9 +1,9 @@
 """The files that the two command lines over checkpoints write, read again by Detectron2's own checkpointer."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
+import convert_weights
+import export_fpn
 import pytest
 import torch
 import torchvision
@@ -14,15 +14,6 @@ from detectron2.modeling import build_backbone, build_resnet_backbone
 from torch import nn
 
 import fpt_d2
-
-TOOLS = Path(__file__).parents[2] / "tools"
-
-
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def pyramid(name: str) -> nn.Module:
@@ -41,7 +32,7 @@ def test_exported_fpn_computes_what_zero_fusion_computes(suffix: str, tmp_path: 
     fpt, fpn = pyramid("build_resnet_fpt_backbone"), pyramid("build_resnet_fpn_backbone")
     torch.save({"model": fpt.state_dict(), "iteration": 9}, tmp_path / "model_final.pth")
     out = tmp_path / "new" / f"fpn.{suffix}"
-    load_tool("export_fpn").main([str(tmp_path / "model_final.pth"), str(out)])
+    export_fpn.main([str(tmp_path / "model_final.pth"), str(out)])
     DetectionCheckpointer(fpn).load(str(out))
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -51,12 +42,12 @@ def test_exported_fpn_computes_what_zero_fusion_computes(suffix: str, tmp_path: 
 
 
 def test_exporting_what_is_no_fpt(tmp_path: Path) -> None:
-    tool, path = load_tool("export_fpn"), str(tmp_path / "fpn.pth")
+    path = str(tmp_path / "fpn.pth")
     torch.save({"model": pyramid("build_resnet_fpn_backbone").state_dict()}, path)
-    with pytest.raises(SystemExit, match="the weights have nothing of FPT"):
-        tool.main([path, str(tmp_path / "out.pth")])
+    with pytest.raises(SystemExit, match="The weights have nothing of FPT"):
+        export_fpn.main([path, str(tmp_path / "out.pth")])
     with pytest.raises(SystemExit, match="No such file.*nowhere.pth"):
-        tool.main(["nowhere.pth", str(tmp_path / "out.pth")])
+        export_fpn.main(["nowhere.pth", str(tmp_path / "out.pth")])
     assert not (tmp_path / "out.pth").exists()
 
 
@@ -64,7 +55,7 @@ def test_exporting_what_is_no_fpt(tmp_path: Path) -> None:
 def test_converted_resnet_loads_whole_into_detectron2(wrap, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     source = torchvision.models.resnet18(weights=None)
     torch.save(wrap(source.state_dict()), tmp_path / "resnet18.pth")
-    load_tool("convert_weights").main([str(tmp_path / "resnet18.pth"), str(tmp_path / "R-18.pkl")])
+    convert_weights.main([str(tmp_path / "resnet18.pth"), str(tmp_path / "R-18.pkl")])
     cfg = get_cfg()
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
     trunk = build_resnet_backbone(cfg, ShapeSpec(channels=3))
@@ -77,4 +68,4 @@ def test_converted_resnet_loads_whole_into_detectron2(wrap, tmp_path: Path) -> N
 def test_converting_to_an_unknown_suffix(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
     with pytest.raises(SystemExit, match=r"has the suffix '\.bin'"):
-        load_tool("convert_weights").main([str(tmp_path / "resnet18.pth"), str(tmp_path / "out.bin")])
+        convert_weights.main([str(tmp_path / "resnet18.pth"), str(tmp_path / "out.bin")])

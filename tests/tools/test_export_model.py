@@ -3,9 +3,10 @@
 import functools
 import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Callable
 
+import export_model
+import exporters
 import pytest
 import torch
 from detectron2 import model_zoo
@@ -16,23 +17,15 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import fpt_d2
 from fpt_d2.core.padding import budget_size
+from fpt_d2.errors import UserError
 
-TOOLS = Path(__file__).parents[2] / "tools"
 MAX_KV_TOKENS = 48  # fewer than the 80 and 84 positions of p5 at the tool's two image sizes
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    torch.manual_seed(0)  # of every test, whichever run
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
     torch.set_num_threads(1)
-    spec = importlib.util.spec_from_file_location("export_model", TOOLS / "export_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    torch.manual_seed(0)  # of every test, whichever run
 
 
 def small_config(name: str, backbone: str) -> CfgNode:
@@ -79,20 +72,20 @@ def with_statistics(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def test_the_bound_is_reached_by_other_grids_at_the_two_sizes(tool: ModuleType) -> None:
+def test_the_bound_is_reached_by_other_grids_at_the_two_sizes() -> None:
     for stride in (4, 8, 16, 32):
-        sizes = [(height // stride, width // stride) for height, width in tool.IMAGE_SIZES]
+        sizes = [(height // stride, width // stride) for height, width in exporters.IMAGE_SIZES]
         assert all(height * width > MAX_KV_TOKENS for height, width in sizes)
         assert len({budget_size(*size, MAX_KV_TOKENS) for size in sizes}) == 2
 
 
 @pytest.mark.parametrize("make", [mask_rcnn, retinanet, functools.partial(mask_rcnn, MAX_KV_TOKENS=0)])
-def test_torchscript_of_the_whole_model(make: Callable[[], nn.Module], tool: ModuleType, tmp_path: Path) -> None:
+def test_torchscript_of_the_whole_model(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     model = make()
-    assert tool.export(model, "torchscript", str(tmp_path)) < 1e-4
+    assert exporters.export(model, "torchscript", tmp_path) < 1e-4
     image = 255 * torch.rand(3, 120, 140)  # of a size that has to be padded
     with torch.no_grad():
-        expected = tool.traceable_model(model, image)(image)
+        expected = exporters.traceable_model(model, image)(image)
         outputs = torch.jit.load(str(tmp_path / "model.ts"))(image)
     assert len(expected[0]) > 5
     for output, value in zip(outputs, expected, strict=True):
@@ -100,63 +93,61 @@ def test_torchscript_of_the_whole_model(make: Callable[[], nn.Module], tool: Mod
 
 
 @pytest.mark.parametrize("options", [{"levels": 4}, {"levels": 2, "MAX_KV_TOKENS": 0}])
-def test_torch_export_of_the_backbone(options: dict[str, int], tool: ModuleType, tmp_path: Path) -> None:
+def test_torch_export_of_the_backbone(options: dict[str, int], tmp_path: Path) -> None:
     model = mask_rcnn(**options)
-    assert tool.export(model, "torch_export", str(tmp_path)) < 1e-5
+    assert exporters.export(model, "torch_export", tmp_path) < 1e-5
     assert (tmp_path / "backbone.pt2").is_file()
 
 
-def test_onnx_of_the_backbone(tool: ModuleType, tmp_path: Path) -> None:
+def test_onnx_of_the_backbone(tmp_path: Path) -> None:
     for package in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
-    assert tool.export(mask_rcnn(levels=2), "onnx", str(tmp_path)) < 1e-4
+    assert exporters.export(mask_rcnn(levels=2), "onnx", tmp_path) < 1e-4
 
 
-def test_onnx_says_which_packages_it_needs(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_says_which_packages_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install onnx onnxruntime onnxscript"):
-        tool.export(nn.Identity(), "onnx", str(tmp_path))
+    with pytest.raises(UserError, match="pip install onnx onnxruntime onnxscript"):
+        exporters.export(nn.Identity(), "onnx", tmp_path)
 
 
-def test_compiled_backbone(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # All of torch.compile but the code generation of its default backend, which takes minutes on a CPU.
     backend = CompileCounterWithBackend("eager")
-    monkeypatch.setitem(tool.EXPORTERS, "compile", functools.partial(tool.export_compile, backend=backend))
-    assert tool.export(mask_rcnn(levels=2), "compile", str(tmp_path)) < 1e-5
+    monkeypatch.setitem(exporters.EXPORTERS, "compile", functools.partial(exporters.export_compile, backend=backend))
+    assert exporters.export(mask_rcnn(levels=2), "compile", tmp_path) < 1e-5
     assert backend.frame_count == 1  # one graph for both sizes
 
 
-def test_difference_sees_a_wrong_export(tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_difference_sees_a_wrong_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def traced_with_fixed_size(module: nn.Module, example: torch.Tensor, folder: str, divisor: int) -> Any:
         shapes = [x.shape for x in module(example)]
         return lambda images: [x.new_zeros(shape) for x, shape in zip(module(images), shapes)]
 
-    monkeypatch.setitem(tool.EXPORTERS, "broken", traced_with_fixed_size)
-    assert tool.export(mask_rcnn(levels=2), "broken", str(tmp_path)) == float("inf")
+    monkeypatch.setitem(exporters.EXPORTERS, "broken", traced_with_fixed_size)
+    assert exporters.export(mask_rcnn(levels=2), "broken", tmp_path) == float("inf")
 
 
-def test_failing_exporter_is_one_sentence(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config_file: str
-) -> None:
+def test_failing_exporter_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config_file: str) -> None:
     def failing(*_: Any) -> None:
         raise RuntimeError("Guard failed: 2 * s == 7\n\n  and forty more lines")
 
-    monkeypatch.setitem(tool.EXPORTERS, "torch_export", failing)
+    monkeypatch.setitem(exporters.EXPORTERS, "torch_export", failing)
     with pytest.raises(SystemExit) as error:
-        tool.main(["--config-file", config_file, "--format", "torch_export", "--output", str(tmp_path)])
-    assert str(error.value).startswith("export_model.py: torch_export does not take this model (RuntimeError: Guard ")
+        export_model.main(["--config-file", config_file, "--format", "torch_export", "--output", str(tmp_path)])
+    assert ": torch_export does not take this model (RuntimeError: Guard " in str(error.value)
     assert "\n" not in str(error.value) and "try another --format" in str(error.value)
 
 
 @pytest.mark.parametrize("export_format", ["torchscript", "torch_export", "onnx"])
-def test_squares_are_refused_with_the_remedy(export_format: str, tool: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="GT_SQUARE_SIZE is 3, .*trained with GT_SQUARE_SIZE 0"):
-        tool.export(mask_rcnn(levels=2, GT_SQUARE_SIZE=3), export_format, str(tmp_path))
+def test_squares_are_refused_with_the_remedy(export_format: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="GT_SQUARE_SIZE is 3, .*trained with GT_SQUARE_SIZE 0"):
+        exporters.export(mask_rcnn(levels=2, GT_SQUARE_SIZE=3), export_format, tmp_path)
 
 
-def test_models_that_cannot_be_traced_whole(tool: ModuleType) -> None:
-    with pytest.raises(ValueError, match="a Linear cannot be traced as a whole; export its backbone: --format onnx"):
-        tool.traceable_model(nn.Linear(1, 1), torch.zeros(3, 8, 8))
+def test_models_that_cannot_be_traced_whole() -> None:
+    with pytest.raises(UserError, match="a Linear cannot be traced as a whole; export its backbone: --format onnx"):
+        exporters.traceable_model(nn.Linear(1, 1), torch.zeros(3, 8, 8))
 
 
 @pytest.fixture
@@ -169,10 +160,11 @@ def config_file(tmp_path: Path) -> str:
     return str(tmp_path / "model.yaml")
 
 
-def test_command_line(tool: ModuleType, config_file: str, tmp_path: Path) -> None:
+def test_command_line(config_file: str, tmp_path: Path) -> None:
     opts = ["--opts", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"]  # an untrained model's boxes are too close to call
-    tool.main(["--config-file", config_file, "--format", "torchscript", "--output", f"{tmp_path}/out", *opts])
+    argv = ["--config-file", config_file, "--format", "torchscript", "--output", f"{tmp_path}/out"]
+    assert export_model.main([*argv, *opts]) == 0
     assert (tmp_path / "out" / "model.ts").is_file()
-    with pytest.raises(SystemExit, match="export_model.py: .*nowhere.pth"):
+    with pytest.raises(SystemExit, match="nowhere.pth"):
         weights = ["--opts", "MODEL.WEIGHTS", "nowhere.pth"]
-        tool.main(["--config-file", config_file, "--format", "torchscript", "--output", str(tmp_path), *weights])
+        export_model.main([*argv, *weights])

@@ -1,22 +1,21 @@
 """Pictures of training data and of JSON results: that they are there, of the right size, and show what they are of."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from PIL import Image
+from visualize_data import main as draw_data
+from visualize_json_results import main as draw_results
 
-from fpt_d2.data.synthetic import write_dataset
+from fpt_d2.data.synthetic.write_shapes import write_shapes
 from fpt_d2.model_zoo import get_config_file
 from tests.shapes import bundled_shapes
 
-TOOLS = Path(__file__).parents[2] / "tools"
 CONFIGS = {
     kind: get_config_file(f"quick_schedules/{name}_quickstart.yaml")
     for kind, name in [
@@ -27,35 +26,18 @@ CONFIGS = {
 }
 
 
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def data() -> ModuleType:
-    return load_tool("visualize_data")
-
-
-@pytest.fixture(scope="module")
-def results() -> ModuleType:
-    return load_tool("visualize_json_results")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def shapes(tmp_path_factory: pytest.TempPathFactory):
     """The bundled data sets, small ones, under their own names."""
     root = tmp_path_factory.mktemp("data") / "shapes"
-    write_dataset(root, num_train=6, num_val=4, image_size=(64, 80), seed=1, progress=False)
+    write_shapes(root, num_train=6, num_val=4, image_size=(64, 80), seed=1, progress=False)
     with bundled_shapes(root):
         yield root
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_annotations(kind: str, data: ModuleType, tmp_path: Path) -> None:
-    assert data.main(["--source", "annotation", "--config-file", CONFIGS[kind], "--output", str(tmp_path)]) == 0
+def test_annotations(kind: str, tmp_path: Path) -> None:
+    assert draw_data(["--source", "annotation", "--config-file", CONFIGS[kind], "--output", str(tmp_path)]) == 0
     records = DatasetCatalog.get("fpt_shapes_train")
     pictures = sorted(tmp_path.iterdir())
     assert pictures and (kind == "keypoint" or len(pictures) == len(records))
@@ -69,9 +51,9 @@ def test_annotations(kind: str, data: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_data_loader(kind: str, data: ModuleType, tmp_path: Path) -> None:
+def test_the_data_loader(kind: str, tmp_path: Path) -> None:
     argv = ["--source", "dataloader", "--config-file", CONFIGS[kind], "--output", str(tmp_path), "--num-images", "3"]
-    assert data.main([*argv, "--opts", "INPUT.MIN_SIZE_TRAIN", "(100,)"]) == 0
+    assert draw_data([*argv, "--opts", "INPUT.MIN_SIZE_TRAIN", "(100,)"]) == 0
     pictures = [Image.open(path) for path in tmp_path.iterdir()]
     assert len(pictures) == 3 and {min(picture.size) for picture in pictures} == {100}
 
@@ -88,10 +70,10 @@ def test_the_data_loader(kind: str, data: ModuleType, tmp_path: Path) -> None:
         (["DATASET.TRAIN", "()"], "did you mean DATASETS.TRAIN"),
     ],
 )
-def test_mistakes_are_one_sentence(opts, sentence, data: ModuleType, tmp_path: Path) -> None:
+def test_mistakes_are_one_sentence(opts, sentence, tmp_path: Path) -> None:
     argv = ["--source", "annotation", "--config-file", CONFIGS["mask"], "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as end:
-        data.main([*argv, "--opts", *opts])
+        draw_data([*argv, "--opts", *opts])
     assert sentence in str(end.value) and len(str(end.value).splitlines()) == 1 and end.value.code == 2
     assert not (tmp_path / "out").exists()
 
@@ -119,7 +101,7 @@ def cut_short(content: dict) -> str:
         (json.dumps, ["DATASETS.CHECK", "False"], "000001.jpg or its annotation cannot be read"),
     ],
 )
-def test_broken_data_are_named(source, damage, opts, sentence, data: ModuleType, shapes: Path, tmp_path: Path) -> None:
+def test_broken_data_are_named(source, damage, opts, sentence, shapes: Path, tmp_path: Path) -> None:
     content = json.loads((shapes / "annotations" / "instances_train.json").read_text())
     images = tmp_path / "images"
     shutil.copytree(shapes / "train", images)
@@ -131,7 +113,7 @@ def test_broken_data_are_named(source, damage, opts, sentence, data: ModuleType,
     argv = ["--source", source, "--config-file", CONFIGS["mask"], "--output", str(tmp_path / "out")]
     try:
         with pytest.raises(SystemExit) as end:
-            data.main([*argv, "--opts", *register, "DATASETS.TRAIN", f"('{name}',)", *opts])
+            draw_data([*argv, "--opts", *register, "DATASETS.TRAIN", f"('{name}',)", *opts])
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -147,11 +129,11 @@ def coco_results(root: Path, kind: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", ["instances", "keypoints"])
-def test_results_beside_the_ground_truth(kind: str, results: ModuleType, shapes: Path, tmp_path: Path) -> None:
+def test_results_beside_the_ground_truth(kind: str, shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(coco_results(shapes, kind)))
     name = "fpt_shapes_keypoints_val" if kind == "keypoints" else "fpt_shapes_val"
     out = tmp_path / "drawn"
-    assert results.main(["--input", str(tmp_path / "results.json"), "--output", str(out), "--dataset", name]) == 0
+    assert draw_results(["--input", str(tmp_path / "results.json"), "--output", str(out), "--dataset", name]) == 0
     pictures = sorted(out.iterdir())
     assert pictures
     for record in DatasetCatalog.get(name):
@@ -162,10 +144,10 @@ def test_results_beside_the_ground_truth(kind: str, results: ModuleType, shapes:
             assert np.abs(left - image).mean() > 2 and np.abs(right - image).mean() > 2
 
 
-def test_results_below_the_threshold_are_left_out(results: ModuleType, shapes: Path, tmp_path: Path) -> None:
+def test_results_below_the_threshold_are_left_out(shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(coco_results(shapes, "instances")))
     argv = ["--input", str(tmp_path / "results.json"), "--output", str(tmp_path), "--conf-threshold", "0.95"]
-    assert results.main([*argv, "--config-file", CONFIGS["mask"]]) == 0
+    assert draw_results([*argv, "--config-file", CONFIGS["mask"]]) == 0
     record = DatasetCatalog.get("fpt_shapes_val")[0]
     picture = np.asarray(Image.open(tmp_path / f"{Path(record['file_name']).stem}.jpg")).astype(int)
     image = read_image(record["file_name"], "RGB")
@@ -180,19 +162,19 @@ def test_results_below_the_threshold_are_left_out(results: ModuleType, shapes: P
         ("[]", ["--dataset", "fpt_shapes_vla"], "Did you mean fpt_shapes_val"),
         ("[]", ["--dataset", "coco_2014_minival"], "instances_minival2014.json does not exist"),
         ("[]", ["--dataset", "fpt_shapes_val"], "No image of 'fpt_shapes_val' is in"),
-        ("{", ["--dataset", "fpt_shapes_val"], "is no JSON"),
+        ("{", ["--dataset", "fpt_shapes_val"], "is not valid JSON"),
         ('{"annotations": []}', ["--dataset", "fpt_shapes_val"], "is not in COCO's results format"),
         (
             '[{"image_id": 1, "category_id": 90, "bbox": [0, 0, 9, 9], "score": 1}]',
             ["--dataset", "fpt_shapes_val"],
-            "category 90, which 'fpt_shapes_val' has not",
+            "category 90, which 'fpt_shapes_val' does not have",
         ),
         (None, ["--dataset", "fpt_shapes_val"], "No such file"),
     ],
 )
-def test_wrong_results_are_one_sentence(content, argv, sentence, results: ModuleType, tmp_path: Path) -> None:
+def test_wrong_results_are_one_sentence(content, argv, sentence, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "results.json").write_text(content)
     with pytest.raises(SystemExit) as end:
-        results.main(["--input", str(tmp_path / "results.json"), "--output", str(tmp_path / "out"), *argv])
+        draw_results(["--input", str(tmp_path / "results.json"), "--output", str(tmp_path / "out"), *argv])
     assert sentence in str(end.value) and len(str(end.value).splitlines()) == 1 and end.value.code == 2

@@ -13,7 +13,7 @@ from fpt_d2.visualization import (
     draw_predictions,
     draw_predictions_grid,
     grid,
-    sem_seg,
+    predictions,
 )
 
 METADATA = Metadata(name="two", thing_classes=["circle", "star"], stuff_classes=["sky", "grass"])
@@ -146,7 +146,7 @@ def test_classes_are_tinted_in_their_colors():
     labels = np.zeros((20, 30), np.uint8)
     labels[:, 10:20], labels[:, 20:] = 1, 255
     colors = np.array([(200, 0, 0), (0, 100, 0)])
-    tinted = sem_seg.tint_classes(picture, labels, colors).astype(float)
+    tinted = predictions.tint_classes(picture, labels, colors).astype(float)
     gray = picture.mean(axis=2, keepdims=True)
     for columns, color in ((np.s_[:, 1:20], colors[0]), (np.s_[:, 21:40], colors[1])):
         assert np.abs(tinted[columns] - (0.4 * gray[columns] + 0.6 * color)).max() <= 0.5

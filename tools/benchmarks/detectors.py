@@ -1,5 +1,7 @@
 """Mask R-CNN with a ResNet-50, end to end: random weights, random images, ten objects in each."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 
@@ -27,7 +29,7 @@ DETECTORS: dict[str, tuple[Any, ...]] = {
 
 
 def entries() -> list[Entry]:
-    return [Entry(CASE, name, partial(_make_detector, name)) for name in DETECTORS]
+    return [Entry(CASE, name, partial(_make_detector, name), baseline=("FPN",)) for name in DETECTORS]
 
 
 def _make_detector(name: str, setting: Setting) -> Workload:

@@ -3,6 +3,8 @@
 An image of 512 x 512 has 16384 queries and 4096 keys. All have 256 channels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 
@@ -16,6 +18,7 @@ from .workload import Entry, Setting, Workload
 
 CHANNELS = 256
 SQUARE_SIZE = 5
+TEXTBOOK = ("textbook",)
 LOCAL = f"LGT {SQUARE_SIZE}x{SQUARE_SIZE}"
 
 # case, parts of the mixture, similarity. The paper has two parts in ST and four in GT. Here a self transformer and an
@@ -36,18 +39,16 @@ def entries(device: str) -> list[Entry]:
     for case, num_parts, similarity in MIXTURES:
         ours = partial(core.mixture_attention, similarity=similarity)
         outline = partial(_of_tokens, partial(textbook.mixture_attention, similarity=similarity), num_parts)
-        table += [
-            Entry(case, "ours", partial(_of_tokens, ours, num_parts), outline),
-            Entry(case, f"ours ({other})", partial(_of_tokens, partial(ours, impl=other), num_parts), outline),
-            Entry(case, "textbook", outline, outline),
-        ]
-    table.append(Entry("GT dot", "ours", partial(_of_tokens, core.linear_attention, 0)))
-    outline = partial(_of_tokens, textbook.linear_attention, 0)
-    table.append(Entry("GT dot", "textbook", outline, outline))
+        forms = {"ours": ours, f"ours ({other})": partial(ours, impl=other)}
+        table += [Entry(case, n, partial(_of_tokens, f, num_parts), outline, TEXTBOOK) for n, f in forms.items()]
+        table.append(Entry(case, *TEXTBOOK, outline, outline))
     ours = partial(core.local_mixture_attention, square_size=SQUARE_SIZE, similarity="euclidean")
-    outline = partial(_of_maps, partial(textbook.local_mixture_attention, square_size=SQUARE_SIZE))
-    table.append(Entry(LOCAL, "ours", partial(_of_maps, ours)))
-    table.append(Entry(LOCAL, "textbook", outline, outline))
+    theirs = partial(textbook.local_mixture_attention, square_size=SQUARE_SIZE)
+    for case, make, outline in (
+        ("GT dot", partial(_of_tokens, core.linear_attention, 0), partial(_of_tokens, textbook.linear_attention, 0)),
+        (LOCAL, partial(_of_maps, ours), partial(_of_maps, theirs)),
+    ):
+        table += [Entry(case, "ours", make, baseline=TEXTBOOK), Entry(case, *TEXTBOOK, outline, outline)]
     return table
 
 

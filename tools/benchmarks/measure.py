@@ -1,15 +1,21 @@
 """Time and peak memory of a step: on the CPU in a fresh process for each entry, on a GPU in this one."""
 
+from __future__ import annotations
+
 import ctypes
 import gc
 import inspect
 import multiprocessing
+import os
+import resource
 import sys
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Optional, Union
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
@@ -19,51 +25,44 @@ from .workload import Entry, Setting
 # Side of the image of the step before the first, in which the libraries load and set up what they need once.
 WARM_UP_SIDE = 32
 KILLED = -9
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
-@dataclass(frozen=True)
-class Time:
-    """Duration of a step.
+class Step(NamedTuple):
+    """How long a step took and, of one that was watched, what it needed.
 
     Attributes:
-        seconds: what ratios are made of: process CPU time per thread on the CPU, which another busy process changes
-            little; the clock's on a GPU.
+        seconds: what ratios are made of: user and system on the CPU, which another busy process changes little; the
+            clock's on a GPU.
+        user_seconds, system_seconds: processor time per thread. The kernel's part is mostly that of new pages.
         wall_seconds: by the clock.
-    """
-
-    seconds: float
-    wall_seconds: float
-
-
-@dataclass(frozen=True)
-class FirstStep:
-    """The first step of its size.
-
-    Attributes:
-        time: with what only a first step does.
         peak_bytes: highest memory above inputs and parameters; None where the system does not say.
         flops: in matrix products and convolutions.
     """
 
-    time: Time
-    peak_bytes: Optional[int]
-    flops: int
+    seconds: float
+    user_seconds: float
+    system_seconds: float
+    wall_seconds: float
+    peak_bytes: int | None = None
+    flops: int = 0
 
 
 class OutOfMemory(Exception):
     """A step needed more memory than there was."""
 
 
-def measure_time(function: Callable[[], object], device: str) -> Time:
-    on_gpu = device == "cuda"
-    if on_gpu:
-        torch.cuda.synchronize()
-    start, cpu_start = time.perf_counter(), time.process_time()
+def measure_time(function: Callable[[], object], device: str) -> Step:
+    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronize()
+    clock, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     function()
-    if on_gpu:
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter() - start, time.process_time() - cpu_start
-    return Time(wall if on_gpu else cpu / torch.get_num_threads(), wall)
+    synchronize()
+    wall, after = time.perf_counter() - clock, resource.getrusage(resource.RUSAGE_SELF)
+    threads = torch.get_num_threads()
+    user = (after.ru_utime - before.ru_utime) / threads
+    system = (after.ru_stime - before.ru_stime) / threads
+    return Step(wall if device == "cuda" else user + system, user, system, wall)
 
 
 def flop_counter() -> FlopCounterMode:
@@ -79,7 +78,7 @@ def flop_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
 
-def start_runner(entry: Entry, setting: Setting, threads: int) -> Union["Runner", "RemoteRunner"]:
+def start_runner(entry: Entry, setting: Setting, threads: int) -> Runner | RemoteRunner:
     """Allocate what an entry needs, in a process of its own on the CPU, where memory is that of a process."""
     return Runner(entry, setting) if setting.device == "cuda" else RemoteRunner(entry, setting, threads)
 
@@ -90,31 +89,35 @@ class Runner:
     def __init__(self, entry: Entry, setting: Setting) -> None:
         torch.manual_seed(0)
         self._device = setting.device
-        small = replace(setting, height=WARM_UP_SIDE, width=WARM_UP_SIDE)
-        self._warm_up, self._workload = entry.make(small), entry.make(setting)
+        self._warm_up = entry.make(replace(setting, height=WARM_UP_SIDE, width=WARM_UP_SIDE))
+        self._workload = entry.make(setting)
 
-    def first_step(self, mode: str) -> FirstStep:
-        """One step, watched.
+    def step(self, mode: str, *, watched: bool = False) -> Step:
+        """One step.
+
+        Args:
+            watched: look at memory and FLOPs too, which takes time; after a step of another size, to warm up.
 
         Raises:
             OutOfMemory: on a GPU.
         """
-        self._warm_up.step(mode)
-        self._warm_up.clear()
-        watch = _GpuMemory() if self._device == "cuda" else _ProcessMemory()
         try:
-            with flop_counter() as counter:
-                duration = measure_time(lambda: self._workload.step(mode), self._device)
+            return self._watched_step(mode) if watched else self._timed_step(mode)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory from error
-        peak = watch.peak()
-        self._workload.clear()
-        return FirstStep(duration, peak, counter.get_total_flops())
+        finally:
+            self._workload.clear()
 
-    def step(self, mode: str) -> Time:
-        duration = measure_time(lambda: self._workload.step(mode), self._device)
-        self._workload.clear()
-        return duration
+    def _watched_step(self, mode: str) -> Step:
+        self._warm_up.step(mode)
+        self._warm_up.clear()
+        peak = _watch_gpu() if self._device == "cuda" else _watch_process()
+        with flop_counter() as counter:
+            step = self._timed_step(mode)
+        return step._replace(peak_bytes=peak(), flops=counter.get_total_flops())
+
+    def _timed_step(self, mode: str) -> Step:
+        return measure_time(lambda: self._workload.step(mode), self._device)
 
     def close(self) -> None:
         del self._warm_up, self._workload
@@ -128,89 +131,80 @@ class RemoteRunner:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch", "detectron2.modeling", "fpt_d2.modeling"])
         self._connection, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, entry, setting, threads), daemon=True)
-        self._process.start()
+        self.process = context.Process(target=_serve, args=(there, entry, setting, threads), daemon=True)
+        self.process.start()
         there.close()
 
-    def first_step(self, mode: str) -> FirstStep:
-        """One step, watched.
+    def step(self, mode: str, *, watched: bool = False) -> Step:
+        """As that of :class:`Runner`.
 
         Raises:
-            OutOfMemory: the system ended the process.
+            OutOfMemory: the system killed the process.
         """
-        return self._ask("first_step", mode)
-
-    def step(self, mode: str) -> Time:
-        return self._ask("step", mode)
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.join()
-
-    def _ask(self, method: str, mode: str):
         try:
-            self._connection.send((method, mode))
+            self._connection.send((mode, watched))
             return self._connection.recv()
         except (EOFError, ConnectionError) as error:
-            self._process.join()
-            if self._process.exitcode == KILLED:
+            self.process.join()
+            if self.process.exitcode == KILLED:
                 raise OutOfMemory from error
             raise RuntimeError("a measuring process failed; its error is above") from error
 
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.join()
+
 
 def _serve(connection: Connection, entry: Entry, setting: Setting, threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     runner = Runner(entry, setting)
     while True:
-        method, mode = connection.recv()
-        connection.send(getattr(runner, method)(mode))
+        mode, watched = connection.recv()
+        connection.send(runner.step(mode, watched=watched))
 
 
-class _GpuMemory:
-    def __init__(self) -> None:
-        gc.collect()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        self._start = torch.cuda.memory_allocated()
-
-    def peak(self) -> int:
-        return torch.cuda.max_memory_allocated() - self._start
+def _end_with_parent() -> None:
+    """A step may take minutes: do not finish it for nobody where the parent was killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
-class _ProcessMemory:
-    """The high-water mark of this process's resident memory, on Linux.
+def _watch_gpu() -> Callable[[], int]:
+    """Start to watch; what is returned says the highest memory since."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    start = torch.cuda.memory_allocated()
+    return lambda: torch.cuda.max_memory_allocated() - start
+
+
+def _watch_process() -> Callable[[], int | None]:
+    """The same of this process's resident memory, on Linux.
 
     Memory that was freed but stays with the allocator would be used again unseen: all of it is given back first, and
-    what is freed from here on goes back at once. :meth:`peak` returns to an allocator that keeps it, for the timing.
+    what is freed from here on goes back at once, until the peak is asked for.
     """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "malloc_trim"):
+        return lambda: None
 
-    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of mallopt(3)
-    TRIM, MMAP = -1, -3
+    def give_back_from(size: int) -> None:
+        libc.mallopt(M_MMAP_THRESHOLD, size)
+        libc.mallopt(M_TRIM_THRESHOLD, 2 * size)
 
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        if not hasattr(self._libc, "malloc_trim"):
-            self._libc = None
-            return
-        self._set_thresholds(2**16)
-        self._libc.malloc_trim(0)
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the high-water mark starts again at what is resident now
-        self._start = self._status("VmRSS")
-
-    def peak(self) -> Optional[int]:
-        if self._libc is None:
-            return None
-        peak = self._status("VmHWM") - self._start
-        self._set_thresholds(2**25)  # where glibc ends up by itself
+    def peak() -> int:
+        peak = _status("VmHWM") - start
+        give_back_from(2**25)  # where glibc ends up by itself, for the timing
         return peak
 
-    def _set_thresholds(self, size: int) -> None:
-        self._libc.mallopt(self.MMAP, size)
-        self._libc.mallopt(self.TRIM, 2 * size)
+    give_back_from(2**16)
+    libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again at what is resident now
+    start = _status("VmRSS")
+    return peak
 
-    @staticmethod
-    def _status(field: str) -> int:
-        with open("/proc/self/status") as file:
-            line = next(line for line in file if line.startswith(field))
-        return int(line.split()[1]) * 1024
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))

@@ -1,8 +1,10 @@
 """Whole necks over the features of a ResNet-50, laterals and output convolutions included, and the trunk itself."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Union
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -17,7 +19,8 @@ from . import textbook
 from .workload import Entry, Setting, Workload
 
 CASE = "neck"
-Neck = Union[FPT, BiFPN]
+TRUNK = "R50 trunk"
+Neck = FPT | BiFPN
 # Detectron2 pads images to a multiple of the coarsest stride.
 DIVISIBILITY = 32
 FEATURES = {"res2": (256, 4), "res3": (512, 8), "res4": (1024, 16), "res5": (2048, 32)}  # channels, stride
@@ -32,19 +35,20 @@ NECKS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
     "BiFPN": ("MODEL.BACKBONE.NAME", "build_resnet_bifpn_backbone"),
-    "FPT exact": EXACT,
     "FPT budget": BUDGET,
     "FPT budget, dot": DOT,
     "FPT light": LIGHT,
-    "FPT textbook": EXACT,
 }
 
 
 def entries() -> list[Entry]:
-    makes = {name: partial(_make_neck, name) for name in NECKS}
-    outlines = dict.fromkeys(("FPT exact", "FPT textbook"), makes["FPT textbook"])
-    necks = [Entry(CASE, name, make, outlines.get(name)) for name, make in makes.items()]
-    return [Entry(CASE, "R50 trunk", _make_trunk), *necks]
+    outline = partial(_make_neck, "FPT textbook")
+    return [
+        Entry(CASE, TRUNK, _make_trunk),
+        *(Entry(CASE, name, partial(_make_neck, name), baseline=(TRUNK, "FPN")) for name in NECKS),
+        Entry(CASE, "FPT exact", partial(_make_neck, "FPT exact"), outline, baseline=("FPT textbook",)),
+        Entry(CASE, "FPT textbook", outline, outline),
+    ]
 
 
 class GivenFeatures(Backbone):
@@ -80,7 +84,7 @@ def run_neck(neck: Neck, features: dict[str, Tensor]) -> list[Tensor]:
 
 def _make_neck(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
-        neck = build_neck(NECKS[name])
+        neck = build_neck(NECKS.get(name, EXACT))
     if name == "FPT textbook":
         textbook.as_textbook(neck)
     padded = _padded(setting)

@@ -1,32 +1,28 @@
 """Time and memory against image area, as pictures."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .session import Result
+from .report import Result
 
 QUANTITIES = {"time": ("seconds", "seconds per step"), "memory": ("peak_mib", "peak MiB above inputs")}
 PANELS_PER_ROW = 4
 
 
-def save_plots(folder: Path, results: list[Result]) -> list[Path]:
+def save_plots(folder: Path, results: list[Result]) -> None:
     """``<suite>_time.png`` and ``<suite>_memory.png``: a panel for each case and mode, log-log.
 
     Memory that was computed and did not fit is dotted.
-
-    Returns:
-        The pictures written.
     """
-    paths = []
     for suite in dict.fromkeys(r.suite for r in results):
         for name, (quantity, label) in QUANTITIES.items():
-            path = folder / f"{suite}_{name}.png"
-            _figure([r for r in results if r.suite == suite], quantity, label).savefig(path, dpi=110)
-            paths.append(path)
-    return paths
+            figure = _figure([r for r in results if r.suite == suite], quantity, label)
+            figure.savefig(folder / f"{suite}_{name}.png", dpi=110)
 
 
 def _figure(results: list[Result], quantity: str, label: str) -> Figure:
@@ -48,12 +44,11 @@ def _panel(axis: Axes, results: list[Result], quantity: str) -> None:
     for color, entry in zip(matplotlib.color_sequences["tab10"], dict.fromkeys(r.entry for r in results)):
         points = sorted((r.area / 1e6, getattr(r, quantity), r.computed_mib) for r in results if r.entry == entry)
         measured = [(area, value) for area, value, _ in points if value is not None]
+        style = {"marker": "o", "markersize": 4, "color": color}
         if measured:
-            axis.plot(*zip(*measured), marker="o", markersize=4, color=color, label=entry)
+            axis.plot(*zip(*measured), **style, label=entry)
         computed = [(area, need) for area, value, need in points if value is None and need is not None]
         if quantity == "peak_mib" and computed:
-            axis.plot(
-                *zip(*measured[-1:], *computed), ":", marker="o", mfc="none", color=color, label=f"{entry}, computed"
-            )
+            axis.plot(*zip(*measured[-1:], *computed), ":", **style, mfc="none", label=f"{entry}, computed")
     axis.grid(which="major", alpha=0.3)
     axis.legend(fontsize=8)

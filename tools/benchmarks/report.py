@@ -1,15 +1,72 @@
-"""What a run of the benchmark leaves: a table, the verdicts on the targets, CSV and JSON."""
+"""What a run of the benchmark leaves: a table, CSV and JSON."""
+
+from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from tabulate import tabulate
 
-from .session import Result
-from .targets import Verdict
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """One entry at one size in one mode. What was not measured is None, and ``note`` says why.
+
+    Attributes:
+        seconds: median; processor time per thread (user and system) on the CPU, the clock's on a GPU.
+        peak_mib: highest memory above inputs and parameters.
+        computed_mib: the same, computed from the operators; of the forms that store every score only.
+        gflops: in matrix products and convolutions.
+        rate_share: achieved share of the rate of a large matrix product on the same device in the same run.
+        baseline: entries of the same case, joined by " + ", whose seconds and peak this one's are divided by.
+        time_ratio, memory_ratio: the quotients. Peaks of several entries do not add up.
+    """
+
+    suite: str
+    case: str
+    entry: str
+    height: int
+    width: int
+    batch: int
+    mode: str
+    seconds: float | None = None
+    user_seconds: float | None = None
+    system_seconds: float | None = None
+    wall_seconds: float | None = None
+    images_per_second: float | None = None
+    peak_mib: float | None = None
+    computed_mib: float | None = None
+    gflops: float | None = None
+    rate_share: float | None = None
+    baseline: str = ""
+    time_ratio: float | None = None
+    memory_ratio: float | None = None
+    note: str = ""
+
+    @property
+    def area(self) -> int:
+        return self.height * self.width
+
+
+def compared(result: Result, peers: Mapping[str, Result]) -> Result:
+    """``result`` with its ratios to its baseline, as far as all of it was measured.
+
+    Args:
+        peers: the results of the same case, size and mode by entry.
+    """
+    others = [peers.get(name) for name in result.baseline.split(" + ")]
+    if result.seconds is None or any(other is None or other.seconds is None for other in others):
+        return result
+    time_ratio, memory_ratio = result.seconds / sum(other.seconds for other in others), None
+    if len(others) == 1 and result.peak_mib is not None:
+        memory_ratio = result.peak_mib / others[0].peak_mib
+    return replace(result, time_ratio=time_ratio, memory_ratio=memory_ratio)
 
 
 def results_table(results: list[Result]) -> str:
@@ -21,12 +78,17 @@ def results_table(results: list[Result]) -> str:
             "image": f"{r.height} x {r.width}",
             "mode": r.mode,
             "seconds": _digits(r.seconds),
+            "user": _digits(r.user_seconds),
+            "system": _digits(r.system_seconds),
             "by the clock": _digits(r.wall_seconds),
             "images/s": _digits(r.images_per_second),
             "peak MiB": _digits(r.peak_mib),
             "computed MiB": _digits(r.computed_mib),
             "GFLOP": _digits(r.gflops),
             "of matrix rate": "" if r.rate_share is None else f"{r.rate_share:.0%}",
+            "time ratio": _digits(r.time_ratio),
+            "memory ratio": _digits(r.memory_ratio),
+            "to": r.baseline,
             "": r.note,
         }
         for r in results
@@ -34,26 +96,13 @@ def results_table(results: list[Result]) -> str:
     return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
 
 
-def verdicts_table(verdicts: list[Verdict]) -> str:
-    rows = [
-        {
-            "target": v.target,
-            "asked": v.asked,
-            "measured": _digits(v.measured) or "not in this run",
-            "reached": {None: "", True: "yes", False: "NO"}[v.reached],
-        }
-        for v in verdicts
-    ]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
-
-
-def save(folder: Path, about: dict[str, Any], results: list[Result], verdicts: list[Verdict]) -> None:
-    """Write ``benchmark.csv`` (results) and ``benchmark.json`` (results, verdicts and what they were measured on)."""
+def save(folder: Path, about: dict[str, Any], results: list[Result]) -> None:
+    """Write ``benchmark.csv`` (results) and ``benchmark.json`` (results and what they were measured on)."""
     with open(folder / "benchmark.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Result)])
         writer.writeheader()
         writer.writerows({name: _rounded(value) for name, value in asdict(r).items()} for r in results)
-    content = {"about": about, "targets": [asdict(v) for v in verdicts], "results": [asdict(r) for r in results]}
+    content = {"about": about, "results": [asdict(r) for r in results]}
     (folder / "benchmark.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -61,6 +110,6 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def _digits(value: Optional[float]) -> str:
+def _digits(value: float | None) -> str:
     """Three significant digits, written out."""
     return "" if value is None else f"{float(f'{value:.3g}'):,.10g}"

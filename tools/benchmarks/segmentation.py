@@ -1,5 +1,7 @@
 """ResNet-101 with the equal-sized pyramid of segmentation (output stride 8), whole, with and without FPT over it."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import torch
@@ -18,9 +20,9 @@ TEXTBOOK = "UFP + FPT textbook"
 
 
 def entries() -> list[Entry]:
-    makes = {name: partial(_make, name) for name in ("UFP", "UFP + FPT", TEXTBOOK)}
-    outlines = {"UFP + FPT": makes[TEXTBOOK], TEXTBOOK: makes[TEXTBOOK]}
-    return [Entry(CASE, name, make, outlines.get(name)) for name, make in makes.items()]
+    outline = partial(_make, TEXTBOOK)
+    ours = Entry(CASE, "UFP + FPT", partial(_make, "UFP + FPT"), outline, (TEXTBOOK,))
+    return [Entry(CASE, "UFP", partial(_make, "UFP")), ours, Entry(CASE, TEXTBOOK, outline, outline)]
 
 
 def build_backbone(name: str) -> UFP:

@@ -1,51 +1,121 @@
 """One run of the benchmark: which entries run at which size, which are skipped and why, and in what order."""
 
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import os
+import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Optional
+from typing import Any
 
 import torch
+from tqdm import tqdm
 
-from .cost import Cost, Machine, compute_cost
-from .measure import FirstStep, OutOfMemory, Time, start_runner
-from .workload import Entry, Setting
+from fpt_d2.errors import UserError
 
-MIB = 2**20
+from . import detectors, kernels, necks, segmentation
+from .cost import compute_cost, measure_matrix_rate
+from .measure import OutOfMemory, Step, start_runner
+from .plots import save_plots
+from .report import MIB, Result, compared, results_table, save
+from .workload import FORWARD, MODES, TRAIN, Entry, Setting
+
+SIZES = {
+    "kernels": ((256, 256), (512, 512), (800, 1333)),
+    "necks": ((256, 256), (512, 512), (1024, 1024), (800, 1333), (2048, 2048)),
+    "detectors": ((800, 1333),),
+    "segmentation": ((512, 1024),),
+}
+QUICK_SIZES = ((64, 64),)
+# Share of the free memory that a step may need.
+MEMORY_SHARE = 0.8
 
 
-@dataclass(frozen=True)
-class Result:
-    """One entry at one size in one mode. What was not measured is None, and ``note`` says why.
+def run(args: argparse.Namespace) -> None:
+    """Measure what the command line asks for; saved after each case, so that a run that is broken off leaves it."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda needs an NVIDIA GPU that torch can use; leave it out for the CPU")
+    # Detectron2 says what each of the many models is initialised from.
+    logging.getLogger().setLevel(logging.ERROR)
+    torch.set_num_threads(args.threads)
+    setting = Setting(0, 0, args.batch, args.device, getattr(torch, args.dtype))
+    plan = _plan(args, setting)
+    matrix_rate = measure_matrix_rate(setting)
+    about = _about(args, matrix_rate)
+    print("\n".join(f"{name}: {value}" for name, value in about.items()))
+    results: list[Result] = []
+    with tqdm(plan, unit="case", disable=None) as bar:
+        session = Session(
+            matrix_rate,
+            modes={"forward": (FORWARD,), "training": (TRAIN,), "both": MODES}[args.mode],
+            repeats=1 if args.quick else args.repeats,
+            threads=args.threads,
+            memory_limit=args.memory_limit * 2**30 if args.memory_limit else MEMORY_SHARE * _free_memory(args.device),
+            max_seconds=args.max_seconds,
+            progress=bar.set_postfix_str,
+        )
+        for suite, entries, sized in bar:
+            results += session.measure_case(suite, entries, sized)
+            save(args.output, about, results)
+    save_plots(args.output, results)
+    print(f"\n{results_table(results)}\n\nSaved in {args.output}")
 
-    Attributes:
-        seconds: median; process CPU time per thread on the CPU, the clock's on a GPU. Ratios are made of it.
-        wall_seconds: median by the clock.
-        peak_mib: highest memory above inputs and parameters.
-        computed_mib: the same, computed from the operators; of the forms that store every score only.
-        gflops: in matrix products and convolutions.
-        rate_share: achieved share of the rate of a large matrix product on the same device in the same run.
-    """
 
-    suite: str
-    case: str
-    entry: str
-    height: int
-    width: int
-    batch: int
-    mode: str
-    seconds: Optional[float] = None
-    wall_seconds: Optional[float] = None
-    images_per_second: Optional[float] = None
-    peak_mib: Optional[float] = None
-    computed_mib: Optional[float] = None
-    gflops: Optional[float] = None
-    rate_share: Optional[float] = None
-    note: str = ""
+def _plan(args: argparse.Namespace, setting: Setting) -> list[tuple[str, list[Entry], Setting]]:
+    """Suite, entries of one case, size; small sizes first."""
+    tables = {
+        "kernels": kernels.entries(args.device),
+        "necks": necks.entries(),
+        "detectors": detectors.entries(),
+        "segmentation": segmentation.entries(),
+    }
+    plan = []
+    for suite in SIZES if args.suite == "all" else (args.suite,):
+        sizes = args.sizes or (QUICK_SIZES if args.quick else SIZES[suite])
+        wanted = [entry for entry in tables[suite] if _is_wanted(entry, args.only)]
+        for height, width in sorted(sizes, key=lambda size: size[0] * size[1]):
+            sized = replace(setting, height=height, width=width)
+            for case in dict.fromkeys(entry.case for entry in wanted):
+                plan.append((suite, [entry for entry in wanted if entry.case == case], sized))
+    if not plan:
+        raise UserError(f"--only {' '.join(args.only)} fits no case or entry of --suite {args.suite}")
+    return plan
 
-    @property
-    def area(self) -> int:
-        return self.height * self.width
+
+def _is_wanted(entry: Entry, names: Sequence[str] | None) -> bool:
+    return names is None or any(name.lower() in f"{entry.case} / {entry.name}".lower() for name in names)
+
+
+def _about(args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
+    on_gpu = args.device == "cuda"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU",
+        "cores": os.cpu_count(),
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "dtype": args.dtype,
+        "batch": args.batch,
+        "matrix rate, GFLOP/s": round(matrix_rate / 1e9, 1),
+        "seconds": "wall time" if on_gpu else "processor time per thread (user + system), robust to a busy machine",
+        "peak": "torch.cuda.max_memory_allocated" if on_gpu else "high-water mark of a fresh process",
+        "training step": "forward and backward, no optimizer",
+    }
+
+
+def _free_memory(device: str) -> float:
+    """Bytes that can be allocated now; without a bound where the system does not say."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    try:
+        with open("/proc/meminfo") as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+    except OSError:
+        return float("inf")
 
 
 @dataclass
@@ -53,12 +123,13 @@ class Session:
     """Measures groups of entries.
 
     Attributes:
+        matrix_rate: FLOP per second of a large matrix product.
         memory_limit: bytes that a step may need.
         max_seconds: an entry estimated to take longer for one step is skipped; none is repeated for longer.
         progress: called with what is going on.
     """
 
-    machine: Machine
+    matrix_rate: float
     modes: Sequence[str]
     repeats: int
     threads: int
@@ -70,82 +141,69 @@ class Session:
 
     def measure_case(self, suite: str, entries: list[Entry], setting: Setting) -> Iterator[Result]:
         """Measure entries of one case at one size, in turn in each mode."""
-        runners = {}
+        runners: dict[str, Any] = {}
         try:
             for mode in self.modes:
-                where = f"{entries[0].case}, {setting.height} x {setting.width}, {mode}"
-                self.progress(where)
-                blanks, firsts = {}, {}
+                plans = {entry.name: self._plan(suite, entry, setting, mode) for entry in entries}
+                firsts: dict[str, Step] = {}
                 for entry in entries:
-                    blanks[entry.name] = self._plan(suite, entry, setting, mode)
-                    if blanks[entry.name].note:
+                    if plans[entry.name].note:
                         continue
-                    self.progress(f"{where}: {entry.name}")
+                    self.progress(f"{entry.case}, {setting.height} x {setting.width}, {mode}: {entry.name}")
                     if entry.name not in runners:
                         runners[entry.name] = start_runner(entry, setting, self.threads)
                     try:
-                        firsts[entry.name] = runners[entry.name].first_step(mode)
+                        firsts[entry.name] = runners[entry.name].step(mode, watched=True)
                     except OutOfMemory:
                         runners.pop(entry.name).close()
-                        blanks[entry.name] = replace(blanks[entry.name], note="ran out of memory")
-                self.progress(where)
-                times = self._repeat({name: runners[name] for name in firsts}, firsts, mode)
-                for name, blank in blanks.items():
-                    yield self._finish(blank, firsts[name], times[name]) if name in firsts else blank
+                        plans[entry.name] = replace(plans[entry.name], note="ran out of memory")
+                steps = self._repeat(runners, firsts, mode)
+                results = {n: self._finish(p, firsts[n], steps[n]) if n in firsts else p for n, p in plans.items()}
+                yield from (compared(result, results) for result in results.values())
         finally:
             for runner in runners.values():
                 runner.close()
 
     def _plan(self, suite: str, entry: Entry, setting: Setting, mode: str) -> Result:
         """The result before it is measured; its note says why it must not be."""
-        blank = Result(suite, entry.case, entry.name, setting.height, setting.width, setting.batch, mode)
+        size = setting.height, setting.width, setting.batch
+        blank = Result(suite, entry.case, entry.name, *size, mode, baseline=" + ".join(entry.baseline))
         if entry.outline is None:
             area, seconds = self._last.get((entry.case, entry.name, mode), (blank.area, 0.0))
             return replace(blank, note=self._too_long(seconds * blank.area / area))
         cost = compute_cost(entry.outline, setting, mode)
-        blank = replace(blank, gflops=cost.flops / 1e9)
-        if entry.outline is not entry.make:
-            return replace(blank, note=self._too_long(cost.flops / self.machine.matrix_rate))
-        blank = replace(blank, computed_mib=cost.peak_bytes / MIB)
-        return replace(blank, note=self._too_large(cost) or self._too_long(cost.seconds(self.machine)))
-
-    def _too_large(self, cost: Cost) -> str:
-        return f"skipped: needs {cost.peak_bytes / 2**30:.1f} GiB" if cost.peak_bytes > self.memory_limit else ""
+        plan = replace(blank, gflops=cost.flops / 1e9, note=self._too_long(cost.flops / self.matrix_rate))
+        if entry.outline is entry.make:
+            plan = replace(plan, computed_mib=cost.peak_bytes / MIB)
+            if cost.peak_bytes > self.memory_limit:
+                plan = replace(plan, note=f"skipped: needs {cost.peak_bytes / 2**30:.1f} GiB")
+        return plan
 
     def _too_long(self, seconds: float) -> str:
         return f"skipped: takes about {seconds:.0f} s" if seconds > self.max_seconds else ""
 
-    def _repeat(self, runners: dict, firsts: dict[str, FirstStep], mode: str) -> dict[str, list[Time]]:
+    def _repeat(self, runners: dict[str, Any], firsts: dict[str, Step], mode: str) -> dict[str, list[Step]]:
         """Steps in turn, A B C A B C: what the machine does besides falls on all alike."""
-        times: dict[str, list[Time]] = {name: [] for name in runners}
+        steps: dict[str, list[Step]] = {name: [] for name in firsts}
         for _ in range(self.repeats):
-            for name, runner in runners.items():
-                last = [firsts[name].time, *times[name]][-1].wall_seconds
-                if last * (len(times[name]) + 2) <= self.max_seconds:
-                    times[name].append(runner.step(mode))
-        return {name: taken or [firsts[name].time] for name, taken in times.items()}
+            for name, taken in steps.items():
+                last = (taken or [firsts[name]])[-1]
+                if last.wall_seconds * (len(taken) + 2) <= self.max_seconds:
+                    taken.append(runners[name].step(mode))
+        return {name: taken or [firsts[name]] for name, taken in steps.items()}
 
-    def _finish(self, blank: Result, first: FirstStep, times: list[Time]) -> Result:
-        seconds = statistics.median(t.seconds for t in times)
-        self._last[blank.case, blank.entry, blank.mode] = blank.area, seconds
+    def _finish(self, plan: Result, first: Step, steps: list[Step]) -> Result:
+        seconds, user, system, wall = (statistics.median(values) for values in list(zip(*steps))[:4])
+        self._last[plan.case, plan.entry, plan.mode] = plan.area, seconds
         return replace(
-            blank,
+            plan,
             seconds=seconds,
-            wall_seconds=statistics.median(t.wall_seconds for t in times),
-            images_per_second=blank.batch / seconds,
+            user_seconds=user,
+            system_seconds=system,
+            wall_seconds=wall,
+            images_per_second=plan.batch / seconds,
             peak_mib=None if first.peak_bytes is None else first.peak_bytes / MIB,
             gflops=first.flops / 1e9,
-            rate_share=first.flops / seconds / self.machine.matrix_rate,
-            note="one step" if len(times) == 1 < self.repeats else "",
+            rate_share=first.flops / seconds / self.matrix_rate,
+            note="one step" if len(steps) == 1 < self.repeats else "",
         )
-
-
-def available_memory(device: str) -> float:
-    """Bytes that can be allocated now; without a bound where the system does not say."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    try:
-        with open("/proc/meminfo") as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    except OSError:
-        return float("inf")

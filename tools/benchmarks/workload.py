@@ -1,9 +1,11 @@
 """What is measured: an entry of a table makes, for a size and a device, a function to run."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ContextManager, Optional
 
 import torch
 from torch import Tensor
@@ -33,7 +35,7 @@ class Setting:
         """Height and width of the map of this stride."""
         return -(-self.height // stride), -(-self.width // stride)
 
-    def autocast(self) -> ContextManager:
+    def autocast(self) -> AbstractContextManager:
         if self.dtype in (torch.float32, torch.float64):
             return contextlib.nullcontext()
         return torch.autocast(self.device, self.dtype)
@@ -79,9 +81,11 @@ class Entry:
         make: allocates it.
         outline: makes what its cost is computed from before it runs: itself, or, for what is cut into very many
             operators, the textbook form of the same work. None: its cost grows as the image area does.
+        baseline: names of the entries of the same case whose time, added up, this one's is divided by.
     """
 
     case: str
     name: str
     make: Make
-    outline: Optional[Make] = None
+    outline: Make | None = None
+    baseline: tuple[str, ...] = ()

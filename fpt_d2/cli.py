@@ -1,0 +1,132 @@
+"""What the command lines share: options, and how they end.
+
+Nothing that takes long is imported here, so that ``--help`` and a mistyped option are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import UserError
+
+# The end of a training by Ctrl-C.
+RESUMABLE = "Interrupted: the same command with --resume goes on from the last checkpoint"
+
+_EXAMPLES = """
+Examples:
+    {prog} --config-file cfg.yaml --num-gpus 8
+    {prog} --config-file cfg.yaml SOLVER.BASE_LR 0.001 OUTPUT_DIR output/slower
+    {prog} --config-file cfg.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+    {prog} --config-file cfg.yaml --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
+"""
+
+
+@contextmanager
+def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
+    """End the process in one sentence, with status 2, on what a user can mend; by Ctrl-C with 130.
+
+    Anything but a ``UserError`` is a mistake of ours and keeps its traceback. As ``@exit_on_user_errors()`` it
+    decorates the function of a whole command.
+
+    Args:
+        interrupted: the answer to Ctrl-C.
+    """
+    try:
+        yield
+    except UserError as error:
+        _exit(2, str(error))
+    except KeyboardInterrupt:
+        _exit(130, interrupted)
+
+
+def _exit(status: int, message: str) -> None:
+    end = SystemExit(f"{Path(sys.argv[0]).name}: {message}")
+    sys.stderr.write(f"{end}\n")
+    end.code = status
+    raise end
+
+
+def training_parser(examples: str = _EXAMPLES) -> argparse.ArgumentParser:
+    """The options of Detectron2's ``default_argument_parser``, without importing Detectron2.
+
+    Args:
+        examples: shown below the options; ``{prog}`` stands for the command.
+    """
+    parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.epilog = examples.format(prog=parser.prog)
+    parser.add_argument("--config-file", default="", metavar="FILE", help="the config")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the output folder")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate the weights, do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on each machine, each with its own GPU")
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    parser.add_argument("--dist-url", default=_own_url(), help="where several processes meet (default %(default)s)")
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        help="config keys to change, at the end: KEY VALUE pairs, or key=value for a lazy config",
+    )
+    return parser
+
+
+def _own_url() -> str:
+    """A port for each user, as Detectron2 has it: processes left over from an earlier run keep it occupied."""
+    user = os.getuid() if hasattr(os, "getuid") else 1
+    return f"tcp://127.0.0.1:{2**15 + 2**14 + user % 2**14}"
+
+
+def add_opts(parser: argparse.ArgumentParser, help: str = "config keys to change; comes last") -> None:
+    """Add ``--opts KEY VALUE ...``."""
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help=help)
+
+
+def add_num_images(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add ``--num-images``."""
+    help = f"how many images (default {default})"
+    parser.add_argument("--num-images", type=positive_int, default=default, metavar="N", help=help)
+
+
+def add_confidence_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add ``--confidence-threshold``, with the other name that Detectron2's tools have for it."""
+    names, help = ("--confidence-threshold", "--conf-threshold"), "lowest score drawn, 0 to 1 (default 0.5)"
+    parser.add_argument(*names, type=_score, default=0.5, metavar="SCORE", help=help)
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0, as argparse's ``type``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """``HxW``, as argparse's ``type``."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 800x1333")
+    return int(sides[0]), int(sides[1])
+
+
+def picture_path(text: str) -> Path:
+    """A file that matplotlib can write, as argparse's ``type``."""
+    from matplotlib.backend_bases import FigureCanvasBase  # takes a second, which --help need not wait for
+
+    path, known = Path(text), FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a picture, such as {path.stem or 'picture'}.png")
+    return path
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1
+    if not 0 <= score <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return score

@@ -1,0 +1,139 @@
+"""A config file and the ``KEY VALUE`` pairs over it, read and checked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from .config import SEMANTIC_SEGMENTATION, add_fpt_config
+from .errors import ConfigError
+from .model_zoo import replacement_for
+
+
+def get_default_config() -> CfgNode:
+    """Detectron2's default config with the keys of this project."""
+    cfg = get_cfg()
+    add_fpt_config(cfg)
+    return cfg
+
+
+def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Read a config file and the ``KEY VALUE`` pairs that override it.
+
+    YAML tags, which can run code, are refused.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        ConfigError: no such file, a key that does not exist, or a value of another type.
+    """
+    _check_file(config_file)
+    origin = f"The config file {config_file}"
+    content, cfg = _load(config_file, origin), get_default_config()
+    _add_projects(cfg, content.get("MODEL"), origin)
+    if content.get("VERSION", cfg.VERSION) == cfg.VERSION:  # Detectron2 translates the keys of an older one
+        _check_keys(_flat(content), cfg, origin)
+    with _named(origin):
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    _check_keys(dict.fromkeys(opts[::2]), cfg, "The command line")
+    if len(opts) % 2:
+        raise ConfigError(f"The command line is wrong: {opts[-1]} has no value, keys and values come in pairs")
+    with _named("The command line"):
+        cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def _check_file(config_file: str) -> None:
+    if not config_file:
+        raise ConfigError("No config file is given: add --config-file FILE")
+    path = Path(config_file)
+    if path.is_file():
+        if path.suffix == ".py":
+            raise ConfigError(
+                f"{config_file} is a lazy config: tools/lazyconfig_train_net.py takes it; give a .yaml file"
+            )
+        return
+    if replacement := replacement_for(config_file):
+        raise ConfigError(f"{config_file} is no longer a config of its own: use {replacement}")
+    found = [str(file) for file in (*path.parent.glob("*.yaml"), *Path("configs").rglob("*.yaml"))]
+    raise ConfigError(f"There is no config file {config_file}{did_you_mean(config_file, dict.fromkeys(found))}")
+
+
+def _load(config_file: str, origin: str) -> dict[str, Any]:
+    """What the file and those that it is based on say."""
+    try:
+        content = CfgNode.load_yaml_with_base(config_file)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (AssertionError, OSError, RecursionError, UnicodeDecodeError) as error:  # of its bases, too
+        raise ConfigError(f"{origin} cannot be read: {error}") from error
+    except TypeError:  # a number, or nothing
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{origin} does not consist of keys and values")
+    return content
+
+
+def _add_projects(cfg: CfgNode, model: Any, origin: str) -> None:
+    """Add the keys of Detectron2's PointRend where the file has any.
+
+    Only then, because importing that project registers its heads, which a user's own copy of it would do too.
+    """
+    model = model if isinstance(model, dict) else {}
+    if model.get("META_ARCHITECTURE") == SEMANTIC_SEGMENTATION and "LOSS_TYPE" not in cfg.MODEL.SEM_SEG_HEAD:
+        raise ConfigError(f"{origin} is for semantic segmentation, which needs {_missing('deeplab')}")
+    if "POINT_HEAD" in model:
+        try:
+            from detectron2.projects.point_rend import add_pointrend_config
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{origin} has MODEL.POINT_HEAD, which needs {_missing('point_rend')}") from error
+        add_pointrend_config(cfg)
+
+
+def _missing(project: str) -> str:
+    return f"Detectron2's project {project}, and this Detectron2 comes without: install one that has projects"
+
+
+def _check_keys(given: Mapping[str, Any], cfg: CfgNode, origin: str) -> None:
+    known = _flat(cfg)
+    for key, value in given.items():
+        if key not in known and not cfg.key_is_renamed(key) and not cfg.key_is_deprecated(key):
+            hint = did_you_mean(key, known)
+            if key.startswith("--"):
+                hint = ": options such as --resume go before the pairs of KEY VALUE"
+            raise ConfigError(f"{origin} is wrong: there is no key {key}{hint}")
+        if isinstance(known.get(key), CfgNode) and not isinstance(value, Mapping):
+            example = f"{key}.{next(iter(known[key]))}"
+            raise ConfigError(f"{origin} is wrong: {key} is a section, set one of its keys, such as {example}")
+
+
+def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """All keys by their full names, sections included."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found[f"{prefix}{key}"] = value
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+    return found
+
+
+@contextmanager
+def _named(origin: str) -> Iterator[None]:
+    """What Detectron2 says of a value that it refuses, and of a key that was renamed, with where it stands."""
+    try:
+        yield
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ConfigError(f"{origin} is wrong: {error.args[0]}") from error
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not known: those most like it."""
+    similar = difflib.get_close_matches(wrong, list(known))
+    return f": did you mean {' or '.join(similar)}?" if similar else ""

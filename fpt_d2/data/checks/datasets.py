@@ -1,0 +1,228 @@
+"""The check of a config's data sets before training or evaluation starts."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from ...config import SEMANTIC_SEGMENTATION
+from ...errors import DatasetError
+from .coco import CocoCheck
+from .findings import different_number, how_to_get
+from .sem_seg import check_sem_seg
+
+logger = logging.getLogger(__name__)
+
+# Where the heads of a meta-architecture read their number of classes.
+_NUM_CLASSES_NODE = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+# What to do about a data set that is not registered.
+REGISTER_COCO = "DATASETS.REGISTER_COCO registers your own in COCO format"
+REGISTER_SEM_SEG = "DATASETS.REGISTER_SEM_SEG registers your own images and masks"
+REGISTER_IN_PYTHON = "Register your own in the config, with detectron2.data.datasets.register_coco_instances"
+
+_COCO_KEYPOINTS = 17  # whose OKS sigmas pycocotools has
+
+
+class _InstanceTask(NamedTuple):
+    """What a model asks of data sets for instances, as :func:`check_instance_datasets` says."""
+
+    num_classes: int | None
+    set_num_classes: str
+    mask_format: str | None
+    keypoints: bool
+
+
+def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Check that the data sets of a config are registered and whole, fit the model, and have the same classes.
+
+    The files are those of every data set that has ``json_file`` and ``image_root`` in its metadata, in COCO format,
+    and for semantic segmentation every image and mask. They are read by one process of each machine, and not at all
+    with ``DATASETS.CHECK False``. With ``eval_only``, ``DATASETS.TRAIN`` is not going to be read.
+
+    Raises DatasetError with everything that is wrong.
+    """
+    train, test = () if eval_only else tuple(cfg.DATASETS.TRAIN), tuple(cfg.DATASETS.TEST)
+    names = list(dict.fromkeys([*train, *test]))
+    is_semantic = cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
+    _check_registered(names, REGISTER_SEM_SEG if is_semantic else REGISTER_COCO)
+    read_files = cfg.DATASETS.CHECK and comm.get_local_rank() == 0
+    if is_semantic:
+        problems = [problem for name in names for problem in check_sem_seg(cfg, name, read_files=read_files)]
+    else:
+        problems = _check_instances(train, test, _instance_task(cfg), read_files=read_files)
+        for name in names:
+            problems += _check_keypoints(cfg, name) + _check_stuff(cfg, name)
+    if cfg.DATASETS.CHECK and (is_semantic or cfg.MODEL.META_ARCHITECTURE == "PanopticFPN"):
+        problems += _check_same_classes({name: MetadataCatalog.get(name).get("stuff_classes") or () for name in names})
+    _raise(problems)
+
+
+def check_instance_datasets(
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    num_classes: int | None,
+    set_num_classes: str,
+    mask_format: str | None,
+    keypoints: bool,
+) -> None:
+    """Check data sets, by their names, as :func:`check_datasets` does where there is no such config.
+
+    Args:
+        num_classes: of the model; None if that is not known.
+        set_num_classes: how to set it, up to the number: ``"model.num_classes="``.
+        mask_format: of the masks that are trained, ``"polygon"`` or ``"bitmask"``; None without masks.
+        keypoints: they are trained.
+    """
+    _check_registered([*train, *test], REGISTER_IN_PYTHON)
+    task = _InstanceTask(num_classes, set_num_classes, mask_format, keypoints)
+    _raise(_check_instances(train, test, task, read_files=comm.get_local_rank() == 0))
+
+
+def check_names(*groups: Iterable[str]) -> None:
+    """Check that data sets are registered, and that their annotation files exist where they have any."""
+    names = list(dict.fromkeys(name for group in groups for name in group))
+    _check_registered(names, REGISTER_COCO)
+    problems = []
+    for metadata in map(MetadataCatalog.get, names):
+        json_file = metadata.get("json_file")
+        if json_file and not PathManager.isfile(json_file):
+            problems.append(_unreadable(metadata, f"{json_file} does not exist"))
+    _raise(problems)
+
+
+def _raise(problems: Sequence[str]) -> None:
+    if problems:
+        raise DatasetError("\n".join(problems))
+
+
+def _check_registered(names: Iterable[str], remedy: str) -> None:
+    problems = []
+    for name in dict.fromkeys(names):
+        if name not in DatasetCatalog:
+            near = difflib.get_close_matches(name, DatasetCatalog.list())
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            problems.append(f"The data set {name!r} is not registered.{hint} {remedy}")
+    _raise(problems)
+
+
+def _instance_task(cfg: CfgNode) -> _InstanceTask:
+    node = _NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+    return _InstanceTask(
+        num_classes=cfg.MODEL[node].NUM_CLASSES if node else None,
+        set_num_classes=f"MODEL.{node}.NUM_CLASSES ",
+        mask_format=cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None,
+        keypoints=cfg.MODEL.KEYPOINT_ON,
+    )
+
+
+def _check_instances(train: Sequence[str], test: Sequence[str], task: _InstanceTask, *, read_files: bool) -> list[str]:
+    problems: list[str] = []
+    categories: dict[str, Sequence[str]] = {}
+    tasks = [(task.mask_format, "segmentation"), (task.keypoints, "num_keypoints")]
+    fields = ["area", "iscrowd", *(field for is_on, field in tasks if is_on)]
+    for name in dict.fromkeys([*train, *test]):
+        metadata = MetadataCatalog.get(name)
+        in_file: list[str] = []
+        if read_files:
+            is_evaluated = name in test and metadata.get("evaluator_type") in ("coco", "coco_panoptic_seg")
+            file_problems, in_file = _check_files(
+                metadata,
+                is_train=name in train,
+                mask_format=task.mask_format if name in train else None,
+                evaluated_fields=fields if is_evaluated else (),
+            )
+            problems += file_problems
+        categories[name] = metadata.get("thing_classes") or in_file
+        if task.num_classes is not None and categories[name]:
+            number = len(categories[name])
+            problems += different_number(name, "categories", number, task.num_classes, task.set_num_classes)
+    return problems + (_check_same_classes(categories) if read_files else [])
+
+
+def _check_same_classes(classes: dict[str, Sequence[str]]) -> list[str]:
+    """The model knows classes by number: under the same number all data sets must have the same."""
+    known = {name: list(names) for name, names in classes.items() if names}
+    first = next(iter(known), "")
+    problems = []
+    for other in known:
+        pairs = zip(known[first], known[other])
+        difference = next(((i, a, b) for i, (a, b) in enumerate(pairs) if a != b), None)
+        if difference and len(known[first]) == len(known[other]):  # else the number is what is wrong
+            number, a, b = difference
+            problems.append(
+                f"The data sets {first!r} and {other!r} have other classes: number {number}, in the order of their "
+                f"ids, is {a!r} in one and {b!r} in the other; give both the same"
+            )
+    return problems
+
+
+def _check_keypoints(cfg: CfgNode, name: str) -> list[str]:
+    if not cfg.MODEL.KEYPOINT_ON:
+        return []
+    keypoints = MetadataCatalog.get(name).get("keypoint_names")
+    if not keypoints:
+        return [
+            f"The data set {name!r} names no keypoints, which MODEL.KEYPOINT_ON needs: register it with "
+            "keypoint_names and keypoint_flip_map in its metadata, in a script of your own that calls "
+            "fpt_d2.engine.Trainer"
+        ]
+    number, key = len(keypoints), "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS "
+    problems = different_number(name, "keypoints", number, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, key)
+    if name in cfg.DATASETS.TEST and (len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or _COCO_KEYPOINTS) != number:
+        problems.append(
+            f"The data set {name!r} has {number} keypoints: set TEST.KEYPOINT_OKS_SIGMAS to as many numbers, how far "
+            "each may be off"
+        )
+    return problems
+
+
+def _check_stuff(cfg: CfgNode, name: str) -> list[str]:
+    if cfg.MODEL.META_ARCHITECTURE != "PanopticFPN":
+        return []
+    number, classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, MetadataCatalog.get(name).get("stuff_classes")
+    if not classes:
+        return [f"The data set {name!r} has no stuff_classes in its metadata, which PanopticFPN needs: take another"]
+    return different_number(name, "stuff classes", len(classes), number, "MODEL.SEM_SEG_HEAD.NUM_CLASSES ")
+
+
+def _check_files(metadata: Metadata, *, is_train: bool, **task: Any) -> tuple[list[str], list[str]]:
+    """What is wrong with the files of a data set, if anything, and its categories."""
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    # LVIS has its own way to name images, and no files but the published ones.
+    if not json_file or not image_root or metadata.get("evaluator_type") == "lvis":
+        return [], []
+    try:
+        with PathManager.open(json_file, "r") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        return [_unreadable(metadata, f"{json_file} does not exist")], []
+    except (OSError, ValueError) as error:  # ValueError: not JSON, or not text
+        return [_unreadable(metadata, f"{json_file} is not readable JSON ({error})")], []
+    check = CocoCheck(content, image_root, is_train=is_train, **task)
+    registered, in_file = metadata.get("thing_classes"), check.category_names()
+    # Detectron2's loader insists on it.
+    if registered and in_file and metadata.get("evaluator_type") == "coco" and list(registered) != in_file:
+        check.errors.add("categories are not the registered ones", f"{in_file} instead of {registered}")
+    for line in check.warnings.lines():
+        logger.warning("%s: %s", json_file, line)
+    if not check.errors.counts:
+        return [], in_file
+    total = sum(check.errors.counts.values())
+    head = (
+        f"The data set {metadata.name!r} has {total} problem{'s' * (total > 1)} in {json_file} (images: {image_root}):"
+    )
+    tail = "Correct the file; DATASETS.CHECK False skips this check"
+    return ["\n  ".join([head, *check.errors.lines(), tail])], in_file
+
+
+def _unreadable(metadata: Metadata, reason: str) -> str:
+    return f"The data set {metadata.name!r} cannot be read: {reason}; {how_to_get(metadata)}"

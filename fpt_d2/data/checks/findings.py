@@ -1,0 +1,43 @@
+"""What checks find, in sentences."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from detectron2.data import Metadata
+
+_MAX_EXAMPLES = 3
+
+
+class Findings:
+    """Problems grouped by kind: how many there are of each, and its first few."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._examples: defaultdict[str, list[str]] = defaultdict(list)
+
+    def add(self, kind: str, example: object) -> None:
+        self.counts[kind] += 1
+        if self.counts[kind] <= _MAX_EXAMPLES:
+            self._examples[kind].append(str(example))
+
+    def lines(self) -> list[str]:
+        """One line for each kind."""
+        more = {kind: ", ..." if count > _MAX_EXAMPLES else "" for kind, count in self.counts.items()}
+        return [f"{kind} ({self.counts[kind]}): {', '.join(self._examples[kind])}{more[kind]}" for kind in self.counts]
+
+
+def how_to_get(metadata: Metadata) -> str:
+    """What to do about a data set whose files are missing or wrong."""
+    return metadata.get("how_to_get") or "Detectron2's own data sets belong under $DETECTRON2_DATASETS"
+
+
+def different_number(name: str, what: str, found: int, wanted: int, setting: str) -> list[str]:
+    """The problem of a data set that has another number of classes or keypoints than the model, if it has.
+
+    Args:
+        setting: how to set the model's, up to the number: ``"MODEL.ROI_HEADS.NUM_CLASSES "``.
+    """
+    if found == wanted:
+        return []
+    return [f"The data set {name!r} has {found} {what}, but the model {wanted}: set {setting}{found}"]

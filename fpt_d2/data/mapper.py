@@ -1,0 +1,140 @@
+"""Augmentations and mapper of semantic segmentation."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation, check_image_size, read_image
+from fvcore.transforms.transform import HFlipTransform
+
+from ..config import SEMANTIC_SEGMENTATION
+from ..errors import ConfigError, DatasetError
+from .labels import flipped_classes, read_labels
+
+logger = logging.getLogger(__name__)
+
+
+# What Detectron2's RandomCrop knows.
+_CROP_TYPES = ("relative", "relative_range", "absolute", "absolute_range")
+_FLIPS = ("horizontal", "vertical", "none")
+
+
+def check_input_config(cfg: CfgNode) -> None:
+    """Check the values of ``INPUT`` by which images of semantic segmentation are augmented.
+
+    Raises ConfigError with each key that has a bad value, the value, and what is allowed.
+    """
+    inputs, crop = cfg.INPUT, cfg.INPUT.CROP
+    size, share = crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA
+    is_absolute = crop.TYPE.startswith("absolute")
+    fits = all(isinstance(x, int) for x in size) if is_absolute else max(size, default=0) <= 1
+    fits = fits and len(size) == 2 and min(size) > 0 and not (crop.TYPE == "absolute_range" and size[0] > size[1])
+    # key, value, is it allowed, what is allowed
+    rules = [
+        ("RANDOM_FLIP", inputs.RANDOM_FLIP, inputs.RANDOM_FLIP in _FLIPS, ", ".join(map(repr, _FLIPS))),
+        ("FORMAT", inputs.FORMAT, inputs.FORMAT in ("RGB", "BGR") or not inputs.COLOR_AUG_SSD, "'RGB', 'BGR'"),
+        ("CROP.TYPE", crop.TYPE, crop.TYPE in _CROP_TYPES, ", ".join(map(repr, _CROP_TYPES))),
+        ("CROP.SIZE", size, fits, "two numbers of pixels where TYPE is absolute, else two shares up to 1"),
+        ("CROP.SINGLE_CATEGORY_MAX_AREA", share, 0 < share <= 1, "above 0, up to 1 (off)"),
+    ]
+    bad = [f"INPUT.{key} is {value!r}; allowed: {allowed}" for key, value, fine, allowed in rules if not fine]
+    if bad:
+        raise ConfigError(". ".join(bad))
+
+
+def build_sem_seg_augmentation(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
+    """Scale, crop, flip and color for training, each by the keys of ``INPUT``. Raises ConfigError for a wrong value.
+
+    Crops smaller than their batch are padded by the model: images with their mean, masks with ``IGNORE_VALUE``.
+    """
+    check_input_config(cfg)
+    inputs, crop = cfg.INPUT, cfg.INPUT.CROP
+    augmentations: list[T.Augmentation | T.Transform] = build_augmentation(cfg, is_train=True)  # scale and flip
+    if crop.ENABLED:
+        share, ignored = crop.SINGLE_CATEGORY_MAX_AREA, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+        augmentations.insert(1, T.RandomCrop_CategoryAreaConstraint(crop.TYPE, crop.SIZE, share, ignored))
+    if inputs.COLOR_AUG_SSD:
+        # Here, because importing that project registers its heads, which a user's own copy of it would do too.
+        from detectron2.projects.point_rend import ColorAugSSDTransform
+
+        augmentations.append(ColorAugSSDTransform(img_format=inputs.FORMAT))
+    return augmentations
+
+
+class SemSegMapper:
+    """From a record with ``file_name`` and ``sem_seg_file_name`` to the input of Detectron2's SemanticSegmentor.
+
+    Unlike Detectron2's DatasetMapper it reads the indices of label images with a palette, not their brightness, and
+    makes a left arm a right arm in the mirror.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        flipped_classes: Sequence[int] | None = None,
+    ) -> None:
+        """
+        Args:
+            augmentations: applied to image and mask alike.
+            image_format: of Detectron2's ``read_image``, e.g. ``"RGB"``.
+            flipped_classes: of each class its index in a flipped image; None where classes stay.
+        """
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.flipped_labels = np.arange(256, dtype=np.uint8)
+        if flipped_classes:
+            self.flipped_labels[: len(flipped_classes)] = flipped_classes
+        logger.info("Augmentations of images and masks: %s", augmentations)
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, *, augmentations: Sequence[T.Augmentation | T.Transform] | None = None
+    ) -> dict[str, Any]:
+        """``augmentations`` stand in for those of training."""
+        flipped = None
+        if augmentations is None:
+            augmentations = build_sem_seg_augmentation(cfg)
+            flipped = flipped_classes(cfg.DATASETS.TRAIN) if cfg.INPUT.RANDOM_FLIP == "horizontal" else None
+        return {"augmentations": augmentations, "image_format": cfg.INPUT.FORMAT, "flipped_classes": flipped}
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """The record with ``image`` (3, H, W) uint8, ``sem_seg`` (H, W) int64, ``height`` and ``width`` of the file.
+
+        Raises DatasetError if the mask cannot be read, or has another size than the image.
+        """
+        record = copy.deepcopy(dataset_dict)
+        image = read_image(record["file_name"], format=self.image_format)
+        check_image_size(record, image)
+        path = record.pop("sem_seg_file_name")
+        labels = read_labels(path)
+        if labels.shape != image.shape[:2]:
+            raise DatasetError(
+                f"The mask {path} has {labels.shape} pixels, its image {record['file_name']} {image.shape[:2]}: they "
+                "must be of one size"
+            )
+        inputs = T.AugInput(image, sem_seg=labels)
+        transforms = self.augmentations(inputs).transforms
+        labels = inputs.sem_seg
+        if any(isinstance(transform, HFlipTransform) for transform in transforms):
+            labels = self.flipped_labels[labels]
+        record["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        record["sem_seg"] = torch.from_numpy(labels.astype(np.int64))
+        return record
+
+
+def build_train_mapper(cfg: CfgNode) -> SemSegMapper | DatasetMapper:
+    """The mapper of ``MODEL.META_ARCHITECTURE``: ours for semantic segmentation, else Detectron2's."""
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        return SemSegMapper(cfg)
+    return DatasetMapper(cfg, is_train=True)

@@ -1,0 +1,86 @@
+"""What the tools share besides :mod:`fpt_d2.cli`. Like that, it imports nothing that takes long before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fpt_d2.cli import exit_on_user_errors
+from fpt_d2.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+logger = logging.getLogger("fpt_d2.tools")
+
+
+def tool_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that shows a tool's docstring as it is written."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+@contextmanager
+def users_files() -> Iterator[None]:
+    """Raises UserError for a file or folder, named by the user, that cannot be read or written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(str(error)) from error
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder that the user has named, unless it is there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with users_files():
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+def save_pictures(pictures: Iterable[tuple[str, np.ndarray]], folder: str, total: int) -> None:
+    """Write each picture, RGB, as a JPEG of the name that comes with it."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    path, count = make_folder(folder), 0
+    for name, picture in tqdm(pictures, total=total, unit="image"):
+        Image.fromarray(picture).save(path / f"{name}.jpg")
+        count += 1
+    logger.info("Wrote %d pictures to %s", count, folder)
+
+
+@exit_on_user_errors()
+def rewrite_weights(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    rewrite: Callable[[dict[str, Any], str], tuple[dict[str, Any], str]],
+) -> int:
+    """A command from one file of weights to another.
+
+    Args:
+        parser: without options yet.
+        argv: the command line, that of the process by default.
+        rewrite: from weights by name and the name of the new file to its checkpoint and what to say of it.
+
+    Returns:
+        The exit status.
+    """
+    parser.add_argument("input", help="the weights: .pth or .pkl, or .safetensors where safetensors is installed")
+    parser.add_argument("output", help="the file to write: .pkl or .pth")
+    args = parser.parse_args(argv)
+    from detectron2.utils.logger import setup_logger
+
+    from fpt_d2.checkpoint.files import read_state_dict, write_checkpoint
+
+    setup_logger(name="fpt_d2")
+    with users_files():
+        checkpoint, what = rewrite(read_state_dict(args.input), args.output)
+        write_checkpoint(checkpoint, args.output)
+    logger.info("Wrote %s", what)
+    return 0
