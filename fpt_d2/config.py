@@ -1,5 +1,7 @@
 """Every config key that this project adds to Detectron2's."""
 
+from __future__ import annotations
+
 from detectron2.config import CfgNode as CN
 
 # Detectron2's meta-architecture of semantic segmentation, by its registered name.
@@ -10,7 +12,7 @@ def add_fpt_config(cfg: CN) -> None:
     """Add the keys of the Feature Pyramid Transformer and of its training tools to ``cfg``.
 
     The source pyramid itself is Detectron2's: ``MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}``. Values
-    are checked (``config_check.py``) when the model is built, so that a wrong one fails before any data are read.
+    are checked by what they are given to, when the model is built, so that a wrong one fails before any data are read.
 
     Args:
         cfg: a Detectron2 config, changed in place.
@@ -32,22 +34,33 @@ def _add_model_config(cfg: CN) -> None:
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = True
 
     fpt = cfg.MODEL.FPT = CN()
-    # The pyramid that the transformers read: "fpn", or "bfp" (a bottom-up path over it, as in PANet; the baseline
-    # of the paper's detection tables).
+    # The pyramid that the transformers read, by its name in FPT_PYRAMID_REGISTRY: "fpn"; "bfp" (a bottom-up path over
+    # it, as in PANet; the baseline of the paper's detection tables); "lateral" (no top-down path: what the authors'
+    # code reads). Or a backbone that is a pyramid by itself, by its name in Detectron2's BACKBONE_REGISTRY, such as
+    # "build_resnet_bifpn_backbone".
     fpt.PYRAMID = "fpn"
-    # Which of the three transformers are on: any of "st" (self), "gt" (grounding, top-down), "rt" (rendering,
-    # bottom-up). An empty list is the plain source pyramid: Detectron2's FPN, or BFP.
+    # Which of the three transformers are on, by their names in FPT_BRANCH_REGISTRY: "st" (self), "gt" (grounding,
+    # top-down), "rt" (rendering, bottom-up), or one's own in the place of one of them. An empty list is the plain
+    # source pyramid: Detectron2's FPN, or BFP.
     fpt.BRANCHES = ["st", "gt", "rt"]
     # Width in which the branches compute and enter the fusion. 256 as in the paper; 64 is the light model.
     fpt.BRANCH_CHANNELS = 256
     # Normalisation of every branch's output, as in Detectron2's get_norm: "", "BN", "SyncBN", "GN", ...
     fpt.NORM = ""
+    # Read off the zeros at the bottom and right of each image how much of it is padding, and keep the padding out of
+    # the branches. False for data whose pixels can be exactly MODEL.PIXEL_MEAN there.
+    fpt.READ_PADDING = True
     # Start the fusion of the branches (and the bottom-up path of "bfp") at zero: the model starts as exactly the FPN
     # whose weights it was given.
     fpt.ZERO_INIT_FUSE = True
 
     # Self-Transformer: number of softmaxes in the mixture. The paper uses 2.
     fpt.ST_NUM_PARTS = 2
+    # Add the input to its output, behind one more linear map and the norm. The paper does not; the authors' code does.
+    fpt.ST_RESIDUAL = False
+    # Scores are divided by the root of the channels of a softmax's part ("parts") or of all ("channels": the authors'
+    # code). The paper states no temperature.
+    fpt.ST_TEMPERATURE = "parts"
     # Grounding Transformer: number of softmaxes in the mixture. The paper uses 4. "dot" has no softmax and ignores it.
     fpt.GT_NUM_PARTS = 4
     # "euclidean" (the paper's), "embedded" (dot product, softmax) or "dot" (dot product over the number of
@@ -56,7 +69,11 @@ def _add_model_config(cfg: CN) -> None:
     # 0: every coarse position (detection). Odd and > 0: only those in a square of that side around the query
     # (locality-constrained grounding, for segmentation).
     fpt.GT_SQUARE_SIZE = 0
-    # Rendering Transformer: one more 3x3 convolution after the addition.
+    # Rendering Transformer: "paper" weights the coarse map by the average of the fine one before its 3x3 convolution;
+    # "authors" after it, by the ReLU of a 1x1 convolution and the norm of that average (BN there needs a batch of two
+    # or more), and ends in a ReLU.
+    fpt.RT_GATE = "paper"
+    # One more 3x3 convolution after the addition, which the paper leaves open.
     fpt.RT_FINAL_CONV = True
 
     # Average-pool keys and values by this stride. 1 is the paper; the authors' Self-Transformer has 2.
@@ -74,6 +91,8 @@ def _add_model_config(cfg: CN) -> None:
     # carries block size 3, drop probability 0.2, commented out. 0 is off.
     fpt.DROP_BLOCK_PROB = 0.0
     fpt.DROP_BLOCK_SIZE = 3
+    # Drop the same blocks of every channel of an image, as the package that the authors name does.
+    fpt.DROP_BLOCK_SHARED = False
 
 
 def _add_trunk_config(cfg: CN) -> None:

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from .arguments import check_argument
 
 
-def drop_block(
-    x: Tensor, drop_prob: float, block_size: int, *, shared: bool = False, training: bool = True
-) -> Tensor:
+def drop_block(x: Tensor, drop_prob: float, block_size: int, *, shared: bool = False, training: bool = True) -> Tensor:
     """Zero square blocks of a map in training and scale the rest up to keep the mean.
 
     torchvision's own scales by a sum in the dtype of ``x``, which float16 maps of more than 65504 values overflow.

@@ -48,10 +48,10 @@ class Fusion(nn.Conv2d):
         nn.init.kaiming_uniform_(self.weight, a=1)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+        self.may_fold = [isinstance(branch, LinearGroundingTransformer) and branch.norm is None for branch in branches]
         self.branch_groups = _groups(branches, max(1, out_channels // max(1, branch_channels)))
-        self.fuse = nn.ModuleList(
-            nn.Conv2d(len(group) * branch_channels, out_channels, 3, padding=1, bias=False) for group in self.branch_groups
-        )
+        widths = [len(group) * branch_channels for group in self.branch_groups]
+        self.fuse = nn.ModuleList(nn.Conv2d(width, out_channels, 3, padding=1, bias=False) for width in widths)
         self._start(zero_init, len(branches) * branch_channels)
         self.norm, self.drop_block = norm, drop_block
 
@@ -77,7 +77,7 @@ class Fusion(nn.Conv2d):
         y = self._conv_forward(x, self.weight, self.bias)
         affine = []
         for conv, group in zip(self.fuse, self.branch_groups):
-            if _is_foldable(conv, edges[group[0]]):
+            if self.may_fold[group[0]] and _is_foldable(conv, edges[group[0]]):
                 affine.append((conv.weight, edges[group[0]]))
                 continue
             maps = []
@@ -147,10 +147,11 @@ def fuse(
     fusions: Mapping[str, nn.Module] | nn.ModuleDict,
 ) -> dict[str, Tensor]:
     """The whole neck behind a source pyramid: what :class:`PyramidNeck` and the backbones compute."""
-    edges: Mapping[str, Sequence[Edge]] = {}
-    if transform is not None:
-        edges = transform.edges(transform.read(features, valid))
-    return {n: fusions[n](x, edges.get(n, ())) for n, x in features.items()}
+    edges = {} if transform is None else transform.edges(features, valid)
+    outputs = {}
+    for name, x in features.items():
+        outputs[name] = fusions[name](x, edges.get(name, ()))
+    return outputs
 
 
 def make_fusions(
@@ -210,8 +211,8 @@ def _is_foldable(conv: nn.Module, edge: Edge) -> bool:
 def convolve_affine(folded: Sequence[tuple[Tensor, Edge]]) -> Tensor:
     """The sum of the 3x3 convolutions of affine branches of one target as one convolution of that target.
 
-    A branch ``x M + c`` (M a matrix of channels, c an offset, of each image its own) under a convolution with weight W is
-    a convolution of ``x`` with ``W M``, and one of ones with ``W c``.
+    A branch ``x M + c`` (M a matrix of channels, c an offset, of each image its own) under a convolution with weight W
+    is a convolution of ``x`` with ``W M``, and one of ones with ``W c``.
 
     Args:
         folded: of each the convolution's weight (O, C, 3, 3) and its edge, a linear grounding.

@@ -1,7 +1,7 @@
 """A level of a pyramid: a map, and how much of it is image.
 
-A detector pads the images of a batch at the bottom and the right, with exact zeros after normalisation. What lies in the
-padding must not enter a mean, a normalisation or the keys of an attention, or an image's result would depend on the
+A detector pads the images of a batch at the bottom and the right, with exact zeros after normalisation. What lies in
+the padding must not enter a mean, a normalisation or the keys of an attention, or an image's result would depend on the
 images beside it.
 
 Shape legend: B batch, C channels, H x W size of a map, h x w valid part of it in an image, K keys.
@@ -66,6 +66,11 @@ class ValidSizes:
         return ValidSizes((height, width), tensor, numbers)
 
     @staticmethod
+    def unread(images: Tensor) -> ValidSizes:
+        """:meth:`read` without a read of the device: for masks, where nothing else asks for the numbers."""
+        return ValidSizes((images.shape[-2], images.shape[-1]), valid_sizes(images), None)
+
+    @staticmethod
     def of(sizes: Sequence[tuple[int, int]], images: Tensor) -> ValidSizes | None:
         """From the known (height, width) of each image of (B, C, H, W), as a detector's list of images has them."""
         full = (images.shape[-2], images.shape[-1])
@@ -103,36 +108,34 @@ def valid_sizes(images: Tensor) -> Tensor:
     return torch.stack(lengths, dim=1)
 
 
-@dataclass(frozen=True)
 class Level:
     """
-    A map and the valid size of each of its images. What is asked for twice is computed once.
+    A map and the valid size of each of its images.
 
     Attributes:
         map: (B, C, H, W).
         valid: at the size of the map, or None where all of it is image.
+        mask: (B, 1, H, W) bool, False in the padding; None where there is none.
+        positions: every position of the map, (B, H * W, C), and the mask (B, H * W) of the valid ones or None.
     """
 
-    map: Tensor
-    valid: ValidSizes | None = None
+    def __init__(self, map: Tensor, valid: ValidSizes | None = None) -> None:
+        self.map, self.valid = map, valid
+        self.mask = None if valid is None else valid.mask()
+        self.positions = to_tokens(map), None if self.mask is None else self.mask.flatten(1)
 
     @staticmethod
     def of(map: Tensor, images: ValidSizes | None) -> Level:
         """From a map of any size and the valid sizes of the images that it comes from; the padding becomes zero."""
         if images is None:
             return Level(map)
-        level = Level(map, images.at(map.shape[-2:]))
-        return Level(level.without_padding(map), level.valid)
-
-    @cached_property
-    def mask(self) -> Tensor | None:
-        """(B, 1, H, W) bool, False in the padding; None where there is none."""
-        return None if self.valid is None else self.valid.mask()
+        valid = images.at(map.shape[-2:])
+        return Level(map.masked_fill(~valid.mask(), 0), valid)
 
     @cached_property
     def mean(self) -> Tensor:
-        """Of the valid positions: (B, C, 1, 1)."""
-        if self.valid is None or self.mask is None:
+        """Of the valid positions, computed once: (B, C, 1, 1)."""
+        if self.valid is None:
             return self.map.mean((2, 3), keepdim=True)
         dtype = torch.promote_types(self.map.dtype, torch.float32)
         total = self.without_padding(self.map).sum((2, 3), keepdim=True, dtype=dtype)
@@ -146,7 +149,7 @@ class Level:
         """``norm(x)`` with statistics over the valid positions of (B, C, H, W) of this level's size."""
         return masked_norm(norm, x, self.mask)
 
-    def tokens(self, *, stride: int = 1, max_tokens: int = 0) -> tuple[Tensor, Tensor | None]:
+    def tokens(self, stride: int = 1, max_tokens: int = 0) -> tuple[Tensor, Tensor | None]:
         """The map as a set of keys, averaged over cells so that there are fewer; averages run over valid positions.
 
         Args:
@@ -162,7 +165,7 @@ class Level:
             return _pool_in_graph(level, max_tokens)
         if 0 < max_tokens < level.map.shape[2] * level.map.shape[3]:
             return _pool(level, max_tokens)
-        return to_tokens(level.map), None if level.mask is None else level.mask.flatten(1)
+        return level.positions
 
     def _pooled(self, stride: int) -> Level:
         """Averages over cells; those that an image's border cuts are averaged over what they have of it."""

@@ -80,14 +80,12 @@ def local_mixture_attention(
     return torch.cat(strips, dim=2)[:, :, :height, :width]
 
 
-def _as_dot_product(
-    q: Tensor, k: Tensor, valid: Tensor, similarity: str, num_parts: int
-) -> tuple[Tensor, Tensor]:
+def _as_dot_product(q: Tensor, k: Tensor, valid: Tensor, similarity: str, num_parts: int) -> tuple[Tensor, Tensor]:
     """q and k, the latter with the bias of each part as N more channels: the keys outside the map are keys too."""
-    transform = SIMILARITIES[similarity]
-    if transform is None:
+    as_dot_product = SIMILARITIES[similarity]
+    if as_dot_product is None:
         return q, torch.cat((k, torch.zeros_like(k[:, :num_parts])), dim=1)
-    queries, keys, bias = transform(to_tokens(q), to_tokens(k), num_parts, valid.flatten(1))
+    queries, keys, bias = as_dot_product(to_tokens(q), to_tokens(k), num_parts, valid.flatten(1))
     q = queries.transpose(1, 2).unflatten(2, q.shape[-2:])
     return q, torch.cat((keys.transpose(1, 2), bias), dim=1).unflatten(2, k.shape[-2:])
 
@@ -127,4 +125,3 @@ def _window(ratio: tuple[int, int], side: int, square_size: int, device: torch.d
         axes.append((key >= first) & (key < first + square_size))
     rows, columns = axes
     return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2, 3).flatten(0, 1)
-

@@ -90,36 +90,36 @@ class PyramidTransform(nn.Module):
             if name.split("_")[0] == level
         }
 
-    def read(self, features: Mapping[str, Tensor], valid: ValidSizes | None = None) -> dict[str, Level]:
-        """The levels that the branches read: in the branches' width, with zeros in the padding.
+    def edges(self, features: Mapping[str, Tensor], valid: ValidSizes | None = None) -> dict[str, list[Edge]]:
+        """Every branch of every level, in the order of their concatenation and not yet computed.
+
+        The branches read the levels in their own width, with zeros in the padding.
 
         Args:
             features: (B, C_n, H_n, W_n) by level; of any sizes.
             valid: sizes of the images that the features come from; None where nothing is padded.
         """
-        return {n: Level.of(self.reduce[n](features[n]), valid) for n in self.levels}
-
-    def edges(self, levels: Mapping[str, Level]) -> dict[str, list[Edge]]:
-        """Every branch of every level, in the order of their concatenation and not yet computed."""
-        edges: dict[str, list[Edge]] = {n: [] for n in self.levels}
+        edges: dict[str, list[Edge]] = {}
         for n in self.levels:
-            for name, branch in self.branches(n).items():
-                source = name.split("_")[1] if "_" in name else n
-                call = branch
-                if self.use_checkpoint and torch.is_grad_enabled():
-                    call = partial(checkpoint, _call_anew, branch, use_reentrant=False)  # type: ignore[assignment]
-                edges[n].append(Edge(call, levels[n], levels[source]))
+            edges[n] = []
+        levels = {n: Level.of(self.reduce[n](features[n]), valid) for n in self.levels}
+        anew = self.use_checkpoint and torch.is_grad_enabled()
+        for kind in (self.st, self.gt, self.rt):
+            for name, branch in kind.items():
+                call = partial(checkpoint, _call_anew, branch, use_reentrant=False) if anew else branch
+                target, _, source = name.partition("_")
+                edges[target].append(Edge(call, levels[target], levels[source or target]))
         return edges
 
     def forward(self, features: Mapping[str, Tensor], valid: ValidSizes | None = None) -> dict[str, Tensor]:
         """
         Args:
-            features, valid: see :meth:`read`.
+            features, valid: see :meth:`edges`.
 
         Returns:
             The concatenated branches of every level that has any, (B, n * channels, H_n, W_n), zero in the padding.
         """
-        edges = self.edges(self.read(features, valid))
+        edges = self.edges(features, valid)
         return {n: torch.cat([e.branch(e.target, e.source) for e in some], dim=1) for n, some in edges.items() if some}
 
 

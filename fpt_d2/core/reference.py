@@ -104,9 +104,11 @@ def attend(module: Any, target: Tensor, source: Tensor) -> Tensor:
         if square_size:
             out = local_mixture_attention(q, k, v, gate, square_size=square_size, similarity=module.similarity)
         else:
-            out = mixture_attention(
-                queries, keys, values, gate, similarity=module.similarity, scale=module.scale
-            ).transpose(1, 2).unflatten(2, q.shape[-2:])
+            out = (
+                mixture_attention(queries, keys, values, gate, similarity=module.similarity, scale=module.scale)
+                .transpose(1, 2)
+                .unflatten(2, q.shape[-2:])
+            )
     if getattr(module, "project", None) is not None:
         return target + _norm(module, F.conv2d(out, module.project.weight, module.project.bias))
     return _norm(module, out)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # From q (B, Q, C), k (B, K, C), the number of parts and the mask (B, K) of the valid keys or None,
-# to q', k' and the bias (B, N, K), of the same shapes, float32 or wider.
+# to q' and k' of the same shapes and the bias (B, N, K).
 Similarity = Callable[[Tensor, Tensor, int, "Tensor | None"], "tuple[Tensor, Tensor, Tensor]"]
 
 

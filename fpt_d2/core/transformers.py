@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .arguments import check_argument, one_of
-from .attention import IMPLEMENTATIONS, linear_attention, linear_context, mixture_attention, mixture_gate
-from .level import Level, to_tokens
+from .attention import linear_attention, linear_context
+from .level import Level
 from .local import local_mixture_attention
+from .mixture import IMPLEMENTATIONS, dot_product_mixture, mixture_gate
 from .similarity import SIMILARITIES
 
 # From channels to a normalisation; None for none.
@@ -37,7 +38,7 @@ class Branch(nn.Module):
             norm: makes the normalisation of the output from its channels; None for none.
         """
         super().__init__()
-        self.channels = channels
+        self.channels, self.residual = channels, False
         self.norm = None if norm is None else norm(channels)
 
     def forward(self, target: Level, source: Level) -> Tensor:
@@ -51,6 +52,8 @@ class Branch(nn.Module):
         out = self.transform(target, source)
         if self.norm is not None:
             out = target.normalize(self.norm, out)
+        if self.residual:
+            out = target.map + out
         return out if target.mask is None else target.without_padding(out)
 
     def transform(self, target: Level, source: Level) -> Tensor:
@@ -96,16 +99,20 @@ class MixtureTransformer(Branch):
         # A single softmax has weight one whatever a gate says.
         self.gate = nn.Parameter(torch.randn(num_parts, channels) * channels**-0.5) if num_parts > 1 else None
         self.scale = (channels // num_parts) ** -0.5
+        self.project: nn.Conv2d | None = None
 
     def transform(self, target: Level, source: Level) -> Tensor:
         # A linear map commutes with the average: pooling first is the cheaper order.
-        tokens, mask = source.tokens(stride=self.kv_stride, max_tokens=self.max_kv_tokens)
-        q, k, v = self.query(to_tokens(target.map)), self.key(tokens), self.value(tokens)
-        gate = mixture_weights(k, self.gate, mask)
-        out = mixture_attention(
-            q, k, v, gate, similarity=self.similarity, key_mask=mask, scale=self.scale, impl=self.impl
-        )
-        return out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
+        pools = self.kv_stride > 1 or self.max_kv_tokens > 0
+        keys, mask = source.tokens(self.kv_stride, self.max_kv_tokens) if pools else source.positions
+        q, k, v = self.query(target.positions[0]), self.key(keys), self.value(keys)
+        bias, key, as_dot_product = None, k, SIMILARITIES[self.similarity]
+        if as_dot_product is not None:
+            q, key, bias = as_dot_product(q, k, self.num_parts, mask)
+        gate = mixture_gate(k, self.gate, key_mask=mask)
+        out = dot_product_mixture(q, key, v, gate, bias=bias, key_mask=mask, scale=self.scale, impl=self.impl)
+        out = out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
+        return out if self.project is None else self.project(out)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return (
@@ -152,16 +159,9 @@ class SelfTransformer(MixtureTransformer):
         check_argument("temperature", temperature, temperature in TEMPERATURES, one_of(TEMPERATURES))
         if temperature == "channels":
             self.scale = channels**-0.5
-        self.project = nn.Conv2d(channels, channels, 1) if residual else None
-
-    def forward(self, target: Level, source: Level | None = None) -> Tensor:
-        """As :meth:`Branch.forward`; the source is the target."""
-        out = super().forward(target, target)
-        return out if self.project is None else target.map + out
-
-    def transform(self, target: Level, source: Level) -> Tensor:
-        out = super().transform(target, source)
-        return out if self.project is None else self.project(out)  # type: ignore[no-any-return]
+        self.residual = residual
+        if residual:
+            self.project = nn.Conv2d(channels, channels, 1)
 
 
 class GroundingTransformer(MixtureTransformer):
@@ -216,9 +216,10 @@ class LocalGroundingTransformer(MixtureTransformer):
 
     def transform(self, target: Level, source: Level) -> Tensor:
         """The weights of the parts come from the whole level's mean key."""
-        q, k, v = self.query(to_tokens(target.map)), *(f(to_tokens(source.map)) for f in (self.key, self.value))
+        keys, key_mask = source.positions
+        q, k, v = self.query(target.positions[0]), self.key(keys), self.value(keys)
+        gate = mixture_gate(k, self.gate, key_mask=key_mask)
         mask = None if source.mask is None else source.mask.squeeze(1)
-        gate = mixture_weights(k, self.gate, None if mask is None else mask.flatten(1))
         q = q.transpose(1, 2).unflatten(2, target.map.shape[-2:])
         k, v = (t.transpose(1, 2).unflatten(2, source.map.shape[-2:]) for t in (k, v))
         return local_mixture_attention(
@@ -240,8 +241,8 @@ class LinearGroundingTransformer(Branch):
         self.query, self.key, self.value = (nn.Linear(channels, channels) for _ in range(3))
 
     def transform(self, target: Level, source: Level) -> Tensor:
-        tokens, mask = source.tokens(stride=self.kv_stride, max_tokens=self.max_kv_tokens)
-        out = linear_attention(self.query(to_tokens(target.map)), self.key(tokens), self.value(tokens), key_mask=mask)
+        keys, mask = source.tokens(self.kv_stride, self.max_kv_tokens)
+        out = linear_attention(self.query(target.positions[0]), self.key(keys), self.value(keys), key_mask=mask)
         return out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
 
     def as_affine(self, source: Level) -> tuple[Tensor, Tensor]:
@@ -250,8 +251,8 @@ class LinearGroundingTransformer(Branch):
         Returns:
             Matrix (B, C, C) and offset (B, C), float32 or wider.
         """
-        tokens, mask = source.tokens(stride=self.kv_stride, max_tokens=self.max_kv_tokens)
-        context = linear_context(self.key(tokens), self.value(tokens), key_mask=mask)
+        keys, mask = source.tokens(self.kv_stride, self.max_kv_tokens)
+        context = linear_context(self.key(keys), self.value(keys), key_mask=mask)
         with torch.autocast(context.device.type, enabled=False):
             weight, bias = (t.to(context.dtype) for t in (self.query.weight, self.query.bias))
             return weight.t() @ context, bias @ context
@@ -302,11 +303,12 @@ class RenderingTransformer(Branch):
 
     def transform(self, target: Level, source: Level) -> Tensor:
         """Both levels come with zeros in the padding, as :class:`.pyramid.PyramidTransform` hands them over."""
+        shrunk = self._shrink(source, target.map.shape[-2:])
         if self.gate is None:
             out = self.query(target.map * source.mean)
         else:
             out = self.query(target.map) * self.gate(source.mean)
-        out = out + self._shrink(source, target.map.shape[-2:])
+        out = out + shrunk
         if self.gate is not None:
             out = out.relu_()
         if self.out is not None:
@@ -322,13 +324,6 @@ class RenderingTransformer(Branch):
         if x.shape[-2:] != size:  # a trunk that rounds odd sizes down
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
         return x
-
-
-def mixture_weights(k: Tensor, gate: Tensor | None, mask: Tensor | None) -> Tensor:
-    """Weights (B, N) of the parts by :func:`.attention.mixture_gate`; ones for a single part."""
-    if gate is None:
-        return torch.ones(k.shape[0], 1, device=k.device, dtype=torch.promote_types(k.dtype, torch.float32))
-    return mixture_gate(k, gate, key_mask=mask)
 
 
 def _check_pooling(kv_stride: int, max_kv_tokens: int) -> None:

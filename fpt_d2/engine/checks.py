@@ -13,12 +13,13 @@ from torch import nn
 
 from ..checkpoint import find_weights
 from ..config import SEMANTIC_SEGMENTATION
-from ..config_check import check_model_config
-from ..data import check_datasets
+from ..data import check_datasets, check_input_config
 from ..data.labels import flipped_classes
 from ..errors import ConfigError, UserError
 from ..evaluation import check_evaluator, metric_names
 from ..modeling import check_model
+from ..modeling.keys import arguments_from
+from ..modeling.sem_seg import SlidingWindow
 
 
 def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -82,8 +83,11 @@ def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
 def check_that_model_builds(cfg: CfgNode) -> None:
     """Raises ConfigError if the model of ``cfg`` cannot be built. That takes neither memory nor weights."""
     try:
-        check_model_config(cfg)
         check_model(cfg)
+        if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+            check_input_config(cfg)
+            with arguments_from("TEST.SLIDING_WINDOW"):
+                SlidingWindow(nn.Module(), size=cfg.TEST.SLIDING_WINDOW.SIZE, stride=cfg.TEST.SLIDING_WINDOW.STRIDE)
     except UserError:
         raise
     except ValueError as error:  # of a constructor, about a value of the user's

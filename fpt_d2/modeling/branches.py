@@ -80,7 +80,9 @@ def build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) 
         branch = FPT_BRANCH_REGISTRY.get(name)
         kind = SOURCES[branch.source]
         if factories[kind] is not None:
-            raise ConfigError(f"MODEL.FPT.BRANCHES is {list(fpt.BRANCHES)}; only one may read each {branch.source} level")
+            raise ConfigError(
+                f"MODEL.FPT.BRANCHES is {list(fpt.BRANCHES)}; allowed: one that reads {branch.source} levels"
+            )
         factories[kind] = partial(branch, cfg)
     check_norm("MODEL.FPT.NORM", fpt.NORM, fpt.BRANCH_CHANNELS)
     with arguments_from("MODEL.FPT", channels="BRANCH_CHANNELS", strides="strides of the levels"):

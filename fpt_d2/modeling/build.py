@@ -1,54 +1,80 @@
 """From a config (``MODEL.FPT``, ``MODEL.UFP``, ``MODEL.BIFPN``) to a backbone, and the check that a model builds."""
 
+from __future__ import annotations
+
 import logging
-import re
-from functools import partial
-from typing import Mapping, Optional
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    RPN_HEAD_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    Backbone,
+    build_model,
+)
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.roi_heads import (
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+)
+from detectron2.utils.registry import Registry
 from torch import nn
 
-from ..config_check import check_bifpn_config, check_fpt_config, check_ufp_config
-from ..core import DropBlock, PyramidTransform
+from ..core.arguments import check_argument, one_of
+from ..errors import ConfigError
 from .bifpn import BiFPN
-from .fpt import FPT, pyramid_strides
+from .branches import build_drop_block, build_transform
+from .fpt import FPT, PyramidFPT, pyramid_strides
+from .keys import arguments_from, check_norm
+from .pyramids import FPT_PYRAMID_REGISTRY
+from .roi_heads.pooler import check_roi_heads
 from .trunks import build_trunk
 from .ufp import UFP, ufp_strides
 
 logger = logging.getLogger(__name__)
 
-# How Detectron2 says that a registry lacks a name, and the keys that the names of each come from.
-_UNREGISTERED = re.compile("No object named '(.*)' found in '(.*)' registry")
-_REGISTRY_KEYS = {
-    "META_ARCH": "MODEL.META_ARCHITECTURE",
-    "BACKBONE": "MODEL.BACKBONE.NAME",
-    "PROPOSAL_GENERATOR": "MODEL.PROPOSAL_GENERATOR.NAME",
-    "RPN_HEAD": "MODEL.RPN.HEAD_NAME",
-    "ANCHOR_GENERATOR": "MODEL.ANCHOR_GENERATOR.NAME",
-    "ROI_HEADS": "MODEL.ROI_HEADS.NAME",
-    "ROI_BOX_HEAD": "MODEL.ROI_BOX_HEAD.NAME",
-    "ROI_MASK_HEAD": "MODEL.ROI_MASK_HEAD.NAME",
-    "ROI_KEYPOINT_HEAD": "MODEL.ROI_KEYPOINT_HEAD.NAME",
-    "SEM_SEG_HEADS": "MODEL.SEM_SEG_HEAD.NAME",
+# Key of a registered name -> its registry. PrecomputedProposals is a name that Detectron2 does not register.
+REGISTRIES: dict[str, Registry] = {
+    "META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "BACKBONE.NAME": BACKBONE_REGISTRY,
+    "PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+    "ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+    "ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+    "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+    "ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
+    "SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
 }
+UNREGISTERED = ("", "PrecomputedProposals")
+
+# (RES4_DILATION, RES5_DILATION) of a dilated trunk.
+DILATIONS = ((2, 4), (1, 2), (1, 1))
 
 
 @BACKBONE_REGISTRY.register()
-def build_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPT:
+def build_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """ResNet, or what else ``MODEL.TRUNK`` says, and FPT: p2 to p6 (with IN_FEATURES res2 to res5)."""
+    if cfg.MODEL.FPT.PYRAMID in BACKBONE_REGISTRY:
+        return _build_pyramid_fpt(cfg, input_shape)
     return build_fpt_backbone(cfg, build_trunk(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
-def build_retinanet_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPT:
+def build_retinanet_resnet_fpt_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """ResNet, or what else ``MODEL.TRUNK`` says, and FPT: p3 to p7 (with IN_FEATURES res3 to res5).
 
     p6 and p7 come from the trunk's coarsest feature, as in Detectron2's RetinaNet.
     """
+    if cfg.MODEL.FPT.PYRAMID in BACKBONE_REGISTRY:
+        return _build_pyramid_fpt(cfg, input_shape)
     bottom_up = build_trunk(cfg, input_shape)
     _check_in_features(cfg.MODEL.FPN.IN_FEATURES, bottom_up)
     coarsest = cfg.MODEL.FPN.IN_FEATURES[-1]
@@ -73,26 +99,29 @@ def build_resnet_ufp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> UFP:
     """Dilated ResNet and UFP, u1 to u31 of one stride, with FPT where ``MODEL.FPT.BRANCHES`` has any.
 
     Raises:
-        ValueError: a config value that is not allowed, naming its key.
+        ConfigError: a value that is not allowed, naming its key.
     """
-    check_fpt_config(cfg)
-    check_ufp_config(cfg)
     ufp = cfg.MODEL.UFP
+    _check_dilated_trunk(cfg)
+    check_norm("MODEL.UFP.NORM", ufp.NORM, ufp.OUT_CHANNELS)
     bottom_up = build_trunk(cfg, input_shape, "build_resnet_deeplab_backbone")
     strides = ufp_strides(ufp.KERNELS, bottom_up.output_shape()[ufp.IN_FEATURE].stride)
-    return UFP(
-        bottom_up,
-        ufp.IN_FEATURE,
-        ufp.OUT_CHANNELS,
-        kernels=ufp.KERNELS,
-        transform=_build_transform(cfg, strides, ufp.OUT_CHANNELS),
-        zero_init_fuse=cfg.MODEL.FPT.ZERO_INIT_FUSE,
-        drop_block=_build_drop_block(cfg),
-        norm=ufp.NORM,
-    )
+    with arguments_from("MODEL.UFP", kernel="KERNELS"):
+        check_argument("out_channels", ufp.OUT_CHANNELS, ufp.OUT_CHANNELS > 0, "a positive number")
+        return UFP(
+            bottom_up,
+            ufp.IN_FEATURE,
+            ufp.OUT_CHANNELS,
+            kernels=ufp.KERNELS,
+            transform=build_transform(cfg, strides, ufp.OUT_CHANNELS),
+            read_padding=cfg.MODEL.FPT.READ_PADDING,
+            zero_init_fuse=cfg.MODEL.FPT.ZERO_INIT_FUSE,
+            make_drop_block=build_drop_block(cfg),
+            norm=ufp.NORM,
+        )
 
 
-def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn.Module]) -> FPT:
+def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module | None) -> FPT:
     """FPT over any bottom-up backbone.
 
     Args:
@@ -101,19 +130,24 @@ def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: Optional[nn
         top_block: adds coarser levels, as in Detectron2's FPN, or None.
 
     Raises:
-        ValueError: a config value that is not allowed, naming its key.
+        ConfigError: a value that is not allowed, naming its key.
     """
-    check_fpt_config(cfg)
     fpn, fpt = cfg.MODEL.FPN, cfg.MODEL.FPT
     _check_in_features(fpn.IN_FEATURES, bottom_up)
+    check_norm("MODEL.FPN.NORM", fpn.NORM, fpn.OUT_CHANNELS)
+    if fpt.PYRAMID not in FPT_PYRAMID_REGISTRY:
+        known = one_of(name for name, _ in FPT_PYRAMID_REGISTRY)
+        raise ConfigError(f"MODEL.FPT.PYRAMID is {fpt.PYRAMID!r}; allowed: {known}, or the name of a backbone")
+    strides = pyramid_strides(bottom_up, fpn.IN_FEATURES)
     return FPT(
         bottom_up,
         fpn.IN_FEATURES,
         fpn.OUT_CHANNELS,
-        transform=_build_transform(cfg, pyramid_strides(bottom_up, fpn.IN_FEATURES), fpn.OUT_CHANNELS),
-        pyramid=fpt.PYRAMID,
+        transform=build_transform(cfg, strides, fpn.OUT_CHANNELS),
+        pyramid=FPT_PYRAMID_REGISTRY.get(fpt.PYRAMID)(cfg, strides),
+        read_padding=fpt.READ_PADDING,
         zero_init_fuse=fpt.ZERO_INIT_FUSE,
-        drop_block=_build_drop_block(cfg),
+        make_drop_block=build_drop_block(cfg),
         norm=fpn.NORM,
         top_block=top_block,
         fuse_type=fpn.FUSE_TYPE,
@@ -124,9 +158,16 @@ def check_model(cfg: CfgNode) -> None:
     """Build the model of ``cfg`` without memory for its weights, for what only that can tell.
 
     Raises:
-        ValueError: it cannot be built, for a reason of ours (a place, a feature, a package that is not there) or of
+        ConfigError: it cannot be built, for a reason of ours (a place, a feature, a package that is not there) or of
             Detectron2's.
     """
+    for key, registry in REGISTRIES.items():
+        section, _, leaf = key.rpartition(".")
+        name = (cfg.MODEL[section] if section else cfg.MODEL)[leaf]
+        if name not in registry and name not in UNREGISTERED:
+            raise ConfigError(f"MODEL.{key} is {name!r}, which is not registered with Detectron2")
+    check_roi_heads(cfg)
+    _check_point_rend(cfg)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TRUNK.PRETRAINED = False
@@ -135,74 +176,93 @@ def check_model(cfg: CfgNode) -> None:
         with torch.device("meta"):
             build_model(cfg)
     except (AssertionError, KeyError) as error:  # how Detectron2 refuses
-        raise ValueError(_explain(cfg, error)) from error
+        raise ConfigError(
+            f"The model ({cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}) cannot be built from this config: "
+            f"{type(error).__name__} {error}"
+        ) from error
     except (NotImplementedError, RuntimeError) as error:
         # A model of someone else's may need weights while it is built.
         logger.debug("The model cannot be checked before it is built: %s", error)
 
 
-def _explain(cfg: CfgNode, error: Exception) -> str:
-    if unknown := _UNREGISTERED.search(str(error)):
-        name, registry = unknown.groups()
-        return f"{_REGISTRY_KEYS.get(registry, registry)} is {name!r}, which is not registered with Detectron2"
-    return (
-        f"The model ({cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}) cannot be built from this config: "
-        f"{type(error).__name__} {error}"
+def _check_point_rend(cfg: CfgNode) -> None:
+    if "POINT_HEAD" not in cfg.MODEL or cfg.MODEL.ROI_MASK_HEAD.NAME != "PointRendMaskHead":
+        return
+    classes, all_classes = cfg.MODEL.POINT_HEAD.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    masks = cfg.INPUT.MASK_FORMAT
+    with arguments_from("MODEL.POINT_HEAD"):
+        check_argument("num_classes", classes, classes == all_classes, f"MODEL.ROI_HEADS.NUM_CLASSES {all_classes}")
+    if masks != "bitmask":
+        raise ConfigError(
+            f"INPUT.MASK_FORMAT is {masks!r}; allowed: 'bitmask' for MODEL.ROI_MASK_HEAD.NAME 'PointRendMaskHead'"
+        )
+
+
+def _build_pyramid_fpt(cfg: CfgNode, input_shape: ShapeSpec) -> PyramidFPT:
+    """FPT over the backbone that ``MODEL.FPT.PYRAMID`` names, every map of which is a level.
+
+    Raises:
+        ConfigError: a value that is not allowed, naming its key.
+    """
+    fpn, fpt = cfg.MODEL.FPN, cfg.MODEL.FPT
+    if fpt.PYRAMID == cfg.MODEL.BACKBONE.NAME:
+        raise ConfigError(f"MODEL.FPT.PYRAMID is {fpt.PYRAMID!r}, which is MODEL.BACKBONE.NAME itself; name another")
+    check_norm("MODEL.FPN.NORM", fpn.NORM, fpn.OUT_CHANNELS)
+    bottom_up = BACKBONE_REGISTRY.get(fpt.PYRAMID)(cfg, input_shape)
+    shapes = bottom_up.output_shape()
+    strides = {name: shape.stride for name, shape in shapes.items()}
+    return PyramidFPT(
+        bottom_up,
+        fpn.OUT_CHANNELS,
+        transform=build_transform(cfg, strides, next(iter(shapes.values())).channels),
+        read_padding=fpt.READ_PADDING,
+        zero_init_fuse=fpt.ZERO_INIT_FUSE,
+        make_drop_block=build_drop_block(cfg),
+        norm=fpn.NORM,
     )
 
 
 def _build_bifpn(cfg: CfgNode, input_shape: ShapeSpec, *, num_extra_levels: int) -> BiFPN:
     """
     Raises:
-        ValueError: a config value that is not allowed, naming its key.
+        ConfigError: a value that is not allowed, naming its key.
     """
-    check_bifpn_config(cfg)
     fpn, bifpn = cfg.MODEL.FPN, cfg.MODEL.BIFPN
+    check_norm("MODEL.BIFPN.NORM", bifpn.NORM, fpn.OUT_CHANNELS)
+    check_norm("MODEL.FPN.NORM", fpn.NORM, fpn.OUT_CHANNELS)
     bottom_up = build_trunk(cfg, input_shape)
     _check_in_features(fpn.IN_FEATURES, bottom_up)
-    return BiFPN(
-        bottom_up,
-        fpn.IN_FEATURES,
-        fpn.OUT_CHANNELS,
-        num_layers=bifpn.NUM_LAYERS,
-        num_extra_levels=num_extra_levels,
-        norm=bifpn.NORM,
-        lateral_norm=fpn.NORM,
-    )
+    with arguments_from("MODEL.BIFPN"):
+        return BiFPN(
+            bottom_up,
+            fpn.IN_FEATURES,
+            fpn.OUT_CHANNELS,
+            num_layers=bifpn.NUM_LAYERS,
+            num_extra_levels=num_extra_levels,
+            norm=bifpn.NORM,
+            lateral_norm=fpn.NORM,
+        )
 
 
-def _build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) -> Optional[PyramidTransform]:
-    """The transform over levels of these strides and this width; None where no branch is on."""
-    fpt = cfg.MODEL.FPT
-    if not fpt.BRANCHES:
-        return None
-    return PyramidTransform(
-        strides,
-        in_channels,
-        channels=fpt.BRANCH_CHANNELS,
-        branches=fpt.BRANCHES,
-        st_num_parts=fpt.ST_NUM_PARTS,
-        gt_num_parts=fpt.GT_NUM_PARTS,
-        gt_similarity=fpt.GT_SIMILARITY,
-        gt_square_size=fpt.GT_SQUARE_SIZE,
-        rt_final_conv=fpt.RT_FINAL_CONV,
-        kv_stride=fpt.KV_STRIDE,
-        max_kv_tokens=fpt.MAX_KV_TOKENS,
-        norm=partial(get_norm, fpt.NORM) if fpt.NORM else None,
-        impl=fpt.ATTENTION_IMPL,
-        use_checkpoint=fpt.CHECKPOINT,
-    )
-
-
-def _build_drop_block(cfg: CfgNode) -> Optional[DropBlock]:
-    fpt = cfg.MODEL.FPT
-    return DropBlock(fpt.DROP_BLOCK_PROB, fpt.DROP_BLOCK_SIZE) if fpt.DROP_BLOCK_PROB > 0 else None
+def _check_dilated_trunk(cfg: CfgNode) -> None:
+    """The values that Detectron2's DeepLab trunk and UFP need."""
+    resnets, feature = cfg.MODEL.RESNETS, cfg.MODEL.UFP.IN_FEATURE
+    dilations = (resnets.RES4_DILATION, resnets.RES5_DILATION)
+    with arguments_from("MODEL.RESNETS", dilations="(RES4_DILATION, RES5_DILATION)"):
+        check_argument("depth", resnets.DEPTH, resnets.DEPTH in (50, 101, 152), "50, 101, 152")
+        strides = "(2, 4) for stride 8, (1, 2) for stride 16, (1, 1) for stride 32"
+        check_argument("dilations", dilations, dilations in DILATIONS, strides)
+        check_argument("stem_type", resnets.STEM_TYPE, resnets.STEM_TYPE in ("basic", "deeplab"), "'basic', 'deeplab'")
+    if feature not in resnets.OUT_FEATURES:
+        raise ConfigError(
+            f"MODEL.UFP.IN_FEATURE is {feature!r}; allowed: one of MODEL.RESNETS.OUT_FEATURES = {resnets.OUT_FEATURES}"
+        )
 
 
 def _check_in_features(in_features: list[str], bottom_up: Backbone) -> None:
     available = list(bottom_up.output_shape())
     if not in_features or any(f not in available for f in in_features):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.FPN.IN_FEATURES is {list(in_features)}; allowed: a contiguous part of what the bottom-up backbone "
             f"returns, {available} (of a ResNet: MODEL.RESNETS.OUT_FEATURES)"
         )

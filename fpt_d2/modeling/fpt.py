@@ -104,9 +104,8 @@ class FPT(FPN):
         """
         # Before the trunk, or the processor would wait for it on a GPU.
         valid = ValidSizes.read(x) if self.read_padding else None
-        bottom_up = self.bottom_up(x)
-        source = self.source_pyramid(bottom_up)
-        outputs = fuse(source, valid, transform=self.fpt, fusions=self.fusions)
+        bottom_up, fusions = self.bottom_up(x), self.fusions
+        outputs = fuse(self.source_pyramid(bottom_up), valid, transform=self.fpt, fusions=fusions)
         if self.top_block is not None:
             feature = self.top_block.in_feature
             extra = self.top_block(bottom_up[feature] if feature in bottom_up else outputs[feature])
@@ -115,7 +114,8 @@ class FPT(FPN):
 
     def source_pyramid(self, bottom_up: dict[str, Tensor]) -> dict[str, Tensor]:
         """The maps that the transform reads, (B, out_channels, H_n, W_n) by level, fine to coarse."""
-        laterals = {n: getattr(self, f"fpn_lateral{n[1:]}")(bottom_up[f]) for n, f in zip(self.levels, self.in_features)}
+        features = zip(self.levels, self.in_features)
+        laterals = {n: getattr(self, f"fpn_lateral{n[1:]}")(bottom_up[feature]) for n, feature in features}
         return self.pyramid(laterals)  # type: ignore[no-any-return]
 
     @property

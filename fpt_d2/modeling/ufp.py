@@ -168,4 +168,3 @@ def _path(in_channels: int, out_channels: int, sides: Sequence[tuple[int, int]])
         path.append(conv)
         in_channels = out_channels
     return path
-

@@ -1,7 +1,10 @@
 """Box heads over adaptive feature pooling: the authors' 4conv1fc and 2fc, with group normalisation."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Dict, Sequence
+from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode, configurable
@@ -9,8 +12,8 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 from torch import Tensor, nn
 
-from ...config_check import check_roi_head_config
-from .pooler import LevelFusion
+from ...core.arguments import check_argument
+from .pooler import LevelFusion, check_roi_heads
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
@@ -40,6 +43,7 @@ class AdaptiveBoxHead(nn.Sequential):
                 layer.
         """
         super().__init__()
+        check_argument("fc_norm", fc_norm, fc_norm in ("", "GN"), "'' or 'GN'")
         channels, area = input_shape.channels, input_shape.height * input_shape.width
         makers = []
         for k, dim in enumerate(conv_dims):
@@ -57,8 +61,8 @@ class AdaptiveBoxHead(nn.Sequential):
             self.add_module(name, make() if k > 0 else LevelFusion(num_levels, make))
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> Dict[str, Any]:
-        check_roi_head_config(cfg)
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        check_roi_heads(cfg)
         head = cfg.MODEL.ROI_BOX_HEAD
         return {
             "input_shape": input_shape,

@@ -1,7 +1,9 @@
 """The mask head over adaptive feature pooling, with fully connected fusion (Liu et al., PANet, CVPR 2018)."""
 
+from __future__ import annotations
+
 from functools import partial
-from typing import Any, Dict
+from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode, configurable
@@ -9,9 +11,9 @@ from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY, BaseMaskRCNNHead
 from torch import Tensor, nn
 
-from ...config_check import check_roi_head_config
+from ...core.arguments import check_argument
 from .box_head import conv_layer
-from .pooler import LevelFusion
+from .pooler import LevelFusion, check_roi_heads
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -52,8 +54,7 @@ class AdaptiveMaskHead(BaseMaskRCNNHead):
             ValueError: fewer than two convolutions.
         """
         super().__init__(**kwargs)
-        if num_conv < 2:
-            raise ValueError(f"num_conv is {num_conv}; at least 2 are needed, for the path from the last but one")
+        check_argument("num_conv", num_conv, num_conv > 1, "2 or more, for the path from the last but one")
         self.num_conv = num_conv
         self.mask_fcn1 = LevelFusion(num_levels, partial(conv_layer, input_shape.channels, conv_dim, conv_norm))
         for k in range(2, num_conv + 1):
@@ -78,8 +79,8 @@ class AdaptiveMaskHead(BaseMaskRCNNHead):
             )
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> Dict[str, Any]:
-        check_roi_head_config(cfg)
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        check_roi_heads(cfg)
         head = cfg.MODEL.ROI_MASK_HEAD
         return {
             **super().from_config(cfg, input_shape),

@@ -1,17 +1,46 @@
 """Adaptive feature pooling (Liu et al., Path Aggregation Network, CVPR 2018): every RoI from every level."""
 
-from typing import Callable, List
+from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_format
 from detectron2.structures import Boxes
 from torch import Tensor, nn
+
+from ...core.arguments import check_argument
+from ...errors import ConfigError
+from ..keys import arguments_from
+
+
+def check_roi_heads(cfg: CfgNode) -> None:
+    """Check what only several keys together tell: whether the heads take the RoI features that they are going to get.
+
+    Raises:
+        ConfigError: a box or a mask head for the other kind of pooling, or a value that ours does not allow.
+    """
+    name, box, mask = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
+    pools_all = name in ("AdaptiveROIHeads", "AdaptiveCascadeROIHeads")
+    unfit = ("FastRCNNConvFCHead", "MaskRCNNConvUpsampleHead") if pools_all else ("AdaptiveBoxHead", "AdaptiveMaskHead")
+    for key, head in (("ROI_BOX_HEAD", box), *([("ROI_MASK_HEAD", mask)] if cfg.MODEL.MASK_ON else [])):
+        if head.NAME in unfit:
+            raise ConfigError(
+                f"MODEL.{key}.NAME is {head.NAME!r}; allowed: one for MODEL.ROI_HEADS.NAME {name!r}; the Adaptive... "
+                "heads go with Adaptive(Cascade)ROIHeads alone"
+            )
+    with arguments_from("MODEL.ROI_BOX_HEAD"):
+        check_argument("fc_norm", box.FC_NORM, box.FC_NORM in ("", "GN"), "'' or 'GN'")
+    if cfg.MODEL.MASK_ON and mask.NAME == "AdaptiveMaskHead":
+        with arguments_from("MODEL.ROI_MASK_HEAD"):
+            check_argument("num_conv", mask.NUM_CONV, mask.NUM_CONV > 1, "2 or more")
 
 
 class AdaptivePooler(ROIPooler):
     """Detectron2's pooler, from all levels instead of the one that a box's size assigns it to. Same arguments."""
 
-    def forward(self, x: List[Tensor], box_lists: List[Boxes]) -> Tensor:
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """
         Args:
             x: levels (B, C, H_n, W_n), fine to coarse. box_lists: of each image, in its pixels.

@@ -1,6 +1,6 @@
 """From a config (``MODEL.SEM_SEG_HEAD``) to a head for semantic segmentation."""
 
-from typing import Dict, Tuple
+from __future__ import annotations
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -8,11 +8,15 @@ from detectron2.layers import ASPP, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import nn
 
-from ...config_check import check_sem_seg_head_config
+from ...core.arguments import check_argument, one_of
+from ...errors import ConfigError
+from ..keys import arguments_from
 from .context import ObjectContext, PyramidPooling, conv_norm_relu
 from .head import DROPOUT, PyramidSegHead, aux_classifier
 
-Shapes = Dict[str, ShapeSpec]
+Shapes = dict[str, ShapeSpec]
+
+LOSS_TYPES = ("cross_entropy", "hard_pixel_mining")
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -53,22 +57,33 @@ def build_oc_head(cfg: CfgNode, input_shape: Shapes) -> PyramidSegHead:
     return _build_head(cfg, input_shape, levels, context)
 
 
-def _inputs(cfg: CfgNode, input_shape: Shapes) -> Tuple[CfgNode, Shapes, int]:
+def _inputs(cfg: CfgNode, input_shape: Shapes) -> tuple[CfgNode, Shapes, int]:
     """The head's part of the config, its levels, and the sum of their channels."""
-    check_sem_seg_head_config(cfg)
     head, given = cfg.MODEL.SEM_SEG_HEAD, list(input_shape)
+    _check_values(head)
     if not head.IN_FEATURES or not set(head.IN_FEATURES) <= set(given):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(head.IN_FEATURES)}; allowed: any of what the backbone "
             f"returns, {given}"
         )
     if head.AUX_FEATURE not in ("", *given):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.SEM_SEG_HEAD.AUX_FEATURE is {head.AUX_FEATURE!r}; allowed: '' (off) or one of what the backbone "
             f"returns, {given} (MODEL.RESNETS.OUT_FEATURES adds the trunk's)"
         )
     levels = {f: input_shape[f] for f in head.IN_FEATURES}
     return head, levels, sum(shape.channels for shape in levels.values())
+
+
+def _check_values(head: CfgNode) -> None:
+    dilations = len(head.ASPP_DILATIONS) == 3 and min(head.ASPP_DILATIONS) > 0
+    with arguments_from("MODEL.SEM_SEG_HEAD"):
+        check_argument("loss_type", head.LOSS_TYPE, head.LOSS_TYPE in LOSS_TYPES, one_of(LOSS_TYPES))
+        check_argument("loss_top_k", head.LOSS_TOP_K, 0 < head.LOSS_TOP_K <= 1, "above 0, up to 1")
+        check_argument("aux_loss_weight", head.AUX_LOSS_WEIGHT, head.AUX_LOSS_WEIGHT >= 0, "0 or more")
+        check_argument("ppm_bins", head.PPM_BINS, min(head.PPM_BINS, default=0) > 0, "positive numbers")
+        check_argument("aspp_dilations", head.ASPP_DILATIONS, dilations, "three positive numbers")
+        check_argument("aspp_dropout", head.ASPP_DROPOUT, 0 <= head.ASPP_DROPOUT < 1, "0 (off) up to below 1")
 
 
 def _build_head(

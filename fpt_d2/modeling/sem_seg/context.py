@@ -1,6 +1,8 @@
 """What gathers context over one map: pyramid pooling and object context. (ASPP is Detectron2's.)"""
 
-from typing import Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
-from ...core import SelfTransformer
+from ...core import Level, SelfTransformer
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, kernel: int, norm: str) -> Conv2d:
@@ -74,5 +76,5 @@ class ObjectContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
         x = self.reduce(x)
-        out: Tensor = self.project(torch.cat((x, self.attention(x)), dim=1))
+        out: Tensor = self.project(torch.cat((x, self.attention(Level(x))), dim=1))
         return out

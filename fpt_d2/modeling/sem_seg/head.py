@@ -1,6 +1,8 @@
 """A head for semantic segmentation over levels of one size, such as UFP's."""
 
-from typing import Dict, Mapping, Optional, Tuple
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ class PyramidSegHead(nn.Module):
         ignore_value: int = 255,
         loss_weight: float = 1.0,
         loss_top_k: float = 1.0,
-        aux: Optional[Tuple[str, nn.Module]] = None,
+        aux: tuple[str, nn.Module] | None = None,
         aux_loss_weight: float = 0.4,
     ) -> None:
         """
@@ -64,8 +66,8 @@ class PyramidSegHead(nn.Module):
         self.aux_feature, self.aux_classifier = aux or ("", None)
 
     def forward(
-        self, features: Mapping[str, Tensor], targets: Optional[Tensor] = None
-    ) -> Tuple[Optional[Tensor], Dict[str, Tensor]]:
+        self, features: Mapping[str, Tensor], targets: Tensor | None = None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """
         Args:
             features: the levels (B, C_n, H, W) by name, and the auxiliary feature.
@@ -83,7 +85,7 @@ class PyramidSegHead(nn.Module):
             return _resize(logits, size), {}
         return None, self.losses(logits, features, self._check_targets(targets, size))
 
-    def losses(self, logits: Tensor, features: Mapping[str, Tensor], targets: Tensor) -> Dict[str, Tensor]:
+    def losses(self, logits: Tensor, features: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
         """The weighted losses, ``loss_sem_seg`` and ``loss_sem_seg_aux``."""
         losses = {"loss_sem_seg": self._loss(logits, targets) * self.loss_weight}
         if self.aux_classifier is not None:
@@ -95,7 +97,7 @@ class PyramidSegHead(nn.Module):
         logits = _resize(logits, targets.shape[-2:])
         return sem_seg_loss(logits, targets, ignore_value=self.ignore_value, top_k=self.loss_top_k)
 
-    def _check_targets(self, targets: Optional[Tensor], size: Tuple[int, int]) -> Tensor:
+    def _check_targets(self, targets: Tensor | None, size: tuple[int, int]) -> Tensor:
         if targets is None:
             raise ValueError("training of semantic segmentation needs a 'sem_seg' mask for every image")
         if targets.shape[-2:] != size:
@@ -122,5 +124,5 @@ def _predictor(channels: int, num_classes: int) -> Conv2d:
     return conv
 
 
-def _resize(x: Tensor, size: Tuple[int, int]) -> Tensor:
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

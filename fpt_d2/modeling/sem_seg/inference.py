@@ -3,7 +3,10 @@
 Shape legend: K classes; H, W the scaled image that a model is given; h, w a window.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling import DatasetMapperTTA
@@ -11,7 +14,9 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from fvcore.transforms import HFlipTransform
 from torch import Tensor, nn
 
-Inputs = List[Dict[str, Any]]
+from ...core.arguments import check_argument
+
+Inputs = list[dict[str, Any]]
 
 
 class SlidingWindow(nn.Module):
@@ -20,7 +25,7 @@ class SlidingWindow(nn.Module):
     Logits are averaged where windows overlap. An image no larger than the window is given to the model as it is.
     """
 
-    def __init__(self, model: nn.Module, *, size: Tuple[int, int], stride: Tuple[int, int]) -> None:
+    def __init__(self, model: nn.Module, *, size: tuple[int, int], stride: tuple[int, int]) -> None:
         """
         Args:
             model: Detectron2's SemanticSegmentor, or what has its interface.
@@ -31,16 +36,17 @@ class SlidingWindow(nn.Module):
             ValueError: a stride that leaves gaps.
         """
         super().__init__()
-        if not all(0 < step <= side for step, side in zip(stride, size)):
-            raise ValueError(f"stride is {tuple(stride)}; allowed: positive numbers up to the window's {tuple(size)}")
+        check_argument("size", tuple(size), len(size) == 2 and min(size) > 0, "two positive numbers")
+        fits = len(stride) == 2 and all(0 < step <= side for step, side in zip(stride, size))
+        check_argument("stride", tuple(stride), fits, f"two positive numbers, at most the size {tuple(size)}")
         self.model, self.size, self.stride = model, tuple(size), tuple(stride)
         self.training = model.training
 
-    def forward(self, batched_inputs: Inputs) -> List[Dict[str, Tensor]]:
+    def forward(self, batched_inputs: Inputs) -> list[dict[str, Tensor]]:
         """As SemanticSegmentor in inference: for each image ``{"sem_seg": (K, height, width) logits}``."""
         return [{"sem_seg": self._predict(inputs)} for inputs in batched_inputs]
 
-    def _predict(self, inputs: Dict[str, Any]) -> Tensor:
+    def _predict(self, inputs: dict[str, Any]) -> Tensor:
         image = inputs["image"]
         size = image.shape[-2:]
         height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
@@ -69,7 +75,7 @@ class SemanticSegmentorWithTTA(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, tta_mapper: DatasetMapperTTA, *, flipped_classes: Optional[Sequence[int]] = None
+        self, model: nn.Module, tta_mapper: DatasetMapperTTA, *, flipped_classes: Sequence[int] | None = None
     ) -> None:
         """
         Args:
@@ -82,11 +88,11 @@ class SemanticSegmentorWithTTA(nn.Module):
         self.model, self.tta_mapper, self.flipped_classes = model, tta_mapper, flipped_classes
         self.training = model.training
 
-    def forward(self, batched_inputs: Inputs) -> List[Dict[str, Tensor]]:
+    def forward(self, batched_inputs: Inputs) -> list[dict[str, Tensor]]:
         """As SemanticSegmentor in inference, with probabilities: ``{"sem_seg": (K, height, width)}`` for each image."""
         return [{"sem_seg": self._predict(inputs)} for inputs in batched_inputs]
 
-    def _predict(self, inputs: Dict[str, Any]) -> Tensor:
+    def _predict(self, inputs: dict[str, Any]) -> Tensor:
         image = inputs["image"]
         size = {"height": inputs.get("height", image.shape[-2]), "width": inputs.get("width", image.shape[-1])}
         # Detectron2's predictor gives float32, which would be scaled in another way than its data loader's uint8.
@@ -97,7 +103,7 @@ class SemanticSegmentorWithTTA(nn.Module):
             total += self._probabilities(copy, size)
         return total / len(copies)
 
-    def _probabilities(self, copy: Dict[str, Any], size: Dict[str, int]) -> Tensor:
+    def _probabilities(self, copy: dict[str, Any], size: dict[str, int]) -> Tensor:
         """Of one copy, in the place of the image itself."""
         logits = self.model([{"image": copy["image"], **size}])[0]["sem_seg"]
         probabilities: Tensor = logits.softmax(dim=0)
@@ -108,7 +114,7 @@ class SemanticSegmentorWithTTA(nn.Module):
         return probabilities.flip(-1)
 
 
-def _starts(side: int, window: int, stride: int) -> List[int]:
+def _starts(side: int, window: int, stride: int) -> list[int]:
     """Where windows start along one side of an image, the last one at its end."""
     last = max(0, side - window)
     return [*range(0, last, stride), last]

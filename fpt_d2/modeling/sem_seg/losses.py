@@ -1,5 +1,7 @@
 """The loss of semantic segmentation: cross entropy over labelled pixels, all or the hardest of them."""
 
+from __future__ import annotations
+
 import math
 
 import torch

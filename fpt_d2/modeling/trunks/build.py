@@ -1,7 +1,9 @@
 """From a config (``MODEL.TRUNK``, ``MODEL.PLUGINS``) to a trunk."""
 
+from __future__ import annotations
+
 import logging
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -9,14 +11,18 @@ from detectron2.layers import DeformConv, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet
 from torch import nn
 
-from ...config_check import check_trunk_config
+from ...errors import ConfigError
+from ..keys import arguments_from
 from .library import FeatureTrunk, timm_trunk, torchvision_trunk
 from .resnet import PluginResNet
 
 logger = logging.getLogger(__name__)
 
+# What Detectron2's ResNet knows.
+RESNET_DEPTHS = (18, 34, 50, 101, 152)
 
-def build_trunk(cfg: CfgNode, input_shape: ShapeSpec, builder: Optional[str] = None) -> Backbone:
+
+def build_trunk(cfg: CfgNode, input_shape: ShapeSpec, builder: str | None = None) -> Backbone:
     """The bottom-up backbone of a neck.
 
     Args:
@@ -24,20 +30,22 @@ def build_trunk(cfg: CfgNode, input_shape: ShapeSpec, builder: Optional[str] = N
         builder: its name in Detectron2's registry; ``MODEL.TRUNK.BUILDER`` where None.
 
     Raises:
-        ValueError: a config value that is not allowed, or that cannot be had here, naming its key.
+        ConfigError: a value that is not allowed, or that cannot be had here, naming its key.
     """
-    check_trunk_config(cfg)
     name = builder or cfg.MODEL.TRUNK.BUILDER
     if name not in BACKBONE_REGISTRY or name == cfg.MODEL.BACKBONE.NAME:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TRUNK.BUILDER is {name!r}; allowed: a backbone without a neck in Detectron2's BACKBONE_REGISTRY, "
             "such as 'build_resnet_backbone', 'build_torchvision_backbone', 'build_timm_backbone'"
         )
     if "resnet" in name and any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) and not issubclass(DeformConv, nn.Module):
-        raise ValueError(
-            "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs Detectron2's compiled operators, which the one installed here has "
-            "not: set it to [False, False, False, False], or install a Detectron2 built with detectron2._C"
+        raise ConfigError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs Detectron2's compiled operators, which the one installed here "
+            "does not have: set it to [False, False, False, False], or install a Detectron2 built with detectron2._C"
         )
+    depth = cfg.MODEL.RESNETS.DEPTH
+    if name == "build_resnet_backbone" and depth not in RESNET_DEPTHS:
+        raise ConfigError(f"MODEL.RESNETS.DEPTH is {depth!r}; allowed: {', '.join(map(str, RESNET_DEPTHS))}")
     return _plug_in(cfg, BACKBONE_REGISTRY.get(name)(cfg, input_shape))
 
 
@@ -47,8 +55,8 @@ def _plug_in(cfg: CfgNode, trunk: Backbone) -> Backbone:
     if not (plugins.NON_LOCAL or plugins.GLOBAL_CONTEXT or plugins.ATTENTION_AUGMENTED):
         return trunk
     if type(trunk) is not ResNet:
-        raise ValueError(f"MODEL.PLUGINS needs Detectron2's ResNet; the trunk is a {type(trunk).__name__}")
-    try:
+        raise ConfigError(f"MODEL.PLUGINS needs Detectron2's ResNet; the trunk is a {type(trunk).__name__}")
+    with arguments_from("MODEL.PLUGINS"):
         return PluginResNet(
             trunk.stem,
             [list(stage) for stage in trunk.stages],  # frozen already, as far as they shall be
@@ -58,8 +66,6 @@ def _plug_in(cfg: CfgNode, trunk: Backbone) -> Backbone:
             attention_augmented=plugins.ATTENTION_AUGMENTED,
             non_local_similarity=plugins.NON_LOCAL_SIMILARITY,
         )
-    except ValueError as error:
-        raise ValueError(f"MODEL.PLUGINS: {error}") from error
 
 
 @BACKBONE_REGISTRY.register()
@@ -90,12 +96,17 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureTrunk:
 def _explained(make: Any, cfg: CfgNode, **options: Any) -> FeatureTrunk:
     """Make a trunk; of what goes wrong, say that it is about the config's."""
     trunk = cfg.MODEL.TRUNK
+    if not trunk.NAME:
+        raise ConfigError(f"MODEL.TRUNK.NAME is ''; allowed: the name of a model, as BUILDER is {trunk.BUILDER!r}")
     try:
-        return make(trunk.NAME, pretrained=_is_pretrained(cfg), norm=trunk.NORM, **options)
+        with arguments_from("MODEL.TRUNK"):
+            return make(trunk.NAME, pretrained=_is_pretrained(cfg), norm=trunk.NORM, **options)
+    except ConfigError:
+        raise
     except (ImportError, ValueError) as error:
-        raise ValueError(f"MODEL.TRUNK: {error}") from error
+        raise ConfigError(f"MODEL.TRUNK: {error}") from error
     except OSError as error:  # of the network, if not of the file
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.TRUNK.PRETRAINED: the weights of {trunk.NAME} cannot be fetched ({error}): set it to False, and "
             "MODEL.WEIGHTS to weights that are here"
         ) from error

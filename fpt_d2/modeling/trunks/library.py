@@ -1,16 +1,19 @@
 """Models of torchvision and timm as Detectron2 backbones."""
 
+from __future__ import annotations
+
 import math
-from typing import Any, Dict, List, Mapping, Sequence, Union
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
-NORMS = ("FrozenBN", "BN", "SyncBN")
+from ...core.arguments import check_argument, one_of
 
-Features = Union[Sequence[Tensor], Mapping[str, Tensor]]
+NORMS = ("FrozenBN", "BN", "SyncBN")
 
 
 class FeatureTrunk(Backbone):
@@ -31,8 +34,8 @@ class FeatureTrunk(Backbone):
         """
         super().__init__()
         self.body = body
-        self._shapes: Dict[str, ShapeSpec] = {}
-        self._indices: List[int] = []
+        self._shapes: dict[str, ShapeSpec] = {}
+        self._indices: list[int] = []
         for i, shape in enumerate(_measure(body)):
             if shape.stride < 4:
                 continue
@@ -42,12 +45,12 @@ class FeatureTrunk(Backbone):
             self._shapes[name] = shape
             self._indices.append(i)
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> features by name, fine to coarse."""
         features = _as_list(self.body(x))
         return {name: features[i] for name, i in zip(self._shapes, self._indices)}
 
-    def output_shape(self) -> Dict[str, ShapeSpec]:
+    def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
 
 
@@ -59,8 +62,7 @@ def torchvision_trunk(
     Args:
         name: as ``torchvision.models.get_model`` takes it, e.g. "convnext_tiny".
         layers: names of its modules whose outputs are the features, fine to coarse: "layer1", ..., "layer4" of a
-        ResNet,
-            "features.1", "features.3", "features.5", "features.7" of a ConvNeXt.
+            ResNet, "features.1", "features.3", "features.5", "features.7" of a ConvNeXt.
         pretrained: start with torchvision's own weights, which it downloads.
         norm: batch norms are frozen ("FrozenBN"), kept ("BN") or synchronised ("SyncBN").
 
@@ -71,6 +73,7 @@ def torchvision_trunk(
     from torchvision.models.feature_extraction import create_feature_extractor
 
     _check_norm(norm)
+    check_argument("layers", list(layers), len(layers) > 0, "the modules whose outputs are the features")
     if name not in list_models():
         raise ValueError(f"torchvision has no model {name!r}; torchvision.models.list_models() names them")
     model = get_model(name, weights="DEFAULT" if pretrained else None)
@@ -113,12 +116,11 @@ def timm_trunk(name: str, *, pretrained: bool = False, norm: str = "FrozenBN", *
 
 
 def _check_norm(norm: str) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm is {norm!r}; allowed: {', '.join(map(repr, NORMS))}")
+    check_argument("norm", norm, norm in NORMS, one_of(NORMS))
 
 
 @torch.no_grad()
-def _measure(body: nn.Module) -> List[ShapeSpec]:
+def _measure(body: nn.Module) -> list[ShapeSpec]:
     """Channels and stride of every feature, seen on an image of 128 x 256 pixels."""
     height, width = 128, 256
     device = next((p.device for p in body.parameters()), torch.device("cpu"))
@@ -141,5 +143,5 @@ def _measure(body: nn.Module) -> List[ShapeSpec]:
     return shapes
 
 
-def _as_list(features: Features) -> List[Tensor]:
+def _as_list(features: Sequence[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
     return list(features.values() if isinstance(features, Mapping) else features)

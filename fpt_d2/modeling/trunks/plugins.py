@@ -1,17 +1,18 @@
 """Attention for trunks: non-local, global context, attention augmentation. Each starts as if it were absent.
 
 Shape legend: B batch, C channels, H x W map, N heads, D key channels of a head. A mask is (B, H, W) bool, False where a
-position is padding (see :mod:`fpt_d2.core.padding`), or None where there is none.
+position is padding, or None where there is none.
 """
 
-from typing import Optional
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core import linear_attention, mixture_attention
-from ...core.padding import to_tokens
+from ...core.arguments import check_argument, one_of
+from ...core.level import to_tokens
 
 NON_LOCAL_SIMILARITIES = ("embedded", "dot")
 
@@ -25,7 +26,7 @@ class NonLocal(nn.Module):
     authors' code), or that product over the number of positions ("dot").
     """
 
-    def __init__(self, channels: int, *, inner_channels: Optional[int] = None, similarity: str = "embedded") -> None:
+    def __init__(self, channels: int, *, inner_channels: int | None = None, similarity: str = "embedded") -> None:
         """
         Args:
             channels: of the input and the output.
@@ -36,8 +37,8 @@ class NonLocal(nn.Module):
             ValueError: unknown similarity.
         """
         super().__init__()
-        if similarity not in NON_LOCAL_SIMILARITIES:
-            raise ValueError(f"similarity is {similarity!r}; allowed: {', '.join(NON_LOCAL_SIMILARITIES)}")
+        known = similarity in NON_LOCAL_SIMILARITIES
+        check_argument("non_local_similarity", similarity, known, one_of(NON_LOCAL_SIMILARITIES))
         inner = inner_channels or max(channels // 2, 1)
         self.similarity = similarity
         self.query, self.value = (nn.Linear(channels, inner) for _ in range(2))
@@ -46,7 +47,7 @@ class NonLocal(nn.Module):
         # The paper starts the scale of a norm here at zero; a norm that is always the identity's is left out.
         self.out = _zero(nn.Linear(inner, channels))
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, C, H, W) and its mask -> (B, C, H, W)."""
         tokens = to_tokens(x)
         q, k, v = self.query(tokens), self.key(tokens), self.value(tokens)
@@ -79,7 +80,7 @@ class GlobalContext(nn.Module):
         self.reduce, self.norm = nn.Linear(channels, inner), nn.LayerNorm(inner)
         self.out = _zero(nn.Linear(inner, channels))
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, C, H, W) and its mask -> (B, C, H, W)."""
         tokens = to_tokens(x)
         logits = self.attention(tokens).squeeze(2)
@@ -136,7 +137,7 @@ class AttentionAugmentation(nn.Module):
         )
         self.out = _zero(nn.Linear(values, out_channels))
 
-    def forward(self, x: Tensor, mask: Optional[Tensor] = None, *, stride: int = 1) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, stride: int = 1) -> Tensor:
         """(B, C_in, H, W) input of the convolution, its mask -> (B, C_out, H / stride, W / stride), for its output."""
         height, width = x.shape[-2:]
         tokens = to_tokens(x)

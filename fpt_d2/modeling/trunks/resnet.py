@@ -1,6 +1,8 @@
 """Detectron2's ResNet with blocks of attention plugged in: the NL, GC and AA trunks of the FPT paper."""
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from detectron2.layers import CNNBlockBase
@@ -8,7 +10,7 @@ from detectron2.modeling import ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import Tensor, nn
 
-from ...core.padding import padding_mask, resize_mask
+from ...core import ArgumentError, ValidSizes
 from .plugins import AttentionAugmentation, GlobalContext, NonLocal
 
 
@@ -25,9 +27,9 @@ class PluginResNet(ResNet):
     def __init__(
         self,
         stem: CNNBlockBase,
-        stages: List[List[CNNBlockBase]],
+        stages: list[list[CNNBlockBase]],
         *,
-        out_features: Optional[List[str]] = None,
+        out_features: list[str] | None = None,
         freeze_at: int = 0,
         non_local: Sequence[str] = (),
         global_context: Sequence[str] = (),
@@ -56,24 +58,24 @@ class PluginResNet(ResNet):
             conv = block.conv2
             self.plugins["attention"][key] = AttentionAugmentation(conv.in_channels, conv.out_channels)
 
-    def _find(self, kind: str, places: Sequence[str], *, opened: bool = False) -> List[Tuple[str, CNNBlockBase]]:
+    def _find(self, kind: str, places: Sequence[str], *, opened: bool = False) -> list[tuple[str, CNNBlockBase]]:
         """Name (without dots, for a ModuleDict) and block of each place; ``opened`` where the plug-in goes inside."""
-        found: Dict[str, CNNBlockBase] = {}
+        found: dict[str, CNNBlockBase] = {}
         for place in places:
             stage, _, index = place.partition(".")
             blocks = list(getattr(self, stage)) if stage in self.stage_names else []
             chosen = _indices(index, len(blocks))
             if not chosen:
                 have = ", ".join(f"{n} (blocks 0 to {len(s) - 1})" for n, s in zip(self.stage_names, self.stages))
-                raise ValueError(f"{kind} has {place!r}; this ResNet has {have}")
+                raise ArgumentError(kind, place, f"places in {have}")
             found.update({f"{stage}_{i}": blocks[i] for i in chosen})
         for key, block in found.items():
             if opened and type(block) not in (BasicBlock, BottleneckBlock):
                 name = type(block).__name__
-                raise ValueError(f"{kind} has {key.replace('_', '.')!r}, a {name}; it can have non_local only")
+                raise ArgumentError(kind, key.replace("_", "."), f"other blocks: a {name} can have non_local only")
         return list(found.items())
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
             x: (B, 3, H, W) normalised images, padded with zeros at the bottom and right.
@@ -81,33 +83,33 @@ class PluginResNet(ResNet):
         Returns:
             From feature name to (B, C, H / stride, W / stride).
         """
-        mask = padding_mask(x)
+        valid = ValidSizes.unread(x)
         outputs = {}
         x = self.stem(x)
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name, stage in zip(self.stage_names, self.stages):
             for i, block in enumerate(stage):
-                x = self._run(block, f"{name}_{i}", x, mask)
+                x = self._run(block, f"{name}_{i}", x, valid)
             if name in self._out_features:
                 outputs[name] = x
         return outputs
 
-    def _run(self, block: CNNBlockBase, key: str, x: Tensor, mask: Optional[Tensor]) -> Tensor:
+    def _run(self, block: CNNBlockBase, key: str, x: Tensor, valid: ValidSizes) -> Tensor:
         non_local, context, attention = (
             self.plugins[kind][key] if key in self.plugins[kind] else None
             for kind in ("non_local", "global_context", "attention")
         )
-        x = block(x) if context is None and attention is None else _residual(block, x, mask, context, attention)
-        return x if non_local is None else non_local(x, _at(mask, x))
+        x = block(x) if context is None and attention is None else _residual(block, x, valid, context, attention)
+        return x if non_local is None else non_local(x, _mask_of(x, valid))
 
 
 def _residual(
     block: CNNBlockBase,
     x: Tensor,
-    mask: Optional[Tensor],
-    context: Optional[GlobalContext],
-    attention: Optional[AttentionAugmentation],
+    valid: ValidSizes,
+    context: GlobalContext | None,
+    attention: AttentionAugmentation | None,
 ) -> Tensor:
     """What a basic or bottleneck block computes, with attention beside its conv2 and context after its last one."""
     convs = [block.conv1, block.conv2, *([block.conv3] if hasattr(block, "conv3") else [])]
@@ -115,19 +117,19 @@ def _residual(
     for conv in convs:
         y = conv(out)
         if attention is not None and conv is block.conv2:
-            y = y + attention(out, _at(mask, out), stride=conv.stride[0])
+            y = y + attention(out, _mask_of(out, valid), stride=conv.stride[0])
         out = y if conv is convs[-1] else F.relu_(y)
     if context is not None:
-        out = context(out, _at(mask, out))
+        out = context(out, _mask_of(out, valid))
     return F.relu_(out + (x if block.shortcut is None else block.shortcut(x)))
 
 
-def _at(mask: Optional[Tensor], x: Tensor) -> Optional[Tensor]:
-    """The images' mask at the size of a map."""
-    return None if mask is None else resize_mask(mask, x.shape[-2:])
+def _mask_of(x: Tensor, valid: ValidSizes) -> Tensor:
+    """(B, H, W) bool: where a map of padded images is image."""
+    return valid.at(x.shape[-2:]).mask().squeeze(1)
 
 
-def _indices(index: str, length: int) -> List[int]:
+def _indices(index: str, length: int) -> list[int]:
     """The blocks that the part of a place after the dot means; empty where there is no such block."""
     if not index:
         return list(range(length))

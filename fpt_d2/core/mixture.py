@@ -1,0 +1,359 @@
+"""How a mixture of softmaxes over dot products is computed: its weights, the choice of a path, and the paths.
+
+On the CPU queries go in chunks, and the backward pass computes the scores again: memory is linear. The two passes are
+operators of their own, ``torch.ops.fpt_d2.mixture`` and ``mixture_backward``, so that fake tensors and torch's FLOP
+counter see one operator each and not the thousands of chunks. Elsewhere it is torch's fused attention.
+
+Shape legend: B batch, N parts of the mixture, Q queries, K keys, C query and key channels, D = C / N, V value channels,
+G images that are computed together, T queries of one chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from .arguments import ArgumentError, one_of
+from .similarity import mean_weights
+
+IMPLEMENTATIONS = ("auto", "chunked", "sdpa", "reference")
+
+# A step's T x K score buffer stays below this many bytes; four such buffers live in the backward pass. More than 256
+# queries a chunk gains nothing (the buffer leaves the processor's cache), far fewer starve the matrix products.
+SCORE_BUFFER_BYTES = 64 * 2**20
+MAX_CHUNK = 256
+MIN_CHUNK = 16
+# Small maps: so many bytes of scores are worth one step, with more queries and images in it.
+STEP_BYTES = 4 * 2**20
+
+
+def mixture_gate(k: Tensor, weight: Tensor | None, *, key_mask: Tensor | None = None) -> Tensor:
+    """Weights of the parts, ``softmax_n(w_n . mean_j k_j)`` (paper; the authors' code takes the mean of q).
+
+    Args:
+        k: (B, K, C). weight: (N, C), or None for a single part, whose weight is one. key_mask: (B, K) bool or None; the mean runs over the valid keys.
+
+    Returns:
+        (B, N), float32 or wider.
+    """
+    dtype = torch.promote_types(k.dtype, torch.float32)
+    if weight is None:
+        return torch.ones(k.shape[0], 1, device=k.device, dtype=dtype)
+    with torch.autocast(k.device.type, enabled=False):
+        k = k.to(dtype)
+        mean = k.mean(1) if key_mask is None else (mean_weights(key_mask, k.dtype).unsqueeze(1) @ k).squeeze(1)
+        return F.softmax(F.linear(mean, weight.to(k.dtype)), dim=-1)
+
+
+def dot_product_mixture(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gate: Tensor,
+    *,
+    bias: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    scale: float,
+    impl: str = "auto",
+) -> Tensor:
+    """``out = sum_n gate_n softmax_k(scale (q_n . k_n + bias_n)) v`` without a Q x K matrix.
+
+    Scores and softmax are computed in float32 (float64 for float64 input).
+
+    Args:
+        q: (B, Q, C). k: (B, K, C). v: (B, K, V). Floating dtypes.
+        gate: (B, N), weights of the parts.
+        bias: (B, N, K), added to the scores, or None.
+        key_mask: (B, K) bool, False where a key is padding, or None where none is.
+        scale: positive factor of the scores.
+        impl: see :func:`.attention.mixture_attention`.
+
+    Returns:
+        (B, Q, V) in the dtype of ``v``.
+
+    Raises:
+        ValueError: unknown impl, or channels that N does not divide.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise ArgumentError("impl", impl, one_of(IMPLEMENTATIONS))
+    if q.shape[2] % gate.shape[1] != 0:
+        raise ValueError(f"{q.shape[2]} channels cannot be cut into {gate.shape[1]} equal parts")
+    # A recorded graph is to run without this package, so it gets torch's own operator.
+    is_recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if impl == "sdpa" or (impl == "auto" and (is_recorded or q.device.type != "cpu")):
+        return _sdpa(q, k, v, gate, bias, key_mask, scale)
+    if key_mask is not None:
+        padding = (
+            torch.zeros_like(key_mask, dtype=torch.promote_types(q.dtype, torch.float32))
+            .masked_fill_(~key_mask, float("-inf"))
+            .unsqueeze(1)
+        )
+        bias = padding if bias is None else bias + padding
+    if impl == "reference":
+        return _all_at_once(q, k, v, gate, bias, scale)
+    out: Tensor = _Mixture.apply(q, k, v, gate, bias, scale)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Mixture(torch.autograd.Function):
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        return _mixture(q, k, v, gate, bias, scale)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:5]
+        if torch.is_grad_enabled():  # create_graph: this derivative is to be differentiated in its turn
+            # Views, because one input may be computed from another (a bias from k), which is not this derivative's.
+            inputs = [None if t is None else t.view_as(t) for t in inputs]
+            wanted = [t for t, need in zip(inputs, needed) if need]
+            out = _all_at_once(*inputs, ctx.scale)
+            grads = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
+            return (*(next(grads) if need else None for need in needed), None)
+        grads = _mixture_backward(grad_out, *inputs, ctx.scale)
+        return (*(g if need else None for g, need in zip(grads, needed)), None)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        raise NotImplementedError(
+            "Attention in chunks has no forward-mode derivative (torch.func.jvp): take impl='reference'"
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """The mapped dimension joins the batch, of which every image is computed by itself anyway."""
+        *tensors, scale = inputs
+        size, flat = info.batch_size, []
+        for tensor, dim in zip(tensors, in_dims):
+            if tensor is not None:
+                tensor = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+                tensor = tensor.flatten(0, 1)
+            flat.append(tensor)
+        out: Tensor = _Mixture.apply(*flat, scale)  # type: ignore[no-untyped-call]
+        return out.unflatten(0, (size, -1)), 0
+
+
+def _all_at_once(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """The mixture by plain operators, which store every score."""
+    dtype, num_parts = torch.promote_types(q.dtype, torch.float32), gate.shape[1]
+    q, k = (t.to(dtype).unflatten(2, (num_parts, -1)).transpose(1, 2) for t in (q, k))
+    scores = q @ k.transpose(2, 3)
+    if bias is not None:
+        scores = scores + bias.to(dtype).unsqueeze(2)
+    weights = (gate[:, :, None, None].to(dtype) * (scale * scores).softmax(3)).sum(1)
+    return weights.to(v.dtype) @ v
+
+
+def step_size(batch: int, num_queries: int, num_keys: int, itemsize: int = 4) -> tuple[int, int]:
+    """Images and queries (G, T) of one step; more images than one only with all of their queries."""
+    row = max(1, num_keys * itemsize)
+    queries = max(MIN_CHUNK, min(MAX_CHUNK, SCORE_BUFFER_BYTES // row), STEP_BYTES // row)
+    queries = max(1, min(num_queries, queries))
+    return max(1, min(batch, STEP_BYTES // (queries * row))), queries
+
+
+class _Scores:
+    """The softmaxes of a group of images, in buffers of one chunk that are allocated once."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        gate: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        *,
+        images: slice,
+        chunk: int,
+        num_buffers: int,
+    ) -> None:
+        self.dtype, self.num_parts, self.scale = torch.promote_types(q.dtype, torch.float32), gate.shape[1], scale
+        q, k = (
+            (q[images] * scale).to(self.dtype),
+            k[images].to(self.dtype),
+        )  # scaled here, to save a pass over the scores
+        # (N, G, Q or K, D), contiguous, or every chunk's matrix product would copy them.
+        self.q = q.unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).contiguous()
+        self.k = k.unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).contiguous()
+        self.gate = gate[images].to(self.dtype).t()[:, :, None, None]  # (N, G, 1, 1)
+        self.bias = None
+        if bias is not None:  # (N, G, 1, K)
+            bias = scale * bias[images].to(self.dtype).transpose(0, 1).unsqueeze(2)
+            self.bias = bias.expand(self.num_parts, -1, -1, -1)
+        self.buffers = self.q.new_empty(num_buffers, self.q.shape[1], chunk, k.shape[1])
+
+    def weights(self, part: int, rows: slice) -> Tensor:
+        """(G, T, K) softmax of one part, in buffer 0."""
+        scores = self.buffers[0, :, : rows.stop - rows.start]
+        q, k = self.q[part, :, rows], self.k[part].transpose(1, 2)
+        if self.bias is None:
+            torch.bmm(q, k, out=scores)
+        else:
+            torch.baddbmm(self.bias[part], q, k, out=scores)
+        return torch.softmax(scores, dim=-1, out=scores)
+
+
+@torch.library.custom_op(
+    "fpt_d2::mixture",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor gate, Tensor? bias, float scale) -> Tensor",
+)
+def _mixture(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])
+    num_parts = gate.shape[1]
+    group, chunk = step_size(q.shape[0], q.shape[1], k.shape[1], 8 if q.dtype == torch.float64 else 4)
+    with torch.autocast(q.device.type, enabled=False):
+        for start in range(0, q.shape[0], group):
+            images = slice(start, start + group)
+            scores = _Scores(q, k, gate, bias, scale, images=images, chunk=chunk, num_buffers=2 if num_parts > 1 else 1)
+            values = v[images].contiguous()
+            for row in range(0, q.shape[1], chunk):
+                rows = slice(row, min(row + chunk, q.shape[1]))
+                # The weights of the whole mixture first, so that one product with the values serves every part.
+                mixed = scores.weights(0, rows)
+                if num_parts == 1:
+                    mixed.mul_(scores.gate[0])
+                else:
+                    mixed = torch.mul(mixed, scores.gate[0], out=scores.buffers[1, :, : mixed.shape[1]])
+                for part in range(1, num_parts):
+                    mixed.addcmul_(scores.weights(part, rows), scores.gate[part])
+                out[images, rows] = torch.bmm(mixed.to(v.dtype), values)
+    return out
+
+
+@torch.library.custom_op(
+    "fpt_d2::mixture_backward",
+    mutates_args=(),
+    schema=(
+        "(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor gate, Tensor? bias, float scale) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    ),
+)
+def _mixture_backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float
+) -> tuple[Tensor, ...]:
+    """Gradients of q, k, v, gate and bias; of a bias that is None an empty one."""
+    inputs = (q, k, v, gate, q.new_empty(0) if bias is None else bias)
+    grads = [torch.zeros_like(t, dtype=torch.promote_types(q.dtype, torch.float32)) for t in inputs]
+    group, chunk = step_size(q.shape[0], q.shape[1], k.shape[1], 8 if q.dtype == torch.float64 else 4)
+    with torch.autocast(q.device.type, enabled=False):
+        for start in range(0, q.shape[0], group):
+            images = slice(start, start + group)
+            scores = _Scores(q, k, gate, bias, scale, images=images, chunk=chunk, num_buffers=4)
+            _add_gradients(scores, v[images], grad_out[images], *(g if g.dim() == 1 else g[images] for g in grads))
+    return tuple(g.to(t.dtype) for g, t in zip(grads, inputs))
+
+
+def _add_gradients(
+    scores: _Scores,
+    v: Tensor,
+    grad_out: Tensor,
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
+    grad_gate: Tensor,
+    grad_bias: Tensor,
+) -> None:
+    """Add a group's gradients to ``grad_*``, which have the shapes of the inputs with G for B."""
+    values_t = v.to(scores.dtype).transpose(1, 2)
+    grad_q_parts, grad_k_parts = (t.unflatten(2, (scores.num_parts, -1)).permute(2, 0, 1, 3) for t in (grad_q, grad_k))
+    num_queries, chunk = grad_out.shape[1], scores.buffers.shape[2]
+    for row in range(0, num_queries, chunk):
+        rows = slice(row, min(row + chunk, num_queries))
+        grad_rows = grad_out[:, rows].to(scores.dtype)
+        _, mixed, grad_weights, grad_scores = (b[:, : grad_rows.shape[1]] for b in scores.buffers)
+        # d out / d weights, the same for every part
+        torch.bmm(grad_rows, values_t, out=grad_weights)
+        mixed.zero_()
+        for part in range(scores.num_parts):
+            gate = scores.gate[part]
+            weights = scores.weights(part, rows)
+            mixed.addcmul_(weights, gate)
+            inner = torch.bmm(weights.flatten(1).unsqueeze(1), grad_weights.flatten(1).unsqueeze(2))
+            grad_gate[:, part] += inner.view(-1)
+            # without the gate, which is left to the narrow products below
+            torch.ops.aten._softmax_backward_data.out(grad_weights, weights, -1, weights.dtype, grad_input=grad_scores)
+            if scores.bias is not None:
+                grad_bias[:, part % grad_bias.shape[1]] += grad_scores.sum(1) * (gate[:, 0] * scores.scale)
+            grad_q_parts[part, :, rows] = torch.bmm(grad_scores, scores.k[part]) * (gate * scores.scale)
+            grad_k_parts[part] += torch.bmm(grad_scores.transpose(1, 2), scores.q[part, :, rows] * gate)
+        grad_v += torch.bmm(mixed.transpose(1, 2), grad_rows)
+
+
+@_mixture.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    return v.new_empty(q.shape[0], q.shape[1], v.shape[2])
+
+
+@_mixture_backward.register_fake
+def _(grad_out: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    q, k, v, gate, bias, _ = inputs
+    return tuple(torch.empty_like(t) for t in (q, k, v, gate, q.new_empty(0) if bias is None else bias))
+
+
+@register_flop_formula(torch.ops.fpt_d2.mixture)  # type: ignore[untyped-decorator]
+def _(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """Two for each multiply-add: the scores of all parts and one product with the values."""
+    return 2 * q[0] * q[1] * k[1] * (q[2] + v[2])  # type: ignore[no-any-return]
+
+
+@register_flop_formula(torch.ops.fpt_d2.mixture_backward)  # type: ignore[untyped-decorator]
+def _(grad_out: Any, q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """The scores again and their two gradients; the weights' gradient and the values'."""
+    return 2 * q[0] * q[1] * k[1] * (3 * q[2] + 2 * v[2])  # type: ignore[no-any-return]
+
+
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, key_mask: Tensor | None, scale: float
+) -> Tensor:
+    """The mixture as N heads of torch's fused attention and their sum: attention is linear in its parts."""
+    num_parts, width = gate.shape[1], v.shape[2]
+    if bias is not None:
+        q, k = _with_bias_channels(q, k, bias, v.dtype)
+    else:
+        q, k = (t.unflatten(2, (num_parts, -1)).transpose(1, 2) for t in (q, k))  # (B, N, Q or K, D)
+    mask = None
+    if key_mask is not None:  # float, and left for torch to broadcast: a bool one would be written out for every query
+        mask = q.new_zeros(q.shape[0], 1, 1, k.shape[2]).masked_fill(~key_mask[:, None, None, :], float("-inf"))
+    values = v.to(q.dtype).unsqueeze(1).expand(-1, num_parts, -1, -1)
+    # Fused kernels want q, k and v of one width on the CPU, of multiples of 8 on CUDA; without one of them torch would
+    # store the whole matrix, and not say so.
+    key_width, value_width = -(-q.shape[3] // 8) * 8, -(-width // 8) * 8
+    if q.device.type == "cpu":
+        key_width = value_width = max(key_width, value_width)
+    q, k, values = _widen(q, key_width), _widen(k, key_width), _widen(values, value_width)
+    with torch.autocast(q.device.type, enabled=False):  # it would round float32 inputs
+        heads = F.scaled_dot_product_attention(q, k, values, attn_mask=mask, scale=scale)[..., :width]
+    return (heads * gate[:, :, None, None].to(heads.dtype)).sum(1).to(v.dtype)
+
+
+def _with_bias_channels(q: Tensor, k: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """q and k in N parts and ``dtype``, with the bias as two more channels of each: (B, N, Q or K, D + 2).
+
+    As channels and not as a mask, because a mask's gradient would be a Q x K matrix; as a rounded value and the rest,
+    else bfloat16 would lose it; in a unit that grows with it, else float16 would overflow.
+    """
+    q, k = (t.unflatten(2, (bias.shape[1], -1)).transpose(1, 2).to(dtype) for t in (q, k))
+    bias = bias.unsqueeze(3)
+    unit = torch.ones_like(bias[:, :, :1])
+    if dtype not in (torch.float32, torch.float64):
+        unit = (bias.detach().abs().amax((1, 2), keepdim=True) / 1024).clamp(min=1).to(dtype).to(bias.dtype) * unit
+    bias = bias / unit
+    high = bias.to(dtype)
+    low = (bias - high.to(bias.dtype)).to(dtype)
+    units = unit.to(dtype).expand(*q.shape[:3], 1)
+    return torch.cat((q, units, units), -1), torch.cat((k, high, low), -1)
+
+
+def _widen(t: Tensor, width: int) -> Tensor:
+    """Zeros behind the last dimension; not by F.pad alone, which copies even where there is nothing to pad."""
+    return t if t.shape[3] == width else F.pad(t, (0, width - t.shape[3]))
