@@ -14,7 +14,7 @@ from torch import nn
 from ..checkpoint import find_weights
 from ..config import SEMANTIC_SEGMENTATION
 from ..config_check import check_model_config
-from ..data import check_datasets
+from ..data import check_datasets, check_input_config
 from ..data.labels import flipped_classes
 from ..errors import ConfigError, UserError
 from ..evaluation import check_evaluator, metric_names
@@ -94,6 +94,8 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
     test, mask_format, evaluates = cfg.TEST, cfg.INPUT.MASK_FORMAT, bool(cfg.DATASETS.TEST)
     require(bool(cfg.DATASETS.TRAIN), "DATASETS.TRAIN is empty: name the data sets to train on")
     _check_batch(cfg, args.num_gpus * args.num_machines)
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        check_input_config(cfg)
     require(
         not cfg.MODEL.MASK_ON or mask_format in ("polygon", "bitmask"),
         f"INPUT.MASK_FORMAT is {mask_format!r}; allowed: 'polygon', 'bitmask'",
@@ -175,9 +177,18 @@ def _check_testing(cfg: CfgNode) -> None:
         require(not cfg.MODEL.KEYPOINT_ON, f"TEST.AUG.ENABLED needs {needs}")
         if test.AUG.FLIP and is_semantic:
             flipped_classes(cfg.DATASETS.TEST)
+    if is_semantic:
+        _check_window(tuple(test.SLIDING_WINDOW.SIZE), tuple(test.SLIDING_WINDOW.STRIDE))
     on = {"SLIDING_WINDOW.ENABLED": test.SLIDING_WINDOW.ENABLED, "SEM_SEG_RESULTS": test.SEM_SEG_RESULTS}
     for key in on:
         require(is_semantic or not on[key], f"TEST.{key} needs a {SEMANTIC_SEGMENTATION}, not {name}")
+
+
+def _check_window(size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    has_size = len(size) == 2 and min(size) > 0
+    require(has_size, f"TEST.SLIDING_WINDOW.SIZE is {size}; allowed: two positive numbers")
+    has_stride = len(stride) == 2 and all(0 < step <= side for step, side in zip(stride, size))
+    require(has_stride, f"TEST.SLIDING_WINDOW.STRIDE is {stride}; allowed: two positive numbers, at most those of SIZE")
 
 
 def _check_best_metric(cfg: CfgNode) -> None:
