@@ -80,7 +80,10 @@ def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
 
 
 def check_that_model_builds(cfg: CfgNode) -> None:
-    """Raises ConfigError if the model of ``cfg`` cannot be built. That takes neither memory nor weights."""
+    """Raises ConfigError if the model of ``cfg``, or the windows that it sees, cannot be built.
+
+    That takes neither memory nor weights.
+    """
     try:
         check_model_config(cfg)
         check_model(cfg)
@@ -88,6 +91,15 @@ def check_that_model_builds(cfg: CfgNode) -> None:
         raise
     except ValueError as error:  # of a constructor, about a value of the user's
         raise ConfigError(str(error)) from error
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        _check_window(tuple(cfg.TEST.SLIDING_WINDOW.SIZE), tuple(cfg.TEST.SLIDING_WINDOW.STRIDE))
+
+
+def _check_window(size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    has_size = len(size) == 2 and min(size) > 0
+    require(has_size, f"TEST.SLIDING_WINDOW.SIZE is {size}; allowed: two positive numbers")
+    has_stride = len(stride) == 2 and all(0 < step <= side for step, side in zip(stride, size))
+    require(has_stride, f"TEST.SLIDING_WINDOW.STRIDE is {stride}; allowed: two positive numbers, at most those of SIZE")
 
 
 def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -177,18 +189,9 @@ def _check_testing(cfg: CfgNode) -> None:
         require(not cfg.MODEL.KEYPOINT_ON, f"TEST.AUG.ENABLED needs {needs}")
         if test.AUG.FLIP and is_semantic:
             flipped_classes(cfg.DATASETS.TEST)
-    if is_semantic:
-        _check_window(tuple(test.SLIDING_WINDOW.SIZE), tuple(test.SLIDING_WINDOW.STRIDE))
     on = {"SLIDING_WINDOW.ENABLED": test.SLIDING_WINDOW.ENABLED, "SEM_SEG_RESULTS": test.SEM_SEG_RESULTS}
     for key in on:
         require(is_semantic or not on[key], f"TEST.{key} needs a {SEMANTIC_SEGMENTATION}, not {name}")
-
-
-def _check_window(size: tuple[int, ...], stride: tuple[int, ...]) -> None:
-    has_size = len(size) == 2 and min(size) > 0
-    require(has_size, f"TEST.SLIDING_WINDOW.SIZE is {size}; allowed: two positive numbers")
-    has_stride = len(stride) == 2 and all(0 < step <= side for step, side in zip(stride, size))
-    require(has_stride, f"TEST.SLIDING_WINDOW.STRIDE is {stride}; allowed: two positive numbers, at most those of SIZE")
 
 
 def _check_best_metric(cfg: CfgNode) -> None:
