@@ -18,7 +18,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import save_pictures, tool_parser
+from common import draw_objects, save_pictures, tool_parser
 
 from fpt_d2.cli import add_num_images, add_opts, exit_on_user_errors
 from fpt_d2.errors import ConfigError, DatasetError
@@ -26,7 +26,6 @@ from fpt_d2.errors import ConfigError, DatasetError
 if TYPE_CHECKING:
     import numpy as np
     from detectron2.config import CfgNode
-    from detectron2.utils.visualizer import Visualizer
 
 
 @exit_on_user_errors()
@@ -94,7 +93,9 @@ def loaded(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
         if "sem_seg" in example:
             visualizer.draw_sem_seg(example["sem_seg"], alpha=0.4)
         if "instances" in example:
-            _draw_instances(visualizer, example["instances"].get_fields())
+            fields = example["instances"].get_fields()
+            objects = {kind: fields.get(f"gt_{kind}") for kind in ("boxes", "masks", "keypoints")}
+            draw_objects(visualizer, fields["gt_classes"].tolist(), **objects)
         yield example["file_name"], visualizer.output.get_image()
 
 
@@ -109,17 +110,6 @@ def _naming_the_file(function: Callable[[dict[str, Any]], Any]) -> Callable[[dic
             raise DatasetError(f"{record['file_name']} or its annotation cannot be read: {error}") from error
 
     return call
-
-
-def _draw_instances(visualizer: Visualizer, fields: dict[str, Any]) -> None:
-    names = visualizer.metadata.get("thing_classes") or {}
-    labels = [names[c] if c < len(names) else str(c) for c in fields["gt_classes"].tolist()]
-    visualizer.overlay_instances(
-        labels=labels,
-        boxes=fields.get("gt_boxes"),
-        masks=fields.get("gt_masks"),
-        keypoints=fields.get("gt_keypoints"),
-    )
 
 
 if __name__ == "__main__":
