@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpt_d2.cli import exit_on_user_errors
-from fpt_d2.errors import UserError
+from fpt_d2.errors import DatasetError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,17 @@ def users_files() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
+@contextmanager
+def reading(file: str) -> Iterator[None]:
+    """Raises DatasetError, which names the image ``file``, if it or its annotation cannot be read."""
+    from fpt_d2.data.labels import UNREADABLE
+
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DatasetError(f"{file} or its annotation cannot be read: {error}") from error
+
+
 def make_folder(path: str | Path) -> Path:
     """Make a folder that the user has named, unless it is there.
 
@@ -51,7 +62,8 @@ def save_pictures(pictures: Iterable[tuple[str, np.ndarray]], folder: str, total
 
     path, count = make_folder(folder), 0
     for name, picture in tqdm(pictures, total=total, unit="image"):
-        Image.fromarray(picture).save(path / f"{name}.jpg")
+        with users_files():
+            Image.fromarray(picture).save(path / f"{name}.jpg")
         count += 1
     logger.info("Wrote %d pictures to %s", count, folder)
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import draw_objects, save_pictures, tool_parser, users_files
+from common import draw_objects, reading, save_pictures, tool_parser, users_files
 
 from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors
 from fpt_d2.errors import ConfigError, UserError
@@ -110,12 +110,13 @@ def draw(record: dict[str, Any], results: list[dict[str, Any]], metadata: Metada
     from detectron2.data.detection_utils import read_image
     from detectron2.utils.visualizer import Visualizer
 
-    image = read_image(record["file_name"], "RGB")
-    predicted, annotated = Visualizer(image, metadata), Visualizer(image, metadata)
+    with reading(record["file_name"]):
+        image = read_image(record["file_name"], "RGB")
+        annotated = Visualizer(image, metadata).draw_dataset_dict(record)
+    predicted = Visualizer(image, metadata)
     if results:
         _draw_results(predicted, results)
-    annotated.draw_dataset_dict(record)
-    return np.concatenate((predicted.output.get_image(), annotated.output.get_image()), axis=1)
+    return np.concatenate((predicted.output.get_image(), annotated.get_image()), axis=1)
 
 
 def _draw_results(visualizer: Visualizer, results: list[dict[str, Any]]) -> None:
