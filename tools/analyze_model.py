@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import make_folder, tool_parser
+from common import make_folder, tool_parser, users_files
 
 from fpt_d2.cli import add_opts, exit_on_user_errors, image_size, picture_path
 
@@ -77,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = device_of(next(iter(models.values())))
     title = f"GFLOPs (multiply-adds) of one {args.size[0]} x {args.size[1]} image, attention as on {device}"
     print(f"{title}\n\n{to_markdown(costs)}")
-    if args.json:
-        rows = [{**cost._asdict(), "total": cost.total} for cost in costs]
-        args.json.write_text(json.dumps({"size": args.size, "device": device, "models": rows}, indent=2) + "\n")
-    if args.png:
-        plot(costs, title, args.png)
+    with users_files():
+        if args.json:
+            rows = [{**cost._asdict(), "total": cost.total} for cost in costs]
+            args.json.write_text(json.dumps({"size": args.size, "device": device, "models": rows}, indent=2) + "\n")
+        if args.png:
+            plot(costs, title, args.png)
     return 0
 
 

@@ -16,13 +16,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common import make_folder, tool_parser
+
 from fpt_d2.cli import exit_on_user_errors, image_size, positive_int
 
 SUITES = ("kernels", "necks", "detectors", "segmentation")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--suite", choices=(*SUITES, "all"), default="all", help="what to measure (default all)")
     add("--sizes", nargs="+", type=image_size, metavar="HxW", help="of the image (default: each suite's own)")
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
     from benchmarks.session import run
 
-    args.output.mkdir(parents=True, exist_ok=True)
+    make_folder(args.output)
     run(args)
     return 0
 

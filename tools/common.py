@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpt_d2.cli import exit_on_user_errors
-from fpt_d2.errors import UserError
+from fpt_d2.errors import DatasetError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from detectron2.utils.visualizer import Visualizer
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -30,6 +31,17 @@ def users_files() -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(str(error)) from error
+
+
+@contextmanager
+def reading(file: str) -> Iterator[None]:
+    """Raises DatasetError, which names the image ``file``, if it or its annotation cannot be read."""
+    from fpt_d2.data.labels import UNREADABLE
+
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DatasetError(f"{file} or its annotation cannot be read: {error}") from error
 
 
 def make_folder(path: str | Path) -> Path:
@@ -50,9 +62,19 @@ def save_pictures(pictures: Iterable[tuple[str, np.ndarray]], folder: str, total
 
     path, count = make_folder(folder), 0
     for name, picture in tqdm(pictures, total=total, unit="image"):
-        Image.fromarray(picture).save(path / f"{name}.jpg")
+        with users_files():
+            Image.fromarray(picture).save(path / f"{name}.jpg")
         count += 1
     logger.info("Wrote %d pictures to %s", count, folder)
+
+
+def draw_objects(visualizer: Visualizer, classes: Sequence[int], scores: Sequence[float] = (), **objects: Any) -> None:
+    """Draw objects (arguments of Detectron2's ``overlay_instances``) with the names of their classes, or numbers."""
+    names = visualizer.metadata.get("thing_classes") or []
+    labels = [names[c] if c < len(names) else str(c) for c in classes]
+    if scores:
+        labels = [f"{label} {score:.0%}" for label, score in zip(labels, scores)]
+    visualizer.overlay_instances(labels=labels, **objects)
 
 
 @exit_on_user_errors()

@@ -35,8 +35,9 @@ def main() -> int:
     parser = get_parser()
     args = parser.parse_args()
     is_semantic = args.task == "semantic"
-    if is_semantic and (args.min_size, args.max_size) != (None, None):
-        parser.error("--min-size and --max-size are not for --task semantic: leave them out")
+    for option, value in (("--min-size", args.min_size), ("--max-size", args.max_size)):
+        if is_semantic and value is not None:
+            parser.error(f"{option} is not for --task semantic: leave it out")
     given = {name: value for name in DETECTION if (value := getattr(args, name)) is not None}
     sizes = (SEMANTIC if is_semantic else DETECTION) | given
     from fpt_d2.data.datasets.bundled import CONTEXT_ROOT, SHAPES_ROOT

@@ -21,22 +21,27 @@ from common import logger, tool_parser, users_files
 
 from fpt_d2.cli import exit_on_user_errors
 
-# Command, folder, and the names that are registered.
+# Command -> folder, splits and name of the data sets that are registered, and what is done.
 DATASETS = {
-    "cityscapes": ("cityscapes", ["cityscapes_fine_sem_seg_train", "cityscapes_fine_sem_seg_val"]),
-    "ade20k": ("ADEChallengeData2016", ["ade20k_sem_seg_train", "ade20k_sem_seg_val"]),
-    "voc": ("VOC2012", [f"voc_2012_sem_seg_{split}" for split in ("train", "val", "trainaug")]),
-    "lip": ("LIP", ["lip_sem_seg_train", "lip_sem_seg_val"]),
+    "cityscapes": ("cityscapes", "cityscapes_fine_sem_seg", ("train", "val"), "write train ids beside the label ids"),
+    "ade20k": ("ADEChallengeData2016", "ade20k_sem_seg", ("train", "val"), "write labels less one, 255 for no class"),
+    "voc": (
+        "VOC2012",
+        "voc_2012_sem_seg",
+        ("train", "val", "trainaug"),
+        "write masks as labels, trainaug with SBD",
+    ),
+    "lip": ("LIP", "lip_sem_seg", ("train", "val"), "link folders that were unpacked elsewhere in it"),
 }
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    subs = {name: commands.add_parser(name, help=f"prepare {folder}") for name, (folder, _) in DATASETS.items()}
-    subs["voc"].add_argument(
-        "--sbd", type=Path, metavar="FOLDER", help="dataset folder of the Semantic Boundaries Dataset"
-    )
+    for name, (folder, _, _, what) in DATASETS.items():
+        sub = commands.add_parser(name, help=f"in {folder}: {what}", description=f"In {folder}: {what}.")
+        if name == "voc":
+            sub.add_argument("--sbd", type=Path, metavar="FOLDER", help="dataset folder of Semantic Boundaries (SBD)")
     check = commands.add_parser("check", help="check every image and mask of registered data sets")
     check.add_argument("names", nargs="+", metavar="NAME", help="e.g. voc_2012_sem_seg_val")
     return parser
@@ -52,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "check":
         return _check(args.names)
     _prepare(args)
-    return _check([name for name in DATASETS[args.command][1] if _is_listed(name)])
+    _, prefix, splits, _ = DATASETS[args.command]
+    return _check([name for split in splits if _is_listed(name := f"{prefix}_{split}")])
 
 
 def _prepare(args: argparse.Namespace) -> None:

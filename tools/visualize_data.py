@@ -13,20 +13,19 @@ Examples:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import save_pictures, tool_parser
+from common import draw_objects, reading, save_pictures, tool_parser
 
 from fpt_d2.cli import add_num_images, add_opts, exit_on_user_errors
-from fpt_d2.errors import ConfigError, DatasetError
+from fpt_d2.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
     from detectron2.config import CfgNode
-    from detectron2.utils.visualizer import Visualizer
 
 
 @exit_on_user_errors()
@@ -67,15 +66,15 @@ def annotations(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
     from detectron2.data.detection_utils import read_image
     from detectron2.utils.visualizer import Visualizer
 
-    def draw(record: dict[str, Any]) -> np.ndarray:
-        return Visualizer(read_image(record["file_name"], "RGB"), metadata).draw_dataset_dict(record).get_image()
-
     for name in cfg.DATASETS.TRAIN:
         records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
         if cfg.MODEL.KEYPOINT_ON:
             records = filter_images_with_few_keypoints(records, 1)
         for record in records:
-            yield record["file_name"], _naming_the_file(draw)(record)
+            file = record["file_name"]
+            with reading(file):
+                picture = Visualizer(read_image(file, "RGB"), metadata).draw_dataset_dict(record).get_image()
+            yield file, picture
 
 
 def loaded(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
@@ -86,40 +85,23 @@ def loaded(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
 
     from fpt_d2.data import build_train_mapper
 
+    map_record = build_train_mapper(cfg)
+
+    def read(record: dict[str, Any]) -> Any:
+        with reading(record["file_name"]):
+            return map_record(record)
+
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    loader = build_detection_train_loader(cfg, mapper=_naming_the_file(build_train_mapper(cfg)))
-    for example in chain.from_iterable(loader):
+    for example in chain.from_iterable(build_detection_train_loader(cfg, mapper=read)):
         image = convert_image_to_rgb(example["image"].permute(1, 2, 0).numpy(), cfg.INPUT.FORMAT)
         visualizer = Visualizer(image, metadata)
         if "sem_seg" in example:
             visualizer.draw_sem_seg(example["sem_seg"], alpha=0.4)
         if "instances" in example:
-            _draw_instances(visualizer, example["instances"].get_fields())
+            fields = example["instances"].get_fields()
+            objects = {kind: fields.get(f"gt_{kind}") for kind in ("boxes", "masks", "keypoints")}
+            draw_objects(visualizer, fields["gt_classes"].tolist(), **objects)
         yield example["file_name"], visualizer.output.get_image()
-
-
-def _naming_the_file(function: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
-    """``function`` of a record, which names the image where it or its labels cannot be read."""
-    from fpt_d2.data.labels import UNREADABLE
-
-    def call(record: dict[str, Any]) -> Any:
-        try:
-            return function(record)
-        except UNREADABLE as error:
-            raise DatasetError(f"{record['file_name']} or its annotation cannot be read: {error}") from error
-
-    return call
-
-
-def _draw_instances(visualizer: Visualizer, fields: dict[str, Any]) -> None:
-    names = visualizer.metadata.get("thing_classes") or {}
-    labels = [names[c] if c < len(names) else str(c) for c in fields["gt_classes"].tolist()]
-    visualizer.overlay_instances(
-        labels=labels,
-        boxes=fields.get("gt_boxes"),
-        masks=fields.get("gt_masks"),
-        keypoints=fields.get("gt_keypoints"),
-    )
 
 
 if __name__ == "__main__":

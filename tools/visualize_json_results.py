@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import save_pictures, tool_parser, users_files
+from common import draw_objects, reading, save_pictures, tool_parser, users_files
 
 from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors
 from fpt_d2.errors import ConfigError, UserError
@@ -110,23 +110,24 @@ def draw(record: dict[str, Any], results: list[dict[str, Any]], metadata: Metada
     from detectron2.data.detection_utils import read_image
     from detectron2.utils.visualizer import Visualizer
 
-    image = read_image(record["file_name"], "RGB")
-    predicted, annotated = Visualizer(image, metadata), Visualizer(image, metadata)
+    with reading(record["file_name"]):
+        image = read_image(record["file_name"], "RGB")
+        annotated = Visualizer(image, metadata).draw_dataset_dict(record)
+    predicted = Visualizer(image, metadata)
     if results:
         _draw_results(predicted, results)
-    annotated.draw_dataset_dict(record)
-    return np.concatenate((predicted.output.get_image(), annotated.output.get_image()), axis=1)
+    return np.concatenate((predicted.output.get_image(), annotated.get_image()), axis=1)
 
 
 def _draw_results(visualizer: Visualizer, results: list[dict[str, Any]]) -> None:
     import numpy as np
     from detectron2.structures import BoxMode
 
-    classes = [_class(x["category_id"], visualizer.metadata) for x in results]
-    names = visualizer.metadata.get("thing_classes") or list(map(str, range(max(classes) + 1)))
     keypoints = [x["keypoints"] for x in results if "keypoints" in x]
-    visualizer.overlay_instances(
-        labels=[f"{names[c]} {x['score']:.0%}" for c, x in zip(classes, results)],
+    draw_objects(
+        visualizer,
+        [_class(x["category_id"], visualizer.metadata) for x in results],
+        [x["score"] for x in results],
         boxes=BoxMode.convert(np.array([x["bbox"] for x in results]), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
         masks=[x["segmentation"] for x in results] if all("segmentation" in x for x in results) else None,
         keypoints=np.reshape(keypoints, (len(results), -1, 3)) if len(keypoints) == len(results) else None,

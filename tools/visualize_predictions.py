@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from common import logger, make_folder, tool_parser
+from common import logger, reading, tool_parser, users_files
 
 from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors, picture_path
 from fpt_d2.errors import ConfigError
@@ -48,10 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor = build_predictor(cfg)
     examples = []
     for record in tqdm(records, unit="image"):
-        image = read_image(record["file_name"], format="BGR")
+        with reading(record["file_name"]):
+            image = read_image(record["file_name"], format="BGR")
         examples.append(Example(image[:, :, ::-1], record, predictor(image)))
-    make_folder(args.output.parent)
-    draw_predictions_grid(examples, args.output, MetadataCatalog.get(names[0]), min_score=args.confidence_threshold)
+    metadata = MetadataCatalog.get(names[0])
+    with users_files():
+        draw_predictions_grid(examples, args.output, metadata, min_score=args.confidence_threshold)
     logger.info("Wrote the predictions on %d images to %s", len(examples), args.output)
     return 0
 

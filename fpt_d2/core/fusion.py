@@ -52,20 +52,19 @@ class Fusion(nn.Conv2d):
         self.branch_groups = _groups(branches, max(1, out_channels // max(1, branch_channels)))
         widths = [len(group) * branch_channels for group in self.branch_groups]
         self.fuse = nn.ModuleList(nn.Conv2d(width, out_channels, 3, padding=1, bias=False) for width in widths)
-        self._start(zero_init, len(branches) * branch_channels)
+        self._start(zero_init, widths)
         self.norm, self.drop_block = norm, drop_block
 
     @torch.no_grad()
-    def _start(self, zero: bool, width: int) -> None:
-        if not self.branch_groups:
-            return
-        whole = torch.zeros(self.out_channels, width, 3, 3)
-        if not zero:
+    def _start(self, zero: bool, widths: Sequence[int]) -> None:
+        """Start the convolutions of the branches as parts of one."""
+        whole = torch.zeros(self.out_channels, sum(widths), 3, 3)
+        if widths and not zero:
             nn.init.kaiming_uniform_(whole, a=1)
-        for conv, weight in zip(self.fuse, whole.split([conv.in_channels for conv in self.fuse], dim=1)):
-            conv.weight.copy_(weight)
+        for conv, part in zip(self.fuse, whole.split(list(widths), dim=1)):
+            conv.weight.copy_(part)  # type: ignore[operator]
 
-    def forward(self, x: Tensor, edges: Sequence[Edge] = ()) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, edges: Sequence[Edge] = ()) -> Tensor:
         """
         Args:
             x: (B, C, H, W).
@@ -75,10 +74,10 @@ class Fusion(nn.Conv2d):
             (B, O, H, W).
         """
         y = self._conv_forward(x, self.weight, self.bias)
-        affine = []
+        affine: list[tuple[nn.Module, Edge]] = []
         for conv, group in zip(self.fuse, self.branch_groups):
             if self.may_fold[group[0]] and _is_foldable(conv, edges[group[0]]):
-                affine.append((conv.weight, edges[group[0]]))
+                affine.append((conv, edges[group[0]]))
                 continue
             maps = []
             for i in group:
@@ -89,7 +88,7 @@ class Fusion(nn.Conv2d):
             y += convolve_affine(affine)
         if self.norm is not None:
             y = self.norm(y)
-        return y if self.drop_block is None else self.drop_block(y)  # type: ignore[no-any-return]
+        return y if self.drop_block is None else self.drop_block(y)
 
 
 class PyramidNeck(nn.Module):
@@ -208,14 +207,14 @@ def _is_foldable(conv: nn.Module, edge: Edge) -> bool:
     )
 
 
-def convolve_affine(folded: Sequence[tuple[Tensor, Edge]]) -> Tensor:
+def convolve_affine(folded: Sequence[tuple[nn.Module, Edge]]) -> Tensor:
     """The sum of the 3x3 convolutions of affine branches of one target as one convolution of that target.
 
     A branch ``x M + c`` (M a matrix of channels, c an offset, of each image its own) under a convolution with weight W
     is a convolution of ``x`` with ``W M``, and one of ones with ``W c``.
 
     Args:
-        folded: of each the convolution's weight (O, C, 3, 3) and its edge, a linear grounding.
+        folded: of each the convolution, of a weight (O, C, 3, 3), and its edge, a linear grounding.
 
     Returns:
         (B, O, H, W).
@@ -224,10 +223,10 @@ def convolve_affine(folded: Sequence[tuple[Tensor, Edge]]) -> Tensor:
     x = target.map
     weight, offset = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
     with torch.autocast(x.device.type, enabled=False):
-        for conv_weight, edge in folded:
-            assert isinstance(edge.branch, LinearGroundingTransformer)
+        for conv, edge in folded:
+            assert isinstance(conv, nn.Conv2d) and isinstance(edge.branch, LinearGroundingTransformer)
             matrix, constant = edge.branch.as_affine(edge.source)
-            conv_weight = conv_weight.to(matrix.dtype)
+            conv_weight = conv.weight.to(matrix.dtype)
             weight = weight + torch.einsum("oihw,bji->bojhw", conv_weight, matrix)
             offset = offset + torch.einsum("oihw,bi->bohw", conv_weight, constant)
     # The offset ends with the image, or it would be missing from the zeros around a convolution's input.

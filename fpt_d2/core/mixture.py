@@ -35,7 +35,8 @@ def mixture_gate(k: Tensor, weight: Tensor | None, *, key_mask: Tensor | None = 
     """Weights of the parts, ``softmax_n(w_n . mean_j k_j)`` (paper; the authors' code takes the mean of q).
 
     Args:
-        k: (B, K, C). weight: (N, C), or None for a single part, whose weight is one. key_mask: (B, K) bool or None; the mean runs over the valid keys.
+        k: (B, K, C). weight: (N, C), or None for a single part, whose weight is one.
+        key_mask: (B, K) bool or None; the mean runs over the valid keys.
 
     Returns:
         (B, N), float32 or wider.
@@ -95,14 +96,14 @@ def dot_product_mixture(
         bias = padding if bias is None else bias + padding
     if impl == "reference":
         return _all_at_once(q, k, v, gate, bias, scale)
-    out: Tensor = _Mixture.apply(q, k, v, gate, bias, scale)  # type: ignore[no-untyped-call]
+    out: Tensor = _Mixture.apply(q, k, v, gate, bias, scale)
     return out
 
 
 class _Mixture(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-        return _mixture(q, k, v, gate, bias, scale)  # type: ignore[no-any-return]
+        return _mixture(q, k, v, gate, bias, scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -114,9 +115,9 @@ class _Mixture(torch.autograd.Function):
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:5]
         if torch.is_grad_enabled():  # create_graph: this derivative is to be differentiated in its turn
             # Views, because one input may be computed from another (a bias from k), which is not this derivative's.
-            inputs = [None if t is None else t.view_as(t) for t in inputs]
+            q, k, v, gate, bias = inputs = [None if t is None else t.view_as(t) for t in inputs]
             wanted = [t for t, need in zip(inputs, needed) if need]
-            out = _all_at_once(*inputs, ctx.scale)
+            out = _all_at_once(q, k, v, gate, bias, ctx.scale)
             grads = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
             return (*(next(grads) if need else None for need in needed), None)
         grads = _mixture_backward(grad_out, *inputs, ctx.scale)
@@ -138,7 +139,7 @@ class _Mixture(torch.autograd.Function):
                 tensor = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
                 tensor = tensor.flatten(0, 1)
             flat.append(tensor)
-        out: Tensor = _Mixture.apply(*flat, scale)  # type: ignore[no-untyped-call]
+        out: Tensor = _Mixture.apply(*flat, scale)
         return out.unflatten(0, (size, -1)), 0
 
 
@@ -177,10 +178,8 @@ class _Scores:
         num_buffers: int,
     ) -> None:
         self.dtype, self.num_parts, self.scale = torch.promote_types(q.dtype, torch.float32), gate.shape[1], scale
-        q, k = (
-            (q[images] * scale).to(self.dtype),
-            k[images].to(self.dtype),
-        )  # scaled here, to save a pass over the scores
+        # Scaled here, to save a pass over the scores.
+        q, k = q[images].to(self.dtype) * scale, k[images].to(self.dtype)
         # (N, G, Q or K, D), contiguous, or every chunk's matrix product would copy them.
         self.q = q.unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).contiguous()
         self.k = k.unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).contiguous()
@@ -300,16 +299,16 @@ def _(grad_out: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(t) for t in (q, k, v, gate, q.new_empty(0) if bias is None else bias))
 
 
-@register_flop_formula(torch.ops.fpt_d2.mixture)  # type: ignore[untyped-decorator]
+@register_flop_formula(torch.ops.fpt_d2.mixture)
 def _(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     """Two for each multiply-add: the scores of all parts and one product with the values."""
-    return 2 * q[0] * q[1] * k[1] * (q[2] + v[2])  # type: ignore[no-any-return]
+    return 2 * q[0] * q[1] * k[1] * (q[2] + v[2])
 
 
-@register_flop_formula(torch.ops.fpt_d2.mixture_backward)  # type: ignore[untyped-decorator]
+@register_flop_formula(torch.ops.fpt_d2.mixture_backward)
 def _(grad_out: Any, q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     """The scores again and their two gradients; the weights' gradient and the values'."""
-    return 2 * q[0] * q[1] * k[1] * (3 * q[2] + 2 * v[2])  # type: ignore[no-any-return]
+    return 2 * q[0] * q[1] * k[1] * (3 * q[2] + 2 * v[2])
 
 
 def _sdpa(

@@ -112,7 +112,7 @@ class MixtureTransformer(Branch):
         gate = mixture_gate(k, self.gate, key_mask=mask)
         out = dot_product_mixture(q, key, v, gate, bias=bias, key_mask=mask, scale=self.scale, impl=self.impl)
         out = out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
-        return out if self.project is None else self.project(out)  # type: ignore[no-any-return]
+        return out if self.project is None else self.project(out)
 
     def extra_repr(self) -> str:
         return (
@@ -313,7 +313,7 @@ class RenderingTransformer(Branch):
             out = out.relu_()
         if self.out is not None:
             out = self.out(out if target.mask is None else target.without_padding(out))
-        return out  # type: ignore[no-any-return]
+        return out
 
     def _shrink(self, source: Level, size: torch.Size) -> Tensor:
         x, mask = source.map, source.mask

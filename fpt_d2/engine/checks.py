@@ -81,7 +81,10 @@ def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
 
 
 def check_that_model_builds(cfg: CfgNode) -> None:
-    """Raises ConfigError if the model of ``cfg`` cannot be built. That takes neither memory nor weights."""
+    """Raises ConfigError if the model of ``cfg``, or the windows that it sees, cannot be built.
+
+    That takes neither memory nor weights.
+    """
     try:
         check_model(cfg)
         if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
@@ -98,6 +101,8 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
     test, mask_format, evaluates = cfg.TEST, cfg.INPUT.MASK_FORMAT, bool(cfg.DATASETS.TEST)
     require(bool(cfg.DATASETS.TRAIN), "DATASETS.TRAIN is empty: name the data sets to train on")
     _check_batch(cfg, args.num_gpus * args.num_machines)
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        check_input_config(cfg)
     require(
         not cfg.MODEL.MASK_ON or mask_format in ("polygon", "bitmask"),
         f"INPUT.MASK_FORMAT is {mask_format!r}; allowed: 'polygon', 'bitmask'",

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from fpt_d2.core.padding import (
     _budget_sizes,
     apply_mask,

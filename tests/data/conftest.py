@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fpt_d2.config import add_fpt_config
 from fpt_d2.data.synthetic.write_shapes import write_shapes
@@ -13,6 +14,16 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("datasets") / "shapes"
     write_shapes(root, num_train=36, num_val=12, image_size=(64, 112), seed=3, progress=False)
     return root
+
+
+@pytest.fixture
+def catalogs():
+    """Forget what a test has registered."""
+    before = DatasetCatalog.list()
+    yield
+    for name in set(DatasetCatalog.list()) - set(before):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 @pytest.fixture

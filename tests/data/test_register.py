@@ -10,19 +10,11 @@ from detectron2.structures import BitMasks
 from fpt_d2.data import DatasetError, register_from_config
 from fpt_d2.data.synthetic.classes import CATEGORIES
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 
 def entry(name, shapes_root, split="train"):
     return (name, str(shapes_root / "annotations" / f"instances_{split}.json"), str(shapes_root / split))
-
-
-@pytest.fixture(autouse=True)
-def catalogs():
-    """Forget what a test has registered."""
-    before = DatasetCatalog.list()
-    yield
-    for name in set(DatasetCatalog.list()) - set(before):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -11,18 +11,10 @@ from fpt_d2.data.labels import IGNORE_LABEL
 from fpt_d2.model_zoo import get_config
 from tests.semantic import CLASSES, write_semantic
 
+pytestmark = pytest.mark.usefixtures("catalogs")
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*-SemanticSegmentation/*ufp_fpt_R_50.yaml"))
-
-
-@pytest.fixture(autouse=True)
-def catalogs():
-    """Forget what a test has registered."""
-    before = DatasetCatalog.list()
-    yield
-    for name in set(DatasetCatalog.list()) - set(before):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 @pytest.mark.parametrize("config", NAMES)

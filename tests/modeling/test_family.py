@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from detectron2 import modeling
 from detectron2.modeling import BACKBONE_REGISTRY, FPN
 from detectron2.structures import ImageList
+from fpt_d2.config_check import check_fpt_config
 from torch import Tensor, nn
 
 from fpt_d2 import FPT
-from fpt_d2.config_check import check_fpt_config
 
 from .models import FASTER_RCNN, FPN_BUILDERS, RETINANET, patch_fpt, randomize, small_config
 

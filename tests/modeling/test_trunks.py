@@ -18,13 +18,13 @@ from detectron2.modeling.backbone import SimpleFeaturePyramid, ViT
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.mvit import MViT
 from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
+from fpt_d2.core.padding import padding_mask
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpt_d2 import FPT
 from fpt_d2.checkpoint import FPTCheckpointer
 from fpt_d2.core import PyramidTransform, chunked
-from fpt_d2.core.padding import padding_mask
 from fpt_d2.modeling import FeatureTrunk, PluginResNet, timm_trunk, torchvision_trunk
 from fpt_d2.modeling.fpt import pyramid_strides
 from fpt_d2.modeling.trunks import AttentionAugmentation, GlobalContext, NonLocal, build_trunk

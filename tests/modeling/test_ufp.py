@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
+from fpt_d2.core.padding import to_tokens
 from torch import Tensor, nn
 
 from fpt_d2.core import PyramidTransform, mixture_attention, mixture_gate
-from fpt_d2.core.padding import to_tokens
 from fpt_d2.modeling.ufp import UFP, GlobalConv, ufp_strides
 
 WIDTH = 8

@@ -12,11 +12,11 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from fpt_d2.core.padding import budget_size
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import fpt_d2
-from fpt_d2.core.padding import budget_size
 from fpt_d2.errors import UserError
 
 MAX_KV_TOKENS = 48  # fewer than the 80 and 84 positions of p5 at the tool's two image sizes

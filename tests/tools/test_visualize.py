@@ -178,3 +178,17 @@ def test_wrong_results_are_one_sentence(content, argv, sentence, tmp_path: Path)
     with pytest.raises(SystemExit) as end:
         draw_results(["--input", str(tmp_path / "results.json"), "--output", str(tmp_path / "out"), *argv])
     assert sentence in str(end.value) and len(str(end.value).splitlines()) == 1 and end.value.code == 2
+
+
+def test_an_image_that_cannot_be_read_is_named(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(coco_results(shapes, "instances")))
+    image = Path(DatasetCatalog.get("fpt_shapes_val")[0]["file_name"])
+    content = image.read_bytes()
+    image.write_bytes(content[:200])
+    argv = ["--input", str(tmp_path / "results.json"), "--output", str(tmp_path), "--dataset", "fpt_shapes_val"]
+    try:
+        with pytest.raises(SystemExit, match=f"{image.name} or its annotation cannot be read") as end:
+            draw_results(argv)
+    finally:
+        image.write_bytes(content)
+    assert end.value.code == 2

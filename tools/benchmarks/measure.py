@@ -34,7 +34,8 @@ class Step(NamedTuple):
     Attributes:
         seconds: what ratios are made of: user and system on the CPU, which another busy process changes little; the
             clock's on a GPU.
-        user_seconds, system_seconds: processor time per thread. The kernel's part is mostly that of new pages.
+        user_seconds, system_seconds: processor time per thread, sampled by the system and so rough for short steps. The
+            system's part is mostly that of new pages of memory.
         wall_seconds: by the clock.
         peak_bytes: highest memory above inputs and parameters; None where the system does not say.
         flops: in matrix products and convolutions.
