@@ -44,6 +44,29 @@ def _to_be_matched(content: Any, path: str, author: str, *, key: str, left_out: 
     return {"model": kept, "__author__": author, "matching_heuristics": True}
 
 
+def rename_old_modules(weights: Mapping[str, Any], model: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Weights with the names of version 0.1, of FPT's own modules, under those of today.
+
+    One convolution over the branches of a level, ``fpt_fuse2``, is now cut along them, ``fpn_output2.fuse.0`` and so on;
+    the bottom-up path ``bfp_down3`` is ``pyramid.down.p3``.
+
+    Args:
+        model: the weights that are wanted, by name.
+    """
+    renamed = {}
+    for name, weight in weights.items():
+        name = re.sub(r"\bbfp_down(\d+)\.", r"pyramid.down.p\1.", name)
+        level = re.sub(r"\bfpt_fuse(\d+)\.weight$", r"fpn_output\1.fuse.", name)
+        level = re.sub(r"\bfpt_fuse\.(\w+)\.weight$", r"ufp_output.\1.fuse.", level)
+        parts = [n for n in model if level != name and n.startswith(level)]
+        widths = [model[part].shape[1] for part in parts]
+        if parts and weight.shape[1] == sum(widths):
+            renamed.update(zip(parts, weight.split(widths, dim=1)))
+        else:
+            renamed[name] = weight
+    return renamed
+
+
 def is_torchvision_resnet(names: Collection[str]) -> bool:
     """Whether the names are those of torchvision's ResNets, which timm's have too."""
     return any(f"{prefix}layer1.0.conv1.weight" in names for prefix in ("", "module."))

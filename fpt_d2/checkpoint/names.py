@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 # The modules through which what this project adds reaches the output: where they are zero, the model is as it would be
 # without.
-_FUSION_MODULES = r"fpt_fuse\d*|bfp_down\d+|bifpn"
+_FUSION_MODULES = r"(?:fpn_output\d+|ufp_output\.\w+|fpt_output\.\w+)\.fuse|pyramid|bifpn"
 _FUSION = re.compile(rf"(^|\.)({_FUSION_MODULES})\.")
 # All that it adds to FPN and ResNet. No checkpoint from elsewhere has them.
 _FPT = re.compile(rf"(^|\.)({_FUSION_MODULES}|fpt|bottom_up\.plugins)\.")
