@@ -47,7 +47,7 @@ def _to_be_matched(content: Any, path: str, author: str, *, key: str, left_out: 
 def rename_old_modules(weights: Mapping[str, Any], model: Mapping[str, Tensor]) -> dict[str, Any]:
     """Weights with the names of version 0.1, of FPT's own modules, under those of today.
 
-    One convolution over the branches of a level, ``fpt_fuse2``, is now cut along them, ``fpn_output2.fuse.0`` and so on;
+    One convolution over the branches of a level, ``fpt_fuse2``, is now cut along them, ``fpn_output2.fuse.0`` and on;
     the bottom-up path ``bfp_down3`` is ``pyramid.down.p3``.
 
     Args:
