@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import NamedTuple
-from unittest import mock
 
 import torch
 from benchmarks.measure import flop_counter
@@ -18,10 +16,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpt_d2.core import chunked
 from fpt_d2.engine.checks import check_that_model_builds
 from fpt_d2.errors import UserError
-from fpt_d2.modeling import AdaptivePooler, fpt, ufp
+from fpt_d2.modeling import AdaptivePooler
 
 
 class UncountableError(UserError):
@@ -64,8 +61,10 @@ def measure(name: str, cfg: CfgNode | DictConfig, height: int, width: int) -> Co
     if isinstance(cfg, CfgNode):
         check_that_model_builds(cfg)
     try:
-        with _without_values(device_of(cfg)):
-            return _measure(name, _build(cfg).eval(), height, width)
+        with torch.device("meta"):
+            model = _build(cfg)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device_of(cfg)), torch.no_grad():
+            return _measure(name, _without_values(model, device_of(cfg)), height, width)
     except (RuntimeError, ImportError) as error:  # of compiled code that wants values, or is not there
         reason = str(error).partition("\n")[0]
         raise UncountableError(f"{name} cannot be analyzed: {reason}") from error
@@ -92,26 +91,16 @@ def _build(cfg: CfgNode | DictConfig) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TRUNK.PRETRAINED = False  # values are of no use
-    # Not build_model, which moves the model to its device: it is there.
+    # Not build_model, which moves the model to its device.
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
-@contextmanager
-def _without_values(device: str) -> Iterator[None]:
-    """Tensors have a shape and a device, and neither values nor memory."""
-    with ExitStack() as stack:
-        for module in (fpt, ufp):
-            # Where an image is padded cannot be read off it without values; here it counts as image, as the rest.
-            stack.enter_context(mock.patch.object(module, "level_masks", lambda *_: None))
-        stack.enter_context(mock.patch("fpt_d2.modeling.trunks.resnet.padding_mask", lambda *_: None))
-        # Looks at what it draws.
-        stack.enter_context(mock.patch.object(nn.init, "trunc_normal_", lambda tensor, *_, **__: tensor))
-        # The same products in one step, not in thousands.
-        stack.enter_context(mock.patch.object(chunked, "step_size", lambda batch, queries, *_: (batch, queries)))
-        stack.enter_context(FakeTensorMode())
-        stack.enter_context(torch.device(device))
-        stack.enter_context(torch.no_grad())
-        yield
+def _without_values(model: nn.Module, device: str) -> nn.Module:
+    """The model on a device, where its tensors have shapes and neither values nor memory."""
+    for module in model.modules():
+        if getattr(module, "read_padding", False):
+            module.read_padding = False  # which cannot be read without values: everything counts as image
+    return model.to_empty(device=device).eval()
 
 
 def _run_heads(model: nn.Module, features: Mapping[str, Tensor]) -> None:

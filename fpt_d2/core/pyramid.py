@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,11 @@ from .transformers import GroundingTransformer, RenderingTransformer, SelfTransf
 
 # Makes a branch from its channels; one that reads finer levels also from num_halvings, log2 of the strides' ratio.
 BranchFactory = Callable[..., nn.Module]
+
+
+def branch_factory(branch: BranchFactory, **options: Any) -> BranchFactory:
+    """``partial(branch, **options)``, for a lazy config: there ``L(branch_factory)(branch=SelfTransformer, ...)``."""
+    return partial(branch, **options)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def test_parameters_are_those_of_the_yaml(name: str) -> None:
 @pytest.mark.parametrize("name", TWINS)
 def test_training_is_that_of_the_yaml(name: str) -> None:
     lazy, cfg = model_zoo.get_config(name), model_zoo.get_config(name.replace(".py", ".yaml"))
-    assert lazy.model.backbone.transform.max_kv_tokens == cfg.MODEL.FPT.MAX_KV_TOKENS
+    transform = lazy.model.backbone.transform
+    assert transform.st.max_kv_tokens == transform.gt.max_kv_tokens == cfg.MODEL.FPT.MAX_KV_TOKENS
     assert lazy.train.init_checkpoint == cfg.MODEL.WEIGHTS
     assert (lazy.optimizer.lr, lazy.train.max_iter) == (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER)
     assert lazy.dataloader.train.total_batch_size == cfg.SOLVER.IMS_PER_BATCH

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fpt_d2 import core
+from fpt_d2.core import reference
 
-from . import textbook
 from .workload import Entry, Setting, Workload
 
 CHANNELS = 256
@@ -38,14 +38,14 @@ def entries(device: str) -> list[Entry]:
     table = []
     for case, num_parts, similarity in MIXTURES:
         ours = partial(core.mixture_attention, similarity=similarity)
-        outline = partial(_of_tokens, partial(textbook.mixture_attention, similarity=similarity), num_parts)
+        outline = partial(_of_tokens, partial(reference.mixture_attention, similarity=similarity), num_parts)
         forms = {"ours": ours, f"ours ({other})": partial(ours, impl=other)}
         table += [Entry(case, n, partial(_of_tokens, f, num_parts), outline, TEXTBOOK) for n, f in forms.items()]
         table.append(Entry(case, *TEXTBOOK, outline, outline))
     ours = partial(core.local_mixture_attention, square_size=SQUARE_SIZE, similarity="euclidean")
-    theirs = partial(textbook.local_mixture_attention, square_size=SQUARE_SIZE)
+    theirs = partial(reference.local_mixture_attention, square_size=SQUARE_SIZE, similarity="euclidean")
     for case, make, outline in (
-        ("GT dot", partial(_of_tokens, core.linear_attention, 0), partial(_of_tokens, textbook.linear_attention, 0)),
+        ("GT dot", partial(_of_tokens, core.linear_attention, 0), partial(_of_tokens, reference.linear_attention, 0)),
         (LOCAL, partial(_of_maps, ours), partial(_of_maps, theirs)),
     ):
         table += [Entry(case, "ours", make, baseline=TEXTBOOK), Entry(case, *TEXTBOOK, outline, outline)]

@@ -13,9 +13,10 @@ from detectron2.modeling import Backbone, build_resnet_backbone
 from torch import Tensor
 
 from fpt_d2.config import add_fpt_config
+from fpt_d2.core import Fusion, PyramidTransform, reference
+from fpt_d2.core.fusion import fuse
 from fpt_d2.modeling import FPT, BiFPN, build_fpt_backbone
 
-from . import textbook
 from .workload import Entry, Setting, Workload
 
 CASE = "neck"
@@ -75,18 +76,25 @@ def build_neck(keys: Sequence[Any]) -> Neck:
     return build_fpt_backbone(cfg, GivenFeatures(), None)
 
 
-def run_neck(neck: Neck, features: dict[str, Tensor]) -> list[Tensor]:
+def run_neck(neck: Neck, features: dict[str, Tensor], *, as_textbook: bool = False) -> list[Tensor]:
     if isinstance(neck, BiFPN):
         return list(neck(features).values())
     # Not from an image: nothing is padded.
-    return list(neck.fuse(neck.source_pyramid(features), None).values())
+    run = run_textbook if as_textbook else fuse
+    return list(run(neck.source_pyramid(features), None, transform=neck.fpt, fusions=neck.fusions).values())
+
+
+def run_textbook(
+    source: dict[str, Tensor], valid: None, *, transform: PyramidTransform, fusions: dict[str, Fusion]
+) -> dict[str, Tensor]:
+    """What ``fuse`` computes, as a textbook does: every score is stored, every level is one concatenation."""
+    branches = reference.pyramid_transform(transform, source)
+    return {name: reference.fuse(fusions[name], x, branches.get(name)) for name, x in source.items()}
 
 
 def _make_neck(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
         neck = build_neck(NECKS.get(name, EXACT))
-    if name == "FPT textbook":
-        textbook.as_textbook(neck)
     padded = _padded(setting)
     features = {
         n: torch.randn(setting.batch, channels, *padded.level(stride), device=setting.device, requires_grad=True)
@@ -95,7 +103,7 @@ def _make_neck(name: str, setting: Setting) -> Workload:
 
     def run(training: bool) -> list[Tensor]:
         with setting.autocast():
-            return run_neck(neck, features)
+            return run_neck(neck, features, as_textbook=name == "FPT textbook")
 
     return Workload(run, [*features.values(), *neck.parameters()])
 

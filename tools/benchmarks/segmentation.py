@@ -11,7 +11,7 @@ from torch import Tensor
 from fpt_d2 import model_zoo
 from fpt_d2.modeling import UFP, build_resnet_ufp_backbone
 
-from .textbook import as_textbook
+from .necks import run_textbook
 from .workload import Entry, Setting, Workload
 
 CASE = "UFP R101"
@@ -31,8 +31,7 @@ def build_backbone(name: str) -> UFP:
         cfg.MODEL.FPT.BRANCHES = []
     for node in (cfg.MODEL.RESNETS, cfg.MODEL.UFP, cfg.MODEL.FPT):
         node.NORM = "BN"  # SyncBN trains on GPUs only
-    backbone = build_resnet_ufp_backbone(cfg, ShapeSpec(channels=3))
-    return as_textbook(backbone) if name == TEXTBOOK else backbone
+    return build_resnet_ufp_backbone(cfg, ShapeSpec(channels=3))
 
 
 def _make(name: str, setting: Setting) -> Workload:
@@ -43,6 +42,9 @@ def _make(name: str, setting: Setting) -> Workload:
     def run(training: bool) -> list[Tensor]:
         with setting.autocast():
             feature = backbone.bottom_up(images)[backbone.in_feature]
-            return list(backbone.pyramid(feature, None).values())
+            if name != TEXTBOOK:
+                return list(backbone.neck(feature).values())
+            source = {level: conv(feature) for level, conv in backbone.global_conv.items()}
+            return list(run_textbook(source, None, transform=backbone.fpt, fusions=backbone.ufp_output).values())
 
     return Workload(run, list(backbone.parameters()))
