@@ -67,7 +67,7 @@ class ValidSizes:
 
     @staticmethod
     def unread(images: Tensor) -> ValidSizes:
-        """:meth:`read` without a read of the device: for masks, where nothing else asks for the numbers."""
+        """:meth:`read` without a read of the device: for masks; pooling to a budget is slower without the numbers."""
         return ValidSizes((images.shape[-2], images.shape[-1]), valid_sizes(images), None)
 
     @staticmethod
@@ -161,7 +161,7 @@ class Level:
             (B, K, C) and the mask (B, K) of the valid ones, or None where all are.
         """
         level = self if stride == 1 else self._pooled(stride)
-        if max_tokens > 0 and is_recorded():
+        if max_tokens > 0 and (is_recorded() or (level.valid is not None and level.valid.numbers is None)):
             return _pool_in_graph(level, max_tokens)
         if 0 < max_tokens < level.map.shape[2] * level.map.shape[3]:
             return _pool(level, max_tokens)
@@ -216,9 +216,10 @@ def _clamp(x: Any, most: Any) -> Any:
 
 def _pool(level: Level, max_tokens: int) -> tuple[Tensor, Tensor | None]:
     x = level.map
-    if level.valid is None or level.valid.numbers is None:
+    if level.valid is None:
         return to_tokens(F.adaptive_avg_pool2d(x, grid_size(x.shape[2], x.shape[3], max_tokens))), None
     tokens, masks = [], []
+    assert level.valid.numbers is not None
     for image, (height, width) in zip(x, level.valid.numbers):
         pooled = F.adaptive_avg_pool2d(image[:, :height, :width], grid_size(height, width, max_tokens)).flatten(1)
         missing = max_tokens - pooled.shape[1]

@@ -70,10 +70,10 @@ def local_mixture_attention(
     q, k = _as_dot_product(q, k, valid, similarity, gate.shape[1])
     # split and unbind, not slices: the gradient of a slice is a map of zeros around it, for every strip
     k_strips, v_strips = (t.unfold(2, side + 2 * border, side).transpose(3, 4).unbind(2) for t in (k, v))
-    strips = []
+    strips, computed_anew = [], torch.is_grad_enabled() and not is_recorded() and _may_checkpoint()
     for strip in zip(q.split(side * rh, dim=2), k_strips, v_strips):
         arguments = (*strip, gate, square_size, (rh, rw), side)
-        if torch.is_grad_enabled() and not is_recorded():
+        if computed_anew:
             strips.append(checkpoint(_attend_strip, *arguments, use_reentrant=False, preserve_rng_state=False))
         else:
             strips.append(_attend_strip(*arguments))
@@ -88,6 +88,15 @@ def _as_dot_product(q: Tensor, k: Tensor, valid: Tensor, similarity: str, num_pa
     queries, keys, bias = as_dot_product(to_tokens(q), to_tokens(k), num_parts, valid.flatten(1))
     q = queries.transpose(1, 2).unflatten(2, q.shape[-2:])
     return q, torch.cat((keys.transpose(1, 2), bias), dim=1).unflatten(2, k.shape[-2:])
+
+
+def _may_checkpoint() -> bool:
+    """torch.func allows no hooks on saved tensors, of which a checkpoint is made."""
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+            return True
+    except RuntimeError:
+        return False
 
 
 def _attend_strip(

@@ -113,12 +113,15 @@ class _Mixture(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:5]
-        if torch.is_grad_enabled():  # create_graph: this derivative is to be differentiated in its turn
-            # Views, because one input may be computed from another (a bias from k), which is not this derivative's.
-            q, k, v, gate, bias = inputs = [None if t is None else t.view_as(t) for t in inputs]
-            wanted = [t for t, need in zip(inputs, needed) if need]
-            out = _all_at_once(q, k, v, gate, bias, ctx.scale)
-            grads = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
+        if torch.is_grad_enabled():  # create_graph, or torch.func: this derivative may be differentiated in its turn
+
+            def of_wanted(*wanted: Tensor) -> Tensor:
+                given = iter(wanted)
+                q, k, v, gate, bias = (next(given) if need else t for t, need in zip(inputs, needed))
+                return _all_at_once(q, k, v, gate, bias, ctx.scale)
+
+            pull_back = torch.func.vjp(of_wanted, *(t for t, need in zip(inputs, needed) if need))[1]
+            grads = iter(pull_back(grad_out))
             return (*(next(grads) if need else None for need in needed), None)
         grads = _mixture_backward(grad_out, *inputs, ctx.scale)
         return (*(g if need else None for g, need in zip(grads, needed)), None)

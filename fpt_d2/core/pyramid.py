@@ -78,23 +78,25 @@ class PyramidTransform(nn.Module):
             {n: nn.Identity() if widths[n] == channels else nn.Conv2d(widths[n], channels, 1) for n in self.levels}
         )
         self.st, self.gt, self.rt = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        # Kind, key, target and source of each branch; a key cannot be taken apart, as a level may be called "level_2".
+        self.ends: list[tuple[str, str, str, str]] = []
         for i, level in enumerate(self.levels):
             if st is not None:
-                self.st[level] = st(channels)
+                self._add("st", level, level, st(channels))
             for coarser in self.levels[i + 1 :] if gt is not None else ():
-                self.gt[f"{level}_{coarser}"] = gt(channels)  # type: ignore[misc]
+                self._add("gt", level, coarser, gt(channels))  # type: ignore[misc]
             for finer in self.levels[:i] if rt is not None else ():
                 number = halvings[level] - halvings[finer]
-                self.rt[f"{level}_{finer}"] = rt(channels, num_halvings=number)  # type: ignore[misc]
+                self._add("rt", level, finer, rt(channels, num_halvings=number))  # type: ignore[misc]
+
+    def _add(self, kind: str, target: str, source: str, branch: nn.Module) -> None:
+        key = target if kind == "st" else f"{target}_{source}"
+        getattr(self, kind)[key] = branch
+        self.ends.append((kind, key, target, source))
 
     def branches(self, level: str) -> dict[str, nn.Module]:
         """The branches of a level in the order of their concatenation, by name, such as ``"gt.p3_p5"``."""
-        return {
-            f"{kind}.{name}": branch
-            for kind, branches in (("st", self.st), ("gt", self.gt), ("rt", self.rt))
-            for name, branch in branches.items()
-            if name.split("_")[0] == level
-        }
+        return {f"{kind}.{key}": getattr(self, kind)[key] for kind, key, target, _ in self.ends if target == level}
 
     def edges(self, features: Mapping[str, Tensor], valid: ValidSizes | None = None) -> dict[str, list[Edge]]:
         """Every branch of every level, in the order of their concatenation and not yet computed.
@@ -110,11 +112,10 @@ class PyramidTransform(nn.Module):
             edges[n] = []
         levels = {n: Level.of(self.reduce[n](features[n]), valid) for n in self.levels}
         anew = self.use_checkpoint and torch.is_grad_enabled()
-        for kind in (self.st, self.gt, self.rt):
-            for name, branch in kind.items():
-                call = partial(checkpoint, _call_anew, branch, use_reentrant=False) if anew else branch
-                target, _, source = name.partition("_")
-                edges[target].append(Edge(call, levels[target], levels[source or target]))
+        for kind, key, target, source in self.ends:
+            branch = getattr(self, kind)[key]
+            call = partial(checkpoint, _call_anew, branch, use_reentrant=False) if anew else branch
+            edges[target].append(Edge(call, levels[target], levels[source]))
         return edges
 
     def forward(self, features: Mapping[str, Tensor], valid: ValidSizes | None = None) -> dict[str, Tensor]:

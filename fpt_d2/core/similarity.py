@@ -30,13 +30,25 @@ def euclidean(q: Tensor, k: Tensor, num_parts: int, key_mask: Tensor | None) -> 
     """
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(k.dtype, torch.float32)
-        q, k = q.to(dtype), k.to(dtype)
-        with torch.no_grad():
-            centre = k.mean(1, keepdim=True)
-            if key_mask is not None:
-                centre = mean_weights(key_mask, dtype).unsqueeze(1) @ k
-        q, k = q - centre, k - centre
+        centre = _centre(k.detach(), key_mask, dtype)
+        q, k = q.to(dtype) - centre, k.to(dtype) - centre
         return 2 * q, k, -k.unflatten(2, (num_parts, -1)).square().sum(3).transpose(1, 2)
+
+
+def _centre(k: Tensor, key_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """(B, 1, C) mean of the valid keys, where it is larger than their spread, else zero.
+
+    It is rounded like the keys, and left out where it is not needed, so that differences are numbers of the keys' own
+    dtype: a path that computes in float16 or bfloat16 rounds nothing.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True) if key_mask is None else mean_weights(key_mask, dtype).unsqueeze(1) @ x
+
+    keys = k.to(dtype)
+    centre = mean(keys)
+    centre = centre.where(centre.abs() > mean((keys - centre).abs()), 0)
+    return centre.to(k.dtype).to(dtype)
 
 
 # By name. None: the dot product as it is.
