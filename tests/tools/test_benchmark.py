@@ -15,7 +15,7 @@ import torch
 TOOLS = Path(__file__).parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
-from benchmarks import cost, kernels, measure, necks, segmentation, textbook  # noqa: E402
+from benchmarks import cost, kernels, measure, necks, segmentation  # noqa: E402
 from benchmarks.report import Result, compared  # noqa: E402
 from benchmarks.session import Session  # noqa: E402
 from benchmarks.workload import FORWARD, MODES, TRAIN, Setting, Workload  # noqa: E402
@@ -58,7 +58,7 @@ def test_the_textbook_neck_computes_the_same(similarity):
         for n, (channels, stride) in necks.FEATURES.items()
     }
     ours = necks.run_neck(neck, features)
-    for a, b in zip(ours, necks.run_neck(textbook.as_textbook(neck), features), strict=True):
+    for a, b in zip(ours, necks.run_neck(neck, features, as_textbook=True), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
@@ -67,7 +67,9 @@ def test_the_textbook_of_segmentation_computes_the_same():
     backbone = segmentation.build_backbone("UFP + FPT").double().eval()
     image = torch.randn(1, 3, SETTING.height, SETTING.width, dtype=torch.float64)
     with torch.no_grad():
-        ours, theirs = backbone(image), textbook.as_textbook(backbone)(image)
+        ours = backbone(image)
+        source = {n: conv(ours[backbone.in_feature]) for n, conv in backbone.global_conv.items()}
+        theirs = necks.run_textbook(source, None, transform=backbone.fpt, fusions=backbone.ufp_output)
     for n in backbone.levels:
         torch.testing.assert_close(ours[n], theirs[n], rtol=1e-9, atol=1e-10)
 

@@ -110,7 +110,8 @@ class Runner:
             self._workload.clear()
 
     def _watched_step(self, mode: str) -> Step:
-        self._warm_up.step(mode)
+        with flop_counter():  # which loads what it needs at its first use
+            self._warm_up.step(mode)
         self._warm_up.clear()
         peak = _watch_gpu() if self._device == "cuda" else _watch_process()
         with flop_counter() as counter:
