@@ -222,11 +222,11 @@ def convolve_affine(folded: Sequence[tuple[nn.Module, Edge]]) -> Tensor:
     target: Level = folded[0][1].target
     x = target.map
     weight, offset = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
-    with torch.autocast(x.device.type, enabled=False):
-        for conv, edge in folded:
-            assert isinstance(conv, nn.Conv2d) and isinstance(edge.branch, LinearGroundingTransformer)
-            matrix, constant = edge.branch.as_affine(edge.source)
-            conv_weight = conv.weight.to(matrix.dtype)
+    for conv, edge in folded:
+        assert isinstance(conv, nn.Conv2d) and isinstance(edge.branch, LinearGroundingTransformer)
+        matrix, constant = edge.branch.as_affine(edge.source)  # whose linear layers autocast serves
+        conv_weight = conv.weight.to(matrix.dtype)
+        with torch.autocast(x.device.type, enabled=False):
             weight = weight + torch.einsum("oihw,bji->bojhw", conv_weight, matrix)
             offset = offset + torch.einsum("oihw,bi->bohw", conv_weight, constant)
     # The offset ends with the image, or it would be missing from the zeros around a convolution's input.
