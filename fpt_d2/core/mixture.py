@@ -181,17 +181,17 @@ class _Scores:
         num_buffers: int,
     ) -> None:
         self.dtype, self.num_parts, self.scale = torch.promote_types(q.dtype, torch.float32), gate.shape[1], scale
-        # Scaled here, to save a pass over the scores.
-        q, k = q[images].to(self.dtype) * scale, k[images].to(self.dtype)
-        # (N, G, Q or K, D), contiguous, or every chunk's matrix product would copy them.
-        self.q = q.unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).contiguous()
-        self.k = k.unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).contiguous()
+        q = q[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3)  # (N, G, Q, D)
+        k = k[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3)
+        # Contiguous, or every chunk's matrix product would copy them. Scaled here, to save a pass over the scores.
+        self.q = torch.mul(q, scale, out=q.new_empty(q.shape, dtype=self.dtype))
+        self.k = k.to(self.dtype).contiguous()
         self.gate = gate[images].to(self.dtype).t()[:, :, None, None]  # (N, G, 1, 1)
         self.bias = None
         if bias is not None:  # (N, G, 1, K)
             bias = scale * bias[images].to(self.dtype).transpose(0, 1).unsqueeze(2)
             self.bias = bias.expand(self.num_parts, -1, -1, -1)
-        self.buffers = self.q.new_empty(num_buffers, self.q.shape[1], chunk, k.shape[1])
+        self.buffers = self.q.new_empty(num_buffers, self.q.shape[1], chunk, k.shape[2])
 
     def weights(self, part: int, rows: slice) -> Tensor:
         """(G, T, K) softmax of one part, in buffer 0."""

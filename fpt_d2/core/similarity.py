@@ -32,7 +32,7 @@ def euclidean(q: Tensor, k: Tensor, num_parts: int, key_mask: Tensor | None) -> 
         dtype = torch.promote_types(k.dtype, torch.float32)
         centre = _centre(k.detach(), key_mask, dtype)
         q, k = q.to(dtype) - centre, k.to(dtype) - centre
-        return 2 * q, k, -k.unflatten(2, (num_parts, -1)).square().sum(3).transpose(1, 2)
+        return q, 2 * k, -k.unflatten(2, (num_parts, -1)).square().sum(3).transpose(1, 2)
 
 
 def _centre(k: Tensor, key_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
