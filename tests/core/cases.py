@@ -1,11 +1,16 @@
 """Inputs and comparisons that the tests of the mathematics share."""
 
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Inputs = Tuple[Tensor, Tensor, Tensor, Tensor, Optional[Tensor]]
+from fpt_d2.core import Level, ValidSizes
+
+Size = tuple[int, int]
 
 
 def attention_inputs(
@@ -18,7 +23,7 @@ def attention_inputs(
     width: int = 4,
     values: int = 6,
     masked: bool = False,
-) -> Inputs:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """q, k, v, gate and key mask or None in float64; channels last for one axis, first for a map's two."""
     random = torch.Generator().manual_seed(seed)
 
@@ -41,7 +46,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
 
 
-def values_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> List[Tensor]:
+def values_and_gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
     """The result, and the gradients of all inputs for a fixed random cotangent."""
     leaves = [t.detach().clone().requires_grad_() for t in inputs]
     out = function(*leaves)
@@ -78,9 +83,7 @@ def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return module
 
 
-def pyramid_features(
-    sizes: Dict[str, Tuple[int, int]], channels: Any, batch: int = 1, seed: int = 0
-) -> Dict[str, Tensor]:
+def pyramid_features(sizes: Mapping[str, Size], channels: Any, batch: int = 1, seed: int = 0) -> dict[str, Tensor]:
     """Random float64 maps by level; ``channels`` one number or by level."""
     random = torch.Generator().manual_seed(seed)
     return {
@@ -89,12 +92,20 @@ def pyramid_features(
     }
 
 
-def rectangle_masks(
-    sizes: Dict[str, Tuple[int, int]], valid: Sequence[Dict[str, Tuple[int, int]]]
-) -> Dict[str, Tensor]:
-    """(B, H, W) masks by level from each image's valid sizes."""
-    masks = {n: torch.zeros(len(valid), h, w, dtype=torch.bool) for n, (h, w) in sizes.items()}
-    for b, image in enumerate(valid):
-        for n, (h, w) in image.items():
-            masks[n][b, :h, :w] = True
-    return masks
+def valid_sizes(full: Size, *sizes: Size) -> ValidSizes:
+    """Those of a batch of images, of one for each of ``sizes``, in a canvas of size ``full``; also where all fill it."""
+    return ValidSizes(full, torch.tensor(sizes), sizes)
+
+
+def level(map: Tensor, *sizes: Size) -> Level:
+    """With the valid size of each image; the padding, which becomes zero, is all where none is given."""
+    return Level.of(map, valid_sizes((map.shape[2], map.shape[3]), *sizes) if sizes else None)
+
+
+def images(canvas: Size, *sizes: Size) -> Tensor:
+    """Random images without a zero, each of its own size, in the upper left corners of a batch."""
+    x = torch.zeros(len(sizes), 3, *canvas)
+    random = torch.Generator().manual_seed(0)
+    for image, (h, w) in zip(x, sizes):
+        image[:, :h, :w] = torch.rand(3, h, w, generator=random) + 0.1
+    return x

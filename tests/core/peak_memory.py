@@ -4,11 +4,14 @@ The mark never falls, so that the first path that holds a matrix shows, and the 
 relatives cannot be imported here: the mathematics needs torch alone.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Callable, Iterator, Tuple
+from typing import Any
 
 for name in ("detectron2", "torchvision", "fvcore"):
     sys.modules[name] = None  # type: ignore[assignment]  # as Python marks what it must not import
@@ -20,7 +23,7 @@ from torch import Tensor  # noqa: E402
 from fpt_d2 import core  # noqa: E402
 
 CHANNELS, PARTS = 16, 2
-core.chunked.STEP_BYTES = 2**20  # smaller steps for smaller maps than the real ones
+core.mixture.STEP_BYTES = 2**20  # smaller steps for smaller maps than the real ones
 
 
 def high_water_mark() -> float:
@@ -38,7 +41,7 @@ def maps(side: int, *scales: int) -> list[Tensor]:
     return [torch.randn(1, CHANNELS, side // s, side // s) for s in scales]
 
 
-def paths(side: int) -> Iterator[Tuple[str, Callable[..., Tensor], list[Tensor]]]:
+def paths(side: int) -> Iterator[tuple[str, Callable[..., Tensor], list[Tensor]]]:
     padded = torch.arange(side**2 // 4).unsqueeze(0) < side**2 // 5
     for impl in ("chunked", "sdpa"):
         attend: Callable[..., Any] = partial(core.mixture_attention, impl=impl)
@@ -49,8 +52,12 @@ def paths(side: int) -> Iterator[Tuple[str, Callable[..., Tensor], list[Tensor]]
     gate = torch.full((1, PARTS), 1 / PARTS)
     square = partial(core.local_mixture_attention, square_size=5)
     yield "square", lambda *inputs: square(*inputs, gate), maps(side, 1, 2, 2)
-    yield "grounding transformer", core.GroundingTransformer(CHANNELS, num_parts=1), maps(side, 1, 2)
-    yield "self transformer", core.SelfTransformer(CHANNELS, num_parts=1, kv_stride=2), maps(side, 1)
+    yield "grounding transformer", on_maps(core.GroundingTransformer(CHANNELS, num_parts=1)), maps(side, 1, 2)
+    yield "self transformer", on_maps(core.SelfTransformer(CHANNELS, num_parts=1, kv_stride=2)), maps(side, 1)
+
+
+def on_maps(branch: core.Branch) -> Callable[..., Tensor]:
+    return lambda target, *source: branch(core.Level(target), core.Level(*source or (target,)))
 
 
 def train(function: Callable[..., Tensor], inputs: list[Tensor]) -> None:

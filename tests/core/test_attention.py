@@ -1,12 +1,14 @@
 """Global attention: every fast path against the formulas written out."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from fpt_d2.core import attention, chunked, linear_attention, mixture_attention, mixture_gate, reference
+from fpt_d2.core import attention, linear_attention, local_mixture_attention, mixture, mixture_attention, mixture_gate, reference
 
 from .cases import assert_same, attention_inputs, relative_error, values_and_gradients
 
@@ -46,8 +48,8 @@ def test_equals_the_reference_across_chunks(impl, similarity, masked, parts):
 @pytest.mark.parametrize("step_bytes", [1, 16 * 11 * 8, 40 * 11 * 8])
 def test_equals_the_reference_however_it_is_cut(monkeypatch, similarity, masked, step_bytes):
     """Chunks of one query; of 16 with 3 left over; several images in one step."""
-    monkeypatch.setattr(chunked, "STEP_BYTES", step_bytes)
-    monkeypatch.setattr(chunked, "MIN_CHUNK", 1 if step_bytes == 1 else 16)
+    monkeypatch.setattr(mixture, "STEP_BYTES", step_bytes)
+    monkeypatch.setattr(mixture, "MIN_CHUNK", 1 if step_bytes == 1 else 16)
     inputs = attention_inputs(0, queries=[19], keys=[11], parts=2, batch=3, masked=masked)
     compare(inputs, "chunked", similarity)
 
@@ -114,6 +116,31 @@ def test_a_squared_norm_beyond_float16_is_carried():
     for impl in FAST:
         out = mixture_attention(q, k, v, gate, similarity="euclidean", impl=impl)
         assert relative_error(out, exact) < 5e-2
+
+
+@pytest.mark.parametrize("impl", [*FAST, "local"])
+@pytest.mark.parametrize(
+    "dtype, offset, spread, tolerance",
+    [
+        (torch.float32, 1000, 1, 1e-5),
+        (torch.float32, 10, 0.01, 1e-5),
+        (torch.bfloat16, 1000, 1, 1e-2),
+        (torch.float16, 1000, 1, 1e-2),
+        (torch.float16, 0, 129, 1e-2),
+        (torch.float16, 129, 1, 1e-2),
+    ],
+)
+def test_distances_do_not_see_a_common_offset(impl, dtype, offset, spread, tolerance):
+    """Against float64 on the inputs as rounded; 64 channels a part, whose squares float16 cannot add from 32 on."""
+    sizes = {"queries": (8, 10), "keys": (4, 5)} if impl == "local" else {"queries": [80], "keys": [60]}
+    q, k, v, gate, _ = attention_inputs(15, parts=2, width=64, **sizes)
+    q, k, v, gate = ((spread * q + offset).to(dtype), (spread * k + offset).to(dtype), v.to(dtype), gate.to(dtype))
+    options = {"similarity": "euclidean", **({"square_size": 3} if impl == "local" else {})}
+    slow = reference.local_mixture_attention if impl == "local" else reference.mixture_attention
+    fast = local_mixture_attention if impl == "local" else partial(mixture_attention, impl=impl)
+    exact = slow(q.double(), k.double(), v.double(), gate.double(), **options)
+    out = fast(q, k, v, gate, **options)
+    assert torch.isfinite(out).all() and relative_error(out, exact) < tolerance
 
 
 @every_path
@@ -204,14 +231,15 @@ def test_auto_is_chunked_on_the_cpu_and_reference_can_be_forced():
     q, k, v, gate, _ = attention_inputs(12, queries=[9], keys=[7], parts=2)
     results = {impl: mixture_attention(q, k, v, gate, impl=impl) for impl in ("auto", "chunked", "reference")}
     assert torch.equal(results["auto"], results["chunked"])
-    assert torch.equal(results["reference"], reference.mixture_attention(q, k, v, gate, similarity="embedded"))
+    assert relative_error(results["reference"], reference.mixture_attention(q, k, v, gate, similarity="embedded")) < 1e-14
+    assert not torch.equal(results["reference"], results["chunked"])
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"similarity": "cosine"}, "similarity is 'cosine'; allowed: euclidean, embedded"),
-        ({"impl": "fast"}, "impl is 'fast'; allowed: auto, chunked, sdpa, reference"),
+        ({"similarity": "cosine"}, "similarity is 'cosine'; allowed: 'euclidean' or 'embedded'"),
+        ({"impl": "fast"}, "impl is 'fast'; allowed: 'auto', 'chunked', 'sdpa' or 'reference'"),
         ({}, "8 channels cannot be cut into 3 equal parts"),
     ],
 )

@@ -1,5 +1,7 @@
 """Attention within squares: tiles against one query after the other, and against global attention."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import pytest
@@ -110,5 +112,5 @@ def test_autocast_does_not_round_float32():
 @pytest.mark.parametrize("size", [0, 2, -1])
 def test_bad_size(size):
     q, k, v, gate, _ = attention_inputs(8, queries=(2, 2), keys=(2, 2), parts=1)
-    with pytest.raises(ValueError, match=f"square_size is {size}; it must be odd and positive"):
+    with pytest.raises(ValueError, match=f"square_size is {size}; allowed: an odd number"):
         local_mixture_attention(q, k, v, gate, square_size=size)

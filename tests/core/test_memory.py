@@ -1,5 +1,7 @@
 """In a fresh process: no path ever holds a Q x K matrix, forward and backward, and none needs more than torch."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
