@@ -184,7 +184,7 @@ class _Scores:
         q = q[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3)  # (N, G, Q, D)
         k = k[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3)
         # Contiguous, or every chunk's matrix product would copy them. Scaled here, to save a pass over the scores.
-        self.q = torch.mul(q, scale, out=q.new_empty(q.shape, dtype=self.dtype))
+        self.q = torch.mul(q.to(self.dtype), scale, out=q.new_empty(q.shape, dtype=self.dtype))
         self.k = k.to(self.dtype).contiguous()
         self.gate = gate[images].to(self.dtype).t()[:, :, None, None]  # (N, G, 1, 1)
         self.bias = None
