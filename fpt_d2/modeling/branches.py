@@ -84,7 +84,7 @@ def build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) 
                 f"MODEL.FPT.BRANCHES is {list(fpt.BRANCHES)}; allowed: one that reads {branch.source} levels"
             )
         factories[kind] = partial(branch, cfg)
-    check_norm("MODEL.FPT.NORM", fpt.NORM, fpt.BRANCH_CHANNELS)
+    check_norm(cfg, "FPT.NORM", "FPT.BRANCH_CHANNELS")
     with arguments_from("MODEL.FPT", channels="BRANCH_CHANNELS", strides="strides of the levels"):
         return PyramidTransform(strides, in_channels, fpt.BRANCH_CHANNELS, use_checkpoint=fpt.CHECKPOINT, **factories)
 

@@ -103,10 +103,10 @@ def build_resnet_ufp_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> UFP:
     """
     ufp = cfg.MODEL.UFP
     _check_dilated_trunk(cfg)
-    check_norm("MODEL.UFP.NORM", ufp.NORM, ufp.OUT_CHANNELS)
+    check_norm(cfg, "UFP.NORM", "UFP.OUT_CHANNELS")
     bottom_up = build_trunk(cfg, input_shape, "build_resnet_deeplab_backbone")
-    strides = ufp_strides(ufp.KERNELS, bottom_up.output_shape()[ufp.IN_FEATURE].stride)
-    with arguments_from("MODEL.UFP", kernel="KERNELS"):
+    with arguments_from("MODEL.UFP"):
+        strides = ufp_strides(ufp.KERNELS, bottom_up.output_shape()[ufp.IN_FEATURE].stride)
         check_argument("out_channels", ufp.OUT_CHANNELS, ufp.OUT_CHANNELS > 0, "a positive number")
         return UFP(
             bottom_up,
@@ -134,7 +134,7 @@ def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module |
     """
     fpn, fpt = cfg.MODEL.FPN, cfg.MODEL.FPT
     _check_in_features(fpn.IN_FEATURES, bottom_up)
-    check_norm("MODEL.FPN.NORM", fpn.NORM, fpn.OUT_CHANNELS)
+    check_norm(cfg, "FPN.NORM", "FPN.OUT_CHANNELS")
     if fpt.PYRAMID not in FPT_PYRAMID_REGISTRY:
         known = one_of(name for name, _ in FPT_PYRAMID_REGISTRY)
         raise ConfigError(f"MODEL.FPT.PYRAMID is {fpt.PYRAMID!r}; allowed: {known}, or the name of a backbone")
@@ -205,12 +205,16 @@ def _build_pyramid_fpt(cfg: CfgNode, input_shape: ShapeSpec) -> PyramidFPT:
         ConfigError: a value that is not allowed, naming its key.
     """
     fpn, fpt = cfg.MODEL.FPN, cfg.MODEL.FPT
-    if fpt.PYRAMID == cfg.MODEL.BACKBONE.NAME:
-        raise ConfigError(f"MODEL.FPT.PYRAMID is {fpt.PYRAMID!r}, which is MODEL.BACKBONE.NAME itself; name another")
-    check_norm("MODEL.FPN.NORM", fpn.NORM, fpn.OUT_CHANNELS)
-    bottom_up = BACKBONE_REGISTRY.get(fpt.PYRAMID)(cfg, input_shape)
+    build = BACKBONE_REGISTRY.get(fpt.PYRAMID)
+    if build in (build_resnet_fpt_backbone, build_retinanet_resnet_fpt_backbone):
+        raise ConfigError(f"MODEL.FPT.PYRAMID is {fpt.PYRAMID!r}, which is FPT itself; allowed: another backbone")
+    check_norm(cfg, "FPN.NORM", "FPN.OUT_CHANNELS")
+    bottom_up = build(cfg, input_shape)
     shapes = bottom_up.output_shape()
     strides = {name: shape.stride for name, shape in shapes.items()}
+    widths = {name: shape.channels for name, shape in shapes.items()}
+    if len(set(widths.values())) != 1:
+        raise ConfigError(f"MODEL.FPT.PYRAMID is {fpt.PYRAMID!r}; allowed: levels of one width, it has {widths}")
     return PyramidFPT(
         bottom_up,
         fpn.OUT_CHANNELS,
@@ -228,8 +232,8 @@ def _build_bifpn(cfg: CfgNode, input_shape: ShapeSpec, *, num_extra_levels: int)
         ConfigError: a value that is not allowed, naming its key.
     """
     fpn, bifpn = cfg.MODEL.FPN, cfg.MODEL.BIFPN
-    check_norm("MODEL.BIFPN.NORM", bifpn.NORM, fpn.OUT_CHANNELS)
-    check_norm("MODEL.FPN.NORM", fpn.NORM, fpn.OUT_CHANNELS)
+    check_norm(cfg, "BIFPN.NORM", "FPN.OUT_CHANNELS")
+    check_norm(cfg, "FPN.NORM", "FPN.OUT_CHANNELS")
     bottom_up = build_trunk(cfg, input_shape)
     _check_in_features(fpn.IN_FEATURES, bottom_up)
     with arguments_from("MODEL.BIFPN"):
@@ -260,9 +264,10 @@ def _check_dilated_trunk(cfg: CfgNode) -> None:
 
 
 def _check_in_features(in_features: list[str], bottom_up: Backbone) -> None:
-    available = list(bottom_up.output_shape())
-    if not in_features or any(f not in available for f in in_features):
+    available = {name: shape.stride for name, shape in bottom_up.output_shape().items()}
+    strides = [available.get(f, 0) for f in in_features]
+    if not all(strides) or strides != [strides[0] << i for i in range(len(strides))] or not strides:
         raise ConfigError(
             f"MODEL.FPN.IN_FEATURES is {list(in_features)}; allowed: a contiguous part of what the bottom-up backbone "
-            f"returns, {available} (of a ResNet: MODEL.RESNETS.OUT_FEATURES)"
+            f"returns, {list(available)} (of a ResNet: MODEL.RESNETS.OUT_FEATURES), each of twice the stride before it"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from detectron2.config import CfgNode
 from detectron2.layers import get_norm
 from torch import nn
 
@@ -34,15 +35,23 @@ def arguments_from(section: str, **keys: str) -> Iterator[None]:
         raise ConfigError(f"{section}.{key} is {error.value!r}; allowed: {error.allowed}") from error
 
 
-def check_norm(key: str, name: str, channels: int) -> None:
-    """
+def check_norm(cfg: CfgNode, key: str, width: str, *, share: int = 1) -> None:
+    """Check the normalisation of ``MODEL.{key}`` for the channels of ``MODEL.{width}``.
+
+    Args:
+        key, width: such as "FPN.NORM" and "FPN.OUT_CHANNELS".
+        share: the narrowest of the normalised maps has ``1 / share`` of the channels.
+
     Raises:
-        ConfigError: ``name``, the value of ``key``, is not a normalisation of ``channels`` channels.
+        ConfigError: it is unknown, or cannot be had for so many channels.
     """
+    name, channels = (cfg.MODEL[section][leaf] for section, leaf in (key.split("."), width.split(".")))
     if name not in NORMS:
-        raise ConfigError(f"{key} is {name!r}; allowed: {one_of(NORMS)}")
-    if name == "GN" and channels % 32:
-        raise ConfigError(f"{key} is 'GN', which needs a multiple of 32 channels; there are {channels}")
+        raise ConfigError(f"MODEL.{key} is {name!r}; allowed: {one_of(NORMS)}")
+    if name == "GN" and channels % (32 * share):
+        raise ConfigError(
+            f"MODEL.{key} is 'GN'; allowed: 'GN' where {32 * share} divides MODEL.{width}, which is {channels}"
+        )
 
 
 class NormFactory:

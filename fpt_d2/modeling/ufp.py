@@ -19,7 +19,14 @@ from .keys import NormFactory
 
 
 def ufp_strides(kernels: Sequence[int], stride: int) -> dict[str, int]:
-    """Names (``u7`` is the level of kernel 7) and strides, all equal, of the levels of :class:`UFP`."""
+    """Names (``u7`` is the level of kernel 7) and strides, all equal, of the levels of :class:`UFP`.
+
+    Raises:
+        ValueError: kernels that are not odd or do not ascend.
+    """
+    ascending = bool(kernels) and list(kernels) == sorted(set(kernels)) and kernels[0] > 0
+    odd = all(kernel % 2 == 1 for kernel in kernels)
+    check_argument("kernels", list(kernels), ascending and odd, "odd, ascending numbers")
     return {f"u{kernel}": stride for kernel in kernels}
 
 
@@ -106,8 +113,6 @@ class UFP(Backbone):
             ValueError: kernels that are not odd or do not ascend, or a transform over other levels.
         """
         super().__init__()
-        ascending = bool(kernels) and list(kernels) == sorted(set(kernels))
-        check_argument("kernels", list(kernels), ascending, "odd, ascending numbers")
         shape = bottom_up.output_shape()[in_feature]
         self.levels = tuple(ufp_strides(kernels, shape.stride))
         check_levels(transform, self.levels)

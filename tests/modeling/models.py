@@ -1,5 +1,7 @@
 """Small models that the tests of the backbone share."""
 
+from __future__ import annotations
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -7,9 +9,9 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from fpt_d2 import FPT
-from fpt_d2.core import PyramidTransform
 from fpt_d2.engine import get_default_config
 from fpt_d2.model_zoo import get_config_file
+from fpt_d2.modeling import build_transform
 
 RETINANET = "COCO-Detection/retinanet_R_50_FPT_1x.yaml"
 FASTER_RCNN = "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"
@@ -28,7 +30,7 @@ def small_config(name: str = FASTER_RCNN, *opts: object) -> CfgNode:
 def randomize(module: nn.Module) -> None:
     """Give the parts that start at zero a value, so that they count."""
     for name, parameter in module.named_parameters():
-        if "fpt_fuse" in name or "bfp_down" in name:
+        if ".fuse." in name or "pyramid.down" in name:
             nn.init.normal_(parameter, std=0.05)
 
 
@@ -46,9 +48,12 @@ class PatchTrunk(Backbone):
         return {f"res{n}": ShapeSpec(channels=8 * n, stride=2**n) for n in (2, 3, 4, 5)}
 
 
-def patch_fpt(**options: object) -> FPT:
+def patch_fpt(**keys: object) -> FPT:
+    """FPT over patches in float64, with keys of MODEL.FPT."""
     torch.manual_seed(0)
     trunk = PatchTrunk()
-    transform = PyramidTransform({"p2": 4, "p3": 8, "p4": 16, "p5": 32}, 16, channels=16, **options)
-    model = FPT(trunk, list(trunk.output_shape()), 16, transform=transform, zero_init_fuse=False)
+    cfg = small_config(FASTER_RCNN, *(x for key, value in keys.items() for x in (f"MODEL.FPT.{key}", value)))
+    transform = build_transform(cfg, {"p2": 4, "p3": 8, "p4": 16, "p5": 32}, 16)
+    options = {"read_padding": cfg.MODEL.FPT.READ_PADDING, "zero_init_fuse": False}
+    model = FPT(trunk, list(trunk.output_shape()), 16, transform=transform, **options)
     return model.double().eval()

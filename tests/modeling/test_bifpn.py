@@ -1,5 +1,7 @@
 """BiFPN: its weights, its fusion against the formula, sizes, FPN's weights in its laterals."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from fpt_d2.checkpoint import FPTCheckpointer
+from fpt_d2.errors import ConfigError
 from fpt_d2.modeling import BiFPN
 from fpt_d2.modeling.bifpn import BiFPNLayer, WeightedFusion
 
@@ -130,14 +133,22 @@ def test_fpns_weights_load_into_the_trunk_and_the_laterals(name: str, tmp_path: 
     [
         (["MODEL.BIFPN.NUM_LAYERS", 0], "BIFPN.NUM_LAYERS is 0; allowed: 1 or more"),
         (["MODEL.BIFPN.NORM", "XN"], "BIFPN.NORM is 'XN'; allowed: ''"),
-        (["MODEL.FPN.OUT_CHANNELS", 48], "'GN' where 32 divides MODEL.FPN.OUT_CHANNELS, which is 48"),
+        (
+            ["MODEL.FPN.OUT_CHANNELS", 48],
+            "BIFPN.NORM is 'GN'; .*'GN' where 32 divides MODEL.FPN.OUT_CHANNELS, which is 48",
+        ),
         (["MODEL.FPN.IN_FEATURES", ["res2", "res9"]], r"IN_FEATURES is \['res2', 'res9'\]"),
-        (["MODEL.FPN.IN_FEATURES", ["res2", "res4"]], r"have strides \[4, 16\]; they must double"),
+        (["MODEL.FPN.IN_FEATURES", ["res2", "res4"]], r"IN_FEATURES is \['res2', 'res4'\]; allowed: a contiguous part"),
     ],
 )
 def test_wrong_values_are_named(opts: list, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build_backbone(config(FASTER_RCNN, *opts))
+
+
+def test_strides_that_do_not_double_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"have strides \[4, 16\]; they must double"):
+        BiFPN(PatchTrunk(), ["res2", "res4"], 64)
 
 
 @pytest.mark.parametrize("name", BUILDERS)

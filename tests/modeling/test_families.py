@@ -16,11 +16,11 @@ from detectron2.config import instantiate
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from detectron2.utils.events import EventStorage
-from fpt_d2.config_check import check_model_config
 from torch import nn
 
 from fpt_d2 import FPT, model_zoo
 from fpt_d2.engine import read_config
+from fpt_d2.modeling import check_model
 
 HAS_POINT_REND = importlib.util.find_spec("detectron2.projects.point_rend") is not None
 POINT_REND = "pointrend_rcnn_R_18_FPT_quickstart.yaml"
@@ -55,7 +55,7 @@ def model(name: str, *, fpt: bool = True) -> nn.Module:
     cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN, cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20, 10
     if not fpt:
         cfg.MODEL.FPT.BRANCHES = []
-    check_model_config(cfg)
+    check_model(cfg)
     return build_model(cfg)
 
 
@@ -102,7 +102,7 @@ def test_training_step(name: str, numbers: tuple[int, ...]) -> None:
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
-    fuse = [p for n, p in net.named_parameters() if "fpt_fuse" in n]
+    fuse = [p for n, p in net.named_parameters() if ".fuse." in n]
     assert fuse and all(p.grad is not None and p.grad.any() for p in fuse)
 
 
@@ -146,10 +146,10 @@ def test_point_rends_keys_are_there_for_configs_that_have_any() -> None:
     assert "POINT_HEAD" not in model_zoo.get_config("quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml").MODEL
     cfg = read_config(model_zoo.get_config_file(f"quick_schedules/{POINT_REND}"), ["MODEL.ROI_HEADS.NUM_CLASSES", "3"])
     with pytest.raises(ValueError, match="POINT_HEAD.NUM_CLASSES is 6; allowed: MODEL.ROI_HEADS.NUM_CLASSES 3"):
-        check_model_config(cfg)
+        check_model(cfg)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.INPUT.MASK_FORMAT = 6, "polygon"
     with pytest.raises(ValueError, match="INPUT.MASK_FORMAT is 'polygon'; allowed: 'bitmask'"):
-        check_model_config(cfg)
+        check_model(cfg)
 
 
 def test_without_point_rend_its_configs_end_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from detectron2 import modeling
 from detectron2.modeling import BACKBONE_REGISTRY, FPN
 from detectron2.structures import ImageList
-from fpt_d2.config_check import check_fpt_config
 from torch import Tensor, nn
 
 from fpt_d2 import FPT
+from fpt_d2.checkpoint.names import is_fpt
+from fpt_d2.core import Level, ValidSizes
 
 from .models import FASTER_RCNN, FPN_BUILDERS, RETINANET, patch_fpt, randomize, small_config
 
@@ -52,7 +53,7 @@ def test_without_branches_it_has_fpns_parameters_and_values(name: str) -> None:
 def test_bfp_is_fpn_with_a_bottom_up_path() -> None:
     bfp = build_backbone("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp")
     assert [n for n, _ in bfp.named_parameters() if not n.startswith(("bottom_up", "fpn_"))] == [
-        f"bfp_down{n}.weight" for n in (3, 4, 5)
+        f"pyramid.down.p{n}.weight" for n in (3, 4, 5)
     ]
     with torch.no_grad():
         trunk, maps, above = bfp.bottom_up(image(96, 128)), {}, None
@@ -62,7 +63,7 @@ def test_bfp_is_fpn_with_a_bottom_up_path() -> None:
                 maps[n] = maps[n] + F.interpolate(above, scale_factor=2)
             above = maps[n]
         for n in (3, 4, 5):
-            maps[n] = maps[n] + getattr(bfp, f"bfp_down{n}")(maps[n - 1])
+            maps[n] = maps[n] + bfp.pyramid.down[f"p{n}"](maps[n - 1])
         out = bfp(image(96, 128))
         for n in (2, 3, 4, 5):
             torch.testing.assert_close(out[f"p{n}"], getattr(bfp, f"fpn_output{n}")(maps[n]), rtol=1e-5, atol=1e-5)
@@ -71,15 +72,15 @@ def test_bfp_is_fpn_with_a_bottom_up_path() -> None:
 
 @pytest.mark.parametrize("branches", [["st"], ["gt"], ["rt"], ["gt", "rt"], ["st", "gt", "rt"]])
 def test_fusion_is_the_papers_convolution_over_the_concatenation(branches: list) -> None:
-    fpt = patch_fpt(branches=branches)
+    fpt = patch_fpt(BRANCHES=branches)
     x = image(64, 96).double()
     source = fpt.source_pyramid(fpt.bottom_up(x))
     gathered, out = fpt.fpt(source), fpt(x)
     for level in LEVELS:
-        output, fuse = (getattr(fpt, f"{name}{level[1]}", None) for name in ("fpn_output", "fpt_fuse"))
-        assert (fuse is None) is (level not in gathered)
-        concat = torch.cat((source[level], gathered[level]), 1) if fuse is not None else source[level]
-        weight = torch.cat((output.weight, fuse.weight), 1) if fuse is not None else output.weight
+        output = getattr(fpt, f"fpn_output{level[1]}")
+        assert (len(output.fuse) == 0) is (level not in gathered)
+        concat = torch.cat([source[level], *([gathered[level]] if level in gathered else [])], 1)
+        weight = torch.cat([output.weight, *(conv.weight for conv in output.fuse)], 1)
         torch.testing.assert_close(out[level], F.conv2d(concat, weight, output.bias, padding=1), rtol=0, atol=1e-12)
 
 
@@ -112,9 +113,9 @@ def test_over_a_resnet_the_batch_changes_no_more_than_it_does_in_fpn() -> None:
         for feature, lateral in zip(reversed(fpt.in_features), fpt.lateral_convs):
             lateral.weight /= lateral(features[feature]).std()
     fpn = build_backbone("MODEL.FPT.BRANCHES", [])
-    fpn.load_state_dict({k: v for k, v in fpt.state_dict().items() if not k.startswith("fpt")})
+    fpn.load_state_dict({k: v for k, v in fpt.state_dict().items() if not is_fpt(k)})
     blind = copy.deepcopy(fpt)
-    blind.level_masks = lambda *_: None
+    blind.read_padding = False
     for level in ("p2", "p3", "p4"):
         ours, theirs, without_masks = (difference(model, small, large, level) for model in (fpt, fpn, blind))
         assert ours < 2.5 * theirs < 0.1 and without_masks > 3 * ours, level
@@ -125,7 +126,8 @@ def test_levels_without_any_padding_and_with_nothing_but_padding_beside_it_stay_
     model = patch_fpt()
     batch = ImageList.from_tensors([torch.ones(3, 1, 1).double(), image(64, 64)[0].double()], 32)
     source = model.source_pyramid(model.bottom_up(batch.tensor))
-    assert [int(m[0].sum()) for m in model.level_masks(batch.tensor, source).values()] == [1, 1, 1, 1]
+    valid = ValidSizes.read(batch.tensor)
+    assert [int(Level.of(x, valid).mask[0].sum()) for x in source.values()] == [1, 1, 1, 1]
     assert all(x.isfinite().all() for x in model(batch.tensor).values())
 
 
@@ -188,19 +190,3 @@ def test_bfloat16_training_step_is_finite(opts: list) -> None:
     for name, parameter in backbone.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-
-
-def test_every_wrong_value_is_named_at_once() -> None:
-    cfg = small_config()
-    cfg.MODEL.FPT.PYRAMID, cfg.MODEL.FPT.KV_STRIDE = "panet", 0
-    cfg.MODEL.FPT.NORM = "GN"  # of 32 groups, for 16 channels
-    cfg.MODEL.FPT.GT_SQUARE_SIZE, cfg.MODEL.FPT.GT_SIMILARITY = 3, "dot"
-    with pytest.raises(ValueError) as error:
-        check_fpt_config(cfg)
-    for text in (
-        "PYRAMID is 'panet'; allowed: 'fpn' or 'bfp'",
-        "NORM is 'GN'; allowed: 'GN' where 32 divides BRANCH_CHANNELS",
-        "KV_STRIDE is 0; allowed: 1 or more",
-        "GT_SIMILARITY is 'dot'; allowed: a softmax where GT_SQUARE_SIZE > 0",
-    ):
-        assert text in str(error.value)

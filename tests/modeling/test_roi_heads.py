@@ -1,5 +1,7 @@
 """Adaptive feature pooling and the heads over it: their formulas, in detectors, wrong configs."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from fpt_d2.engine import read_config
+from fpt_d2.errors import ConfigError
 from fpt_d2.model_zoo import get_config_file
 from fpt_d2.modeling import AdaptiveBoxHead, AdaptiveMaskHead, AdaptivePooler
 
@@ -211,12 +214,21 @@ def test_configs_have_the_authors_heads() -> None:
         (["MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"], "MASK_HEAD.NAME is 'MaskRCNNConvUpsampleHead'"),
         (["MODEL.ROI_BOX_HEAD.FC_NORM", "BN"], "FC_NORM is 'BN'; allowed: '' or 'GN'"),
         (["MODEL.ROI_MASK_HEAD.NUM_CONV", 1], "NUM_CONV is 1; allowed: 2 or more"),
-        (["MODEL.ROI_BOX_HEAD.NUM_CONV", 0, "MODEL.ROI_BOX_HEAD.NUM_FC", 0], "conv_dims and fc_dims are both empty"),
+        (["MODEL.ROI_BOX_HEAD.NUM_CONV", 0, "MODEL.ROI_BOX_HEAD.NUM_FC", 0], "NUM_FC is 0; allowed: 1 or more"),
+        (["MODEL.ROI_BOX_HEAD.NORM", "XN"], "BOX_HEAD.NORM is 'XN'; allowed: ''"),
+        (["MODEL.ROI_BOX_HEAD.CONV_DIM", 40], "'GN' where 32 divides MODEL.ROI_BOX_HEAD.CONV_DIM, which is 40"),
+        (["MODEL.ROI_BOX_HEAD.FC_NORM", "GN", "MODEL.ROI_BOX_HEAD.FC_DIM", 40], "32 divides MODEL.ROI_BOX_HEAD.FC_DIM"),
+        (["MODEL.ROI_MASK_HEAD.CONV_DIM", 32], "'GN' where 64 divides MODEL.ROI_MASK_HEAD.CONV_DIM, which is 32"),
     ],
 )
 def test_wrong_configs_are_named(opts: list, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build_model(small_config(MASK, *opts))
+
+
+def test_head_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="conv_dims and fc_dims are both empty"):
+        AdaptiveBoxHead(SHAPE, num_levels=3, conv_dims=[], fc_dims=[])
 
 
 def test_head_that_gets_one_level_names_the_remedy() -> None:

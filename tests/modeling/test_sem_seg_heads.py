@@ -1,8 +1,11 @@
 """The heads for semantic segmentation: their losses, their contexts, and the models of the configs end to end."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from detectron2.projects.deeplab.loss import DeepLabCE
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fpt_d2.errors import ConfigError
 from fpt_d2.model_zoo import get_config
 from fpt_d2.modeling import ObjectContext, PyramidPooling, PyramidSegHead
 from fpt_d2.modeling.sem_seg.head import aux_classifier
@@ -143,16 +147,53 @@ def test_dilation_sets_the_stride(dilations: tuple[int, int], stride: int) -> No
         ("SEM_SEG_HEAD.LOSS_TOP_K", 0.0),
         ("SEM_SEG_HEAD.ASPP_DILATIONS", [6, 12]),
         ("SEM_SEG_HEAD.PPM_BINS", [0]),
+        ("SEM_SEG_HEAD.PPM_BINS", []),
+        ("SEM_SEG_HEAD.AUX_LOSS_WEIGHT", -0.1),
+        ("SEM_SEG_HEAD.ASPP_DROPOUT", 1.0),
+        ("SEM_SEG_HEAD.NORM", "XN"),
+        ("RESNETS.STEM_TYPE", "deep"),
+        ("UFP.KERNELS", []),
+        ("UFP.KERNELS", [-1, 3]),
+        ("UFP.OUT_CHANNELS", 0),
+        ("UFP.NORM", "XN"),
     ],
 )
 def test_a_bad_value_is_named_with_its_key_and_what_is_allowed(key: str, value: Any) -> None:
     cfg = tiny_config("Cityscapes-SemanticSegmentation/ufp_fpt_R_50.yaml")
     cfg.merge_from_list([f"MODEL.{key}", value])
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ConfigError) as error:
         build_model(cfg)
     message = str(error.value)
-    assert key.split(".")[1] in message and "allowed" in message
-    assert str(value if not isinstance(value, list) else value[0]) in message
+    assert message.startswith(f"MODEL.{key} is ") or "DILATION" in key
+    assert key.split(".")[1] in message and "; allowed: " in message
+    assert repr(value) in message
+
+
+def test_levels_of_several_sizes_are_named_with_the_key() -> None:
+    cfg = tiny_config("Cityscapes-SemanticSegmentation/ufp_oc_R_50.yaml")
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res2", "res4"]
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res4", "res5"]
+    with pytest.raises(ConfigError, match=r"^MODEL\.SEM_SEG_HEAD\.IN_FEATURES is .*; allowed: levels of one stride"):
+        build_model(cfg)
+
+
+@pytest.mark.parametrize("share, aux", [(32, ""), (64, "res4")])
+def test_norm_that_does_not_fit_the_width(share: int, aux: str) -> None:
+    """Half of the width is normalised for the auxiliary loss."""
+    cfg = tiny_config("Cityscapes-SemanticSegmentation/ufp_fpt_R_50.yaml")
+    cfg.MODEL.SEM_SEG_HEAD.NORM, cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = "GN", share // 2
+    cfg.MODEL.SEM_SEG_HEAD.AUX_FEATURE = aux
+    with pytest.raises(ConfigError, match=f"'GN' where {share} divides MODEL.SEM_SEG_HEAD.CONVS_DIM, which is"):
+        build_model(cfg)
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = share
+    build_model(cfg)
+
+
+def test_object_context_names_the_key_of_its_attention() -> None:
+    cfg = tiny_config("Cityscapes-SemanticSegmentation/ufp_oc_R_50.yaml")
+    cfg.MODEL.FPT.ATTENTION_IMPL = "flash"
+    with pytest.raises(ConfigError, match=r"^MODEL\.FPT\.ATTENTION_IMPL is 'flash'; allowed: 'auto'"):
+        build_model(cfg)
 
 
 # ---- the loss

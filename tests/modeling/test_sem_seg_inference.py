@@ -106,7 +106,7 @@ def test_every_window_has_the_same_size_and_the_image_is_covered() -> None:
 
 @pytest.mark.parametrize("stride", [(0, 8), (17, 8), (8, 9)])
 def test_a_stride_with_gaps_is_refused(stride) -> None:
-    with pytest.raises(ValueError, match=r"allowed: positive numbers up to the window's \(16, 8\)"):
+    with pytest.raises(ValueError, match=r"stride is .*; allowed: two positive numbers, at most the size \(16, 8\)"):
         SlidingWindow(Stub(pointwise), size=(16, 8), stride=stride)
 
 

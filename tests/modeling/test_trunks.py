@@ -1,5 +1,7 @@
 """Trunks: Detectron2's ResNets, the same with attention plugged in, Detectron2's other backbones, other libraries."""
 
+from __future__ import annotations
+
 import builtins
 import copy
 import logging
@@ -18,13 +20,13 @@ from detectron2.modeling.backbone import SimpleFeaturePyramid, ViT
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.mvit import MViT
 from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
-from fpt_d2.core.padding import padding_mask
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpt_d2 import FPT
 from fpt_d2.checkpoint import FPTCheckpointer
-from fpt_d2.core import PyramidTransform, chunked
+from fpt_d2.core import PyramidTransform, ValidSizes, mixture
+from fpt_d2.errors import ConfigError
 from fpt_d2.modeling import FeatureTrunk, PluginResNet, timm_trunk, torchvision_trunk
 from fpt_d2.modeling.fpt import pyramid_strides
 from fpt_d2.modeling.trunks import AttentionAugmentation, GlobalContext, NonLocal, build_trunk
@@ -195,7 +197,7 @@ def test_attention_augmentation_has_the_papers_widths() -> None:
 
 @pytest.mark.parametrize("kind", [NonLocal, AttentionAugmentation])
 def test_no_tensor_of_all_pairs_of_positions(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "STEP_BYTES", 2**16)
+    monkeypatch.setattr(mixture, "STEP_BYTES", 2**16)
     sizes = []
 
     class Watch(TorchDispatchMode):
@@ -278,8 +280,8 @@ def test_attention_leaves_out_the_padding() -> None:
         share = mask.flatten(1).float().mean(1).tolist()
         assert share[0] == 1 and abs(share[1] - 0.375) < 0.13, (place, share)
     model(image(64, 128))
-    assert all(mask is None for mask in masks.values())
-    assert padding_mask(batch).sum() == 64 * 128 + 32 * 96
+    assert all(mask.all() for mask in masks.values())
+    assert ValidSizes.read(batch).mask().sum() == 64 * 128 + 32 * 96
 
 
 def test_plugins_learn_while_the_stage_below_is_frozen() -> None:
@@ -299,8 +301,8 @@ def test_plugins_learn_while_the_stage_below_is_frozen() -> None:
 @pytest.mark.parametrize(
     "places, message",
     [
-        (["res6"], r"PLUGINS: non_local has 'res6'; this ResNet has res2 \(blocks 0 to 1\), res3"),
-        (["res4.2"], r"'res4.2'; this ResNet has .*res4 \(blocks 0 to 1\)"),
+        (["res6"], r"^MODEL\.PLUGINS\.NON_LOCAL is 'res6'; allowed: places in res2 \(blocks 0 to 1\), res3"),
+        (["res4.2"], r"'res4.2'; allowed: places in .*res4 \(blocks 0 to 1\)"),
         (["res4.-3"], "'res4.-3'"),
         (["res4.x"], "'res4.x'"),
         ([""], "''"),
@@ -328,7 +330,7 @@ def test_a_block_of_another_kind_takes_non_local_only() -> None:
 
     assert make(non_local=["res2.0"])(image(32, 32))["res2"].shape == (1, 8, 8, 8)
     for kind in ("global_context", "attention_augmented"):
-        with pytest.raises(ValueError, match=f"{kind} has 'res2.1', a Other; it can have non_local only"):
+        with pytest.raises(ValueError, match=f"{kind} is 'res2.1'; allowed: .*Other takes non_local only"):
             make(**{kind: ["res2.1"]})
 
 
@@ -337,11 +339,17 @@ def test_plugins_need_a_resnet() -> None:
         trunk(*torchvision_options("resnet18"), "MODEL.PLUGINS.NON_LOCAL", ["res4"])
 
 
-def test_wrong_keys_are_all_named() -> None:
-    with pytest.raises(ValueError) as error:
-        trunk("MODEL.PLUGINS.NON_LOCAL_SIMILARITY", "cosine", "MODEL.TRUNK.NORM", "GN")
-    assert "NON_LOCAL_SIMILARITY is 'cosine'; allowed: 'embedded' or 'dot'" in str(error.value)
-    assert "MODEL.TRUNK.NORM is 'GN'; allowed: 'FrozenBN', 'BN' or 'SyncBN'" in str(error.value)
+def test_wrong_keys_are_named() -> None:
+    with pytest.raises(ConfigError) as error:
+        trunk("MODEL.PLUGINS.NON_LOCAL_SIMILARITY", "cosine", "MODEL.PLUGINS.NON_LOCAL", ["res4"])
+    assert str(error.value) == "MODEL.PLUGINS.NON_LOCAL_SIMILARITY is 'cosine'; allowed: 'embedded' or 'dot'"
+    with pytest.raises(ConfigError) as error:
+        trunk(*torchvision_options("resnet18"), "MODEL.TRUNK.NORM", "GN")
+    assert str(error.value) == "MODEL.TRUNK.NORM is 'GN'; allowed: 'FrozenBN', 'BN' or 'SyncBN'"
+    with pytest.raises(ConfigError, match=r"^MODEL\.TRUNK\.LAYERS is \[\]; allowed: the modules"):
+        trunk(*torchvision_options("resnet18")[:4], "MODEL.TRUNK.LAYERS", [])
+    with pytest.raises(ConfigError, match=r"^MODEL\.RESNETS\.DEPTH is 20; allowed: 18, 34, 50, 101, 152$"):
+        trunk("MODEL.RESNETS.DEPTH", 20)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -423,8 +431,9 @@ def test_fpt_over_any_detectron2_backbone(make: Callable[[], Backbone]) -> None:
     with torch.no_grad():
         for level, expected in fpn(image(64, 96)).items():
             torch.testing.assert_close(fpt(image(64, 96))[level], expected, rtol=1e-5, atol=1e-5)
-    for conv in fpt._convs("fpt_fuse").values():
-        nn.init.normal_(conv.weight, std=0.05)
+    for fusion in fpt.fusions.values():
+        for conv in fusion.fuse:
+            nn.init.normal_(conv.weight, std=0.05)
     out = fpt.train()(image(64, 96))
     for level, shape in fpt.output_shape().items():
         assert out[level].shape == (1, 16, 64 // shape.stride, -(-96 // shape.stride)), level

@@ -1,19 +1,31 @@
 """UFP: its levels, their fusion with the branches, grounding within squares between levels of one size, padding."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
-from typing import Any, Sequence
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
-from fpt_d2.core.padding import to_tokens
 from torch import Tensor, nn
 
-from fpt_d2.core import PyramidTransform, mixture_attention, mixture_gate
+from fpt_d2.checkpoint.names import is_fpt
+from fpt_d2.core import (
+    GroundingTransformer,
+    Level,
+    LocalGroundingTransformer,
+    PyramidTransform,
+    mixture_attention,
+    mixture_gate,
+)
+from fpt_d2.core.level import to_tokens
 from fpt_d2.modeling.ufp import UFP, GlobalConv, ufp_strides
 
 WIDTH = 8
@@ -42,7 +54,8 @@ def build(
     torch.manual_seed(0)
     if fpt and "transform" not in options:
         strides = ufp_strides(kernels, stride)
-        options["transform"] = PyramidTransform(strides, WIDTH, channels=WIDTH, gt_square_size=square_size)
+        gt = partial(LocalGroundingTransformer, square_size=square_size) if square_size else GroundingTransformer
+        options["transform"] = PyramidTransform(strides, WIDTH, channels=WIDTH, gt=gt)
     options.setdefault("zero_init_fuse", False)
     return UFP(Patches(stride), "res5", WIDTH, kernels=kernels, **options).double().eval()
 
@@ -90,15 +103,16 @@ def test_fusion_is_the_papers_convolution_over_the_concatenation() -> None:
     source = {n: conv(feature) for n, conv in ufp.global_conv.items()}
     branches, out = ufp.fpt(source), ufp(x)
     for level in ufp.levels:
-        output, fuse = ufp.ufp_output[level], ufp.fpt_fuse[level]
+        output = ufp.ufp_output[level]
         concat = torch.cat((source[level], branches[level]), 1)
-        expected = F.conv2d(concat, torch.cat((output.weight, fuse.weight), 1), output.bias, padding=1)
+        weight = torch.cat([output.weight, *(conv.weight for conv in output.fuse)], 1)
+        expected = F.conv2d(concat, weight, output.bias, padding=1)
         torch.testing.assert_close(out[level], expected, rtol=0, atol=1e-12)
 
 
 def test_zero_start_is_plain_ufp() -> None:
     with_fpt, plain = build(zero_init_fuse=True), build(fpt=False)
-    plain.load_state_dict({k: v for k, v in with_fpt.state_dict().items() if not k.startswith("fpt")})
+    plain.load_state_dict({k: v for k, v in with_fpt.state_dict().items() if not is_fpt(k)})
     x = images(1, 3, 40, 48)
     for level, expected in plain(x).items():
         torch.testing.assert_close(with_fpt(x)[level], expected, rtol=0, atol=0)
@@ -115,14 +129,14 @@ def test_a_square_over_the_whole_map_is_global_grounding_with_zeros_around_the_m
     gate = mixture_gate(k, edge.gate)
     k, v = (F.pad(t, (0, 0, 0, side * side - size[0] * size[1])) for t in (k, v))
     expected = mixture_attention(q, k, v, gate, similarity="euclidean").transpose(1, 2).unflatten(2, size)
-    torch.testing.assert_close(edge(fine, coarse), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(edge(Level(fine), Level(coarse)), expected, rtol=0, atol=1e-12)
 
 
 def test_a_square_of_one_passes_on_the_value_at_the_same_place() -> None:
     edge = build(square_size=1).fpt.gt["u7_u15"]
     fine, coarse = images(2, 2, WIDTH, 5, 7)
     expected = F.conv2d(coarse, edge.value.weight[:, :, None, None], edge.value.bias)
-    torch.testing.assert_close(edge(fine, coarse), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(edge(Level(fine), Level(coarse)), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("square_size", [0, 5])
@@ -144,9 +158,9 @@ def test_plain_ufp_ignores_padding_too() -> None:
         torch.testing.assert_close(together[level][:, :, :5, :6], alone[level], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kernels", [(), (7, 1), (1, 1), (1, 4)])
+@pytest.mark.parametrize("kernels", [(), (7, 1), (1, 1), (1, 4), (-1, 3)])
 def test_bad_kernels_are_named(kernels: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="kernel"):
+    with pytest.raises(ValueError, match=r"kernels is \[.*\]; allowed: odd, ascending numbers"):
         build(kernels=kernels, fpt=False)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.arguments import check_argument
 from ...errors import ConfigError
-from ..keys import arguments_from
+from ..keys import arguments_from, check_norm
 
 
 def check_roi_heads(cfg: CfgNode) -> None:
@@ -32,9 +32,14 @@ def check_roi_heads(cfg: CfgNode) -> None:
             )
     with arguments_from("MODEL.ROI_BOX_HEAD"):
         check_argument("fc_norm", box.FC_NORM, box.FC_NORM in ("", "GN"), "'' or 'GN'")
+        if box.NAME == "AdaptiveBoxHead":
+            check_argument("num_fc", box.NUM_FC, box.NUM_CONV + box.NUM_FC > 0, "1 or more where NUM_CONV is 0")
+            check_norm(cfg, "ROI_BOX_HEAD.NORM", "ROI_BOX_HEAD.CONV_DIM")
+            check_norm(cfg, "ROI_BOX_HEAD.FC_NORM", "ROI_BOX_HEAD.FC_DIM")
     if cfg.MODEL.MASK_ON and mask.NAME == "AdaptiveMaskHead":
         with arguments_from("MODEL.ROI_MASK_HEAD"):
             check_argument("num_conv", mask.NUM_CONV, mask.NUM_CONV > 1, "2 or more")
+        check_norm(cfg, "ROI_MASK_HEAD.NORM", "ROI_MASK_HEAD.CONV_DIM", share=2 if mask.FC_FUSION else 1)
 
 
 class AdaptivePooler(ROIPooler):

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...core.arguments import check_argument, one_of
 from ...errors import ConfigError
-from ..keys import arguments_from
+from ..keys import arguments_from, check_norm
 from .context import ObjectContext, PyramidPooling, conv_norm_relu
 from .head import DROPOUT, PyramidSegHead, aux_classifier
 
@@ -53,7 +53,8 @@ def build_aspp_head(cfg: CfgNode, input_shape: Shapes) -> PyramidSegHead:
 def build_oc_head(cfg: CfgNode, input_shape: Shapes) -> PyramidSegHead:
     """Object context, attention within the whole map, over the levels."""
     head, levels, width = _inputs(cfg, input_shape)
-    context = ObjectContext(width, head.CONVS_DIM, norm=head.NORM, impl=cfg.MODEL.FPT.ATTENTION_IMPL)
+    with arguments_from("MODEL.FPT", impl="ATTENTION_IMPL"):
+        context = ObjectContext(width, head.CONVS_DIM, norm=head.NORM, impl=cfg.MODEL.FPT.ATTENTION_IMPL)
     return _build_head(cfg, input_shape, levels, context)
 
 
@@ -71,6 +72,7 @@ def _inputs(cfg: CfgNode, input_shape: Shapes) -> tuple[CfgNode, Shapes, int]:
             f"MODEL.SEM_SEG_HEAD.AUX_FEATURE is {head.AUX_FEATURE!r}; allowed: '' (off) or one of what the backbone "
             f"returns, {given} (MODEL.RESNETS.OUT_FEATURES adds the trunk's)"
         )
+    check_norm(cfg, "SEM_SEG_HEAD.NORM", "SEM_SEG_HEAD.CONVS_DIM", share=2 if head.AUX_FEATURE else 1)
     levels = {f: input_shape[f] for f in head.IN_FEATURES}
     return head, levels, sum(shape.channels for shape in levels.values())
 
@@ -93,15 +95,16 @@ def _build_head(
     if head.AUX_FEATURE:
         channels = input_shape[head.AUX_FEATURE].channels
         aux = (head.AUX_FEATURE, aux_classifier(channels, head.CONVS_DIM // 2, head.NUM_CLASSES, norm=head.NORM))
-    return PyramidSegHead(
-        levels,
-        context,
-        head.CONVS_DIM,
-        num_classes=head.NUM_CLASSES,
-        dropout=dropout,
-        ignore_value=head.IGNORE_VALUE,
-        loss_weight=head.LOSS_WEIGHT,
-        loss_top_k=head.LOSS_TOP_K if head.LOSS_TYPE == "hard_pixel_mining" else 1.0,
-        aux=aux,
-        aux_loss_weight=head.AUX_LOSS_WEIGHT,
-    )
+    with arguments_from("MODEL.SEM_SEG_HEAD", input_shape="IN_FEATURES"):
+        return PyramidSegHead(
+            levels,
+            context,
+            head.CONVS_DIM,
+            num_classes=head.NUM_CLASSES,
+            dropout=dropout,
+            ignore_value=head.IGNORE_VALUE,
+            loss_weight=head.LOSS_WEIGHT,
+            loss_top_k=head.LOSS_TOP_K if head.LOSS_TYPE == "hard_pixel_mining" else 1.0,
+            aux=aux,
+            aux_loss_weight=head.AUX_LOSS_WEIGHT,
+        )

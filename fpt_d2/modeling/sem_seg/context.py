@@ -76,5 +76,6 @@ class ObjectContext(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
         x = self.reduce(x)
-        out: Tensor = self.project(torch.cat((x, self.attention(Level(x))), dim=1))
+        level = Level(x)
+        out: Tensor = self.project(torch.cat((x, self.attention(level, level)), dim=1))
         return out

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, ShapeSpec
 from torch import Tensor, nn
 
+from ...core.arguments import check_argument
 from .context import conv_norm_relu
 from .losses import check_labels, sem_seg_loss
 
@@ -53,11 +54,9 @@ class PyramidSegHead(nn.Module):
         """
         super().__init__()
         strides = {name: shape.stride for name, shape in input_shape.items()}
-        if len(set(strides.values())) != 1:
-            raise ValueError(
-                f"a head over levels of one size got levels of strides {strides}: take UFP's levels as "
-                "MODEL.SEM_SEG_HEAD.IN_FEATURES, or Detectron2's SemSegFPNHead over levels of several sizes"
-            )
+        one_size = len(set(strides.values())) == 1
+        allowed = "levels of one stride, as UFP's are; Detectron2's SemSegFPNHead takes those of several"
+        check_argument("input_shape", strides, one_size, allowed)
         self.in_features, self.stride = tuple(strides), next(iter(strides.values()))
         self.num_classes, self.ignore_value = num_classes, ignore_value
         self.loss_weight, self.loss_top_k, self.aux_loss_weight = loss_weight, loss_top_k, aux_loss_weight

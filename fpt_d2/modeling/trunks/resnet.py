@@ -72,7 +72,8 @@ class PluginResNet(ResNet):
         for key, block in found.items():
             if opened and type(block) not in (BasicBlock, BottleneckBlock):
                 name = type(block).__name__
-                raise ArgumentError(kind, key.replace("_", "."), f"other blocks: a {name} can have non_local only")
+                allowed = f"basic and bottleneck blocks; one of class {name} takes non_local only"
+                raise ArgumentError(kind, key.replace("_", "."), allowed)
         return list(found.items())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
