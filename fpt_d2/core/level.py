@@ -238,11 +238,19 @@ def _pool_in_graph(level: Level, max_tokens: int) -> tuple[Tensor, Tensor]:
     height, width = sizes.unbind(1)
     rows, columns = grid_size(height, width, max_tokens)
     grid = _cell_means(_cell_means(x.double(), 2, height, rows), 3, width, columns).to(x.dtype)
-    token = torch.arange(x.shape[2] * x.shape[3], device=x.device)[:max_tokens]
+    token = _places(x, max_tokens)
     used = token < (rows * columns).unsqueeze(1)  # (B, K)
     columns = columns.unsqueeze(1)
     cell = (token // columns * x.shape[3] + token % columns).masked_fill(~used, 0)
     return to_tokens(grid).gather(1, cell.unsqueeze(2).expand(-1, -1, x.shape[1])), used
+
+
+def _places(x: Tensor, max_tokens: int) -> Tensor:
+    """0, 1, 2, ... up to the smaller one of positions and budget; an exported graph shall not ask which one it is."""
+    count = x.shape[2] * x.shape[3]
+    if torch.compiler.is_compiling():
+        return torch.arange(torch.sym_min(count, max_tokens), device=x.device)
+    return torch.arange(count, device=x.device)[:max_tokens]
 
 
 def _cell_means(x: Tensor, dim: int, length: Tensor, cells: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def _all_sum(x: Tensor) -> Tensor:
 def _update_running(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
     assert norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None
     norm.num_batches_tracked += 1
-    momentum = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked
+    momentum = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.to(norm.running_mean)
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
     norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fpt_d2.core import attention, linear_attention, local_mixture_attention, mixture, mixture_attention, mixture_gate, reference
+from fpt_d2.core import (
+    attention,
+    linear_attention,
+    local_mixture_attention,
+    mixture,
+    mixture_attention,
+    mixture_gate,
+    reference,
+)
 
 from .cases import assert_same, attention_inputs, relative_error, values_and_gradients
 
@@ -231,7 +239,9 @@ def test_auto_is_chunked_on_the_cpu_and_reference_can_be_forced():
     q, k, v, gate, _ = attention_inputs(12, queries=[9], keys=[7], parts=2)
     results = {impl: mixture_attention(q, k, v, gate, impl=impl) for impl in ("auto", "chunked", "reference")}
     assert torch.equal(results["auto"], results["chunked"])
-    assert relative_error(results["reference"], reference.mixture_attention(q, k, v, gate, similarity="embedded")) < 1e-14
+    assert (
+        relative_error(results["reference"], reference.mixture_attention(q, k, v, gate, similarity="embedded")) < 1e-14
+    )
     assert not torch.equal(results["reference"], results["chunked"])
 
 
