@@ -93,7 +93,7 @@ def pyramid_features(sizes: Mapping[str, Size], channels: Any, batch: int = 1, s
 
 
 def valid_sizes(full: Size, *sizes: Size) -> ValidSizes:
-    """Those of a batch of images, of one for each of ``sizes``, in a canvas of size ``full``; also where all fill it."""
+    """One of ``sizes`` for each image of a batch, in a canvas of size ``full``; also where all fill it."""
     return ValidSizes(full, torch.tensor(sizes), sizes)
 
 

@@ -1,4 +1,4 @@
-"""Which part of a padded batch is image; means and tokens that never mix padding in, eagerly and in a recorded graph."""
+"""Which part of a padded batch is image; means and tokens that never mix padding in, eagerly and in a graph."""
 
 from __future__ import annotations
 

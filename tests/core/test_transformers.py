@@ -1,27 +1,54 @@
-"""The three transformers as modules, each against its formulas in core/reference.py."""
+"""The transformers as modules, each against its formulas in core/reference.py; their one contract for all kinds."""
+
+from __future__ import annotations
 
 from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from fpt_d2.core import GroundingTransformer, RenderingTransformer, SelfTransformer, reference
+from fpt_d2.core import (
+    GroundingTransformer,
+    Level,
+    LinearGroundingTransformer,
+    LocalGroundingTransformer,
+    RenderingTransformer,
+    SelfTransformer,
+    reference,
+)
 
-from .cases import pyramid_features, randomize, relative_error
+from .cases import level, pyramid_features, randomize, relative_error
 
 WIDTH = 8
+Grounding, Linear, Local = GroundingTransformer, LinearGroundingTransformer, LocalGroundingTransformer
 GROUNDINGS = [
-    {"similarity": "euclidean", "num_parts": 4},
-    {"similarity": "embedded", "num_parts": 1},
-    {"similarity": "dot"},
-    {"similarity": "euclidean", "kv_stride": 2},
-    {"similarity": "embedded", "max_kv_tokens": 7},
-    {"similarity": "dot", "kv_stride": 3, "max_kv_tokens": 2},
-    {"similarity": "euclidean", "square_size": 3},
-    {"similarity": "embedded", "square_size": 5, "num_parts": 2},
+    partial(Grounding, WIDTH),
+    partial(Grounding, WIDTH, similarity="embedded", num_parts=1),
+    partial(Linear, WIDTH),
+    partial(Grounding, WIDTH, kv_stride=2),
+    partial(Grounding, WIDTH, similarity="embedded", max_kv_tokens=7),
+    partial(Linear, WIDTH, kv_stride=3, max_kv_tokens=2),
+    partial(Local, WIDTH, square_size=3),
+    partial(Local, WIDTH, square_size=5, similarity="embedded", num_parts=2),
 ]
+SELVES = [
+    partial(SelfTransformer, WIDTH),
+    partial(SelfTransformer, WIDTH, num_parts=1),
+    partial(SelfTransformer, WIDTH, num_parts=4, kv_stride=2),
+    partial(SelfTransformer, WIDTH, max_kv_tokens=6),
+    partial(SelfTransformer, WIDTH, residual=True),
+    partial(SelfTransformer, WIDTH, residual=True, temperature="channels", kv_stride=2),
+]
+RENDERINGS = [
+    partial(RenderingTransformer, WIDTH, num_halvings=1),
+    partial(RenderingTransformer, WIDTH, num_halvings=1, final_conv=False),
+    partial(RenderingTransformer, WIDTH, num_halvings=1, gate="authors"),
+]
+every_grounding = pytest.mark.parametrize("make", GROUNDINGS)
+group_norm = partial(nn.GroupNorm, 2)
 
 
 def double(module, seed=0):
@@ -31,6 +58,11 @@ def double(module, seed=0):
 def maps(fine, coarse, batch=2):
     features = pyramid_features({"fine": fine, "coarse": coarse}, WIDTH, batch)
     return features["fine"], features["coarse"]
+
+
+def on_maps(branch):
+    """Of maps without padding; a self transformer's one map is its source too."""
+    return lambda target, *source: branch(Level(target), Level(*source or (target,)))
 
 
 def gradients(function, module, inputs):
@@ -43,75 +75,198 @@ def gradients(function, module, inputs):
 
 def assert_equal(module, slow, inputs, tolerance=1e-11):
     expected = gradients(partial(slow, module), module, inputs)
-    for actual, wanted in zip(gradients(module, module, inputs), expected):
+    for actual, wanted in zip(gradients(on_maps(module), module, inputs), expected):
         # the mixture's weights of one key alone, and a key's bias, move nothing
         assert relative_error(actual, wanted) < tolerance or (actual - wanted).abs().max() < 1e-10
     assert expected[0].abs().max() > 1e-3
-    return expected
 
 
-@pytest.mark.parametrize("options", GROUNDINGS)
+@every_grounding
 @pytest.mark.parametrize("coarse", [(4, 5), (7, 9)])
-def test_grounding(options, coarse):
-    module = double(GroundingTransformer(WIDTH, **options))
-    inputs = maps((7, 9), coarse)
-    assert_equal(module, reference.grounding_transformer, inputs)
-    for t in inputs:  # every image by itself
-        t.requires_grad_(False)
-    alone = torch.cat([module(f[None], c[None]) for f, c in zip(*inputs)])
-    assert relative_error(module(*inputs), alone) < 1e-13
+def test_grounding(make, coarse):
+    module, inputs = double(make()), maps((7, 9), coarse)
+    assert_equal(module, reference.attend, inputs)
+    function = on_maps(module)  # every image by itself
+    alone = torch.cat([function(f[None], c[None]) for f, c in zip(*inputs)])
+    assert relative_error(function(*inputs), alone) < 1e-13
 
 
-@pytest.mark.parametrize("options", [{}, {"num_parts": 1}, {"num_parts": 4, "kv_stride": 2}, {"max_kv_tokens": 6}])
-@pytest.mark.parametrize("norm", [None, partial(nn.GroupNorm, 2)])
-def test_self(options, norm):
-    module = double(SelfTransformer(WIDTH, norm=norm, **options))
-    assert_equal(module, reference.self_transformer, maps((5, 7), (1, 1))[:1])
+@pytest.mark.parametrize("make", SELVES)
+@pytest.mark.parametrize("norm", [None, group_norm])
+def test_self(make, norm):
+    module = double(make(norm=norm))
+    assert_equal(module, lambda module, x: reference.attend(module, x, x), maps((5, 7), (1, 1))[:1])
 
 
 @pytest.mark.parametrize("halvings, coarse", [(0, (9, 11)), (1, (5, 6)), (2, (3, 3)), (1, (4, 5)), (3, (1, 1))])
 @pytest.mark.parametrize("final_conv", [True, False])
-def test_rendering(halvings, coarse, final_conv):
+@pytest.mark.parametrize("gate", ["paper", "authors"])
+def test_rendering(halvings, coarse, final_conv, gate):
     """Also where a trunk rounds odd sizes down: 9 x 11 to 4 x 5."""
-    module = double(RenderingTransformer(WIDTH, num_halvings=halvings, final_conv=final_conv))
+    module = double(RenderingTransformer(WIDTH, num_halvings=halvings, final_conv=final_conv, gate=gate))
     fine, coarse = maps((9, 11), coarse)
-    assert_equal(module, reference.rendering_transformer, (coarse, fine))
+    assert_equal(module, reference.render, (coarse, fine))
 
 
-def test_padding_is_as_if_the_image_were_alone():
-    """One image of 6 x 4 in a canvas of 8 x 8, whose padding the mask must keep out of every result."""
-    fine, coarse = maps((8, 8), (4, 4), batch=1)
-    fine_mask, coarse_mask = (torch.zeros(1, n, n, dtype=torch.bool) for n in (8, 4))
-    fine_mask[:, :6, :4], coarse_mask[:, :3, :2] = True, True
-    for options in GROUNDINGS:
-        module = double(GroundingTransformer(WIDTH, **options))
-        alone = module(fine[:, :, :6, :4], coarse[:, :, :3, :2])
-        garbage = coarse.masked_fill(~coarse_mask, 50.0)
-        assert relative_error(module(fine, garbage, coarse_mask)[:, :, :6, :4], alone) < 1e-12, options
-        assert relative_error(module(fine, garbage)[:, :, :6, :4], alone) > 0.1, options
-    module = double(RenderingTransformer(WIDTH, num_halvings=1))
-    alone = module(coarse[:, :, :3, :2], fine[:, :, :6, :4])
-    fine, coarse = (t.masked_fill(~m, 0.0) for t, m in ((fine, fine_mask), (coarse, coarse_mask)))
-    assert relative_error(module(coarse, fine, coarse_mask, fine_mask)[:, :, :3, :2], alone) < 1e-12
-    assert relative_error(module(coarse, fine)[:, :, :3, :2], alone) > 0.1
+# The formulas of the specification once more, from the parameters alone
 
 
-@pytest.mark.parametrize("options", GROUNDINGS)
-def test_channels_last_gives_the_same(options):
-    module = double(GroundingTransformer(WIDTH, **options))
+def linear(module, x):
+    return x @ module.weight.flatten(1).t() + module.bias
+
+
+def mixture(module, x, scale):
+    """sum_n pi_n softmax_j(scale q_in . k_jn) v_j of (K, C)."""
+    q, k, v = (linear(m, x) for m in (module.query, module.key, module.value))
+    gate = (module.gate @ k.mean(0)).softmax(0)
+    parts = zip(gate, q.chunk(len(gate), 1), k.chunk(len(gate), 1))
+    return sum(g * (scale * q @ k.t()).softmax(1) for g, q, k in parts) @ v
+
+
+@pytest.mark.parametrize("temperature, scale", [("parts", 4**-0.5), ("channels", 8**-0.5)])
+def test_temperature_of_the_authors_is_the_root_of_all_channels(temperature, scale):
+    module, (x, _) = double(SelfTransformer(WIDTH, num_parts=2, temperature=temperature)), maps((3, 4), (1, 1), batch=1)
+    expected = mixture(module, x[0].flatten(1).t(), scale).t().view_as(x)
+    assert relative_error(on_maps(module)(x), expected) < 1e-12
+
+
+def test_self_with_the_authors_residual_is_the_input_plus_the_normed_projection():
+    module = double(SelfTransformer(WIDTH, residual=True, temperature="channels", norm=group_norm))
+    x, _ = maps((3, 4), (1, 1), batch=1)
+    out = linear(module.project, mixture(module, x[0].flatten(1).t(), 8**-0.5)).t().reshape(x.shape)
+    groups = out.view(2, -1)
+    groups = (groups - groups.mean(1, keepdim=True)) / (groups.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+    expected = x + groups.view_as(x) * module.norm.weight[:, None, None] + module.norm.bias[:, None, None]
+    assert relative_error(on_maps(module)(x), expected) < 1e-12
+
+
+@pytest.mark.parametrize("final_conv", [True, False])
+def test_rendering_with_the_authors_gate(final_conv):
+    """relu(conv3x3(coarse) * relu(norm(conv1x1(GAP(fine)))) + strided conv3x3s of fine), final convolution or not."""
+    module = double(
+        RenderingTransformer(WIDTH, num_halvings=2, gate="authors", final_conv=final_conv, norm=nn.BatchNorm2d)
+    )
+    module.eval()
+    gate_conv, gate_norm, _ = module.gate
+    for norm in (gate_norm, module.norm):
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    fine, coarse = maps((8, 12), (2, 3))
+
+    def normed(norm, x):  # (B, C, ...)
+        mean, variance, weight, bias = (
+            t.view(-1, 1, 1) for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        )
+        return (x - mean) / (variance + norm.eps).sqrt() * weight + bias
+
+    average = linear(gate_conv, fine.mean((2, 3)))[:, :, None, None]
+    gate = normed(gate_norm, average).clamp(min=0)
+    down = fine
+    for conv in module.down:
+        down = F.conv2d(down, conv.weight, conv.bias, stride=2, padding=1)
+    out = (F.conv2d(coarse, module.query.weight, module.query.bias, padding=1) * gate + down).clamp(min=0)
+    if final_conv:
+        out = F.conv2d(out, module.out.weight, module.out.bias, padding=1)
+    assert 0 < (gate == 0).sum() < gate.numel()
+    assert relative_error(on_maps(module)(coarse, fine), normed(module.norm, out)) < 1e-12
+
+
+# Padding
+
+NORMS = [None, group_norm, nn.BatchNorm2d, nn.SyncBatchNorm]
+ALL = [
+    *((make, "fine", "coarse") for make in GROUNDINGS),
+    *((make, "fine", "fine") for make in SELVES),
+    *((make, "coarse", "fine") for make in RENDERINGS),
+]
+# The second image fills the canvas; the place in a local square needs the ratio of the canvas.
+CANVAS = {"fine": (8, 10), "coarse": (4, 5)}
+VALID = {"fine": [(6, 4), (8, 10)], "coarse": [(3, 2), (4, 5)]}
+ODD = {"fine": [(5, 3), (8, 10)], "coarse": [(3, 2), (4, 5)]}
+
+
+def padded(name, valid, x):
+    return level(x, *valid[name])
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_an_image_does_not_depend_on_its_padding(norm, dtype, tolerance):
+    """Alone, and in a batch beside a larger one, with garbage in what becomes its padding.
+
+    The batch norms are in inference: in training an image depends on the batch, see below.
+    """
+    torch.manual_seed(0)
+    for make, target, source in ALL:
+        module = double(make(norm=norm)).to(dtype).eval()
+        valid = VALID if make.func is Local else ODD
+        x = {n: torch.randn(2, WIDTH, *size).to(dtype) for n, size in CANVAS.items()}
+        for n in x:
+            x[n] += 10 * ~level(x[n], *valid[n]).mask
+        both = module(padded(target, valid, x[target]), padded(source, valid, x[source]))
+        h, w = valid[target][0]
+        sh, sw = valid[source][0]
+        alone = module(Level(x[target][:1, :, :h, :w]), Level(x[source][:1, :, :sh, :sw]))
+        assert relative_error(both[:1, :, :h, :w], alone) < tolerance, make
+        assert both[0, :, h:].abs().max() == 0 == both[0, :, :, w:].abs().max(), make
+        blind = module(Level(x[target]), Level(x[source]))
+        assert relative_error(blind[:1, :, :h, :w], alone) > 1e-3, make
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_batch_statistics_are_those_of_the_valid_positions(norm):
+    """In training: those of the branch's own output before its norm, running statistics included."""
+    for make, target, source in ALL:
+        module, valid = double(make(norm=norm)), VALID
+        x = {n: torch.randn(2, WIDTH, *size).double() for n, size in CANVAS.items()}
+        levels = [padded(n, valid, x[n]) for n in (target, source)]
+        out = module.transform(*levels)
+        values = torch.cat([y[:, :h, :w].flatten(1).t() for y, (h, w) in zip(out, valid[target])])
+        module.norm.reset_running_stats()
+        result = module(*levels)
+        if module.residual:
+            result = result - levels[0].map
+        mean, variance = values.mean(0), values.var(0, correction=0)
+        expected = (values - mean) / (variance + 1e-5).sqrt() * module.norm.weight + module.norm.bias
+        actual = torch.cat([y[:, :h, :w].flatten(1).t() for y, (h, w) in zip(result, valid[target])])
+        assert relative_error(actual, expected) < 1e-11, make
+        assert relative_error(module.norm.running_mean, 0.1 * mean) < 1e-12, make
+        assert relative_error(module.norm.running_var, 0.9 + 0.1 * values.var(0)) < 1e-12, make
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_batch_of_no_images(norm):
+    """Forward and backward."""
+    for make, target, source in ALL:
+        module = double(make(norm=norm))
+        x = {n: torch.randn(0, WIDTH, *size).double().requires_grad_() for n, size in CANVAS.items()}
+        out = module(Level(x[target]), Level(x[source]))
+        assert out.shape == (0, WIDTH, *CANVAS[target])
+        out.sum().backward()
+        assert x[target].grad.shape == x[target].shape and x[source].grad.shape == x[source].shape
+        assert all(p.grad is None or not p.grad.any() for p in module.parameters())
+
+
+# What holds for any branch
+
+
+@every_grounding
+def test_channels_last_gives_the_same(make):
+    module = double(make())
     fine, coarse = maps((8, 6), (4, 3))
-    plain = gradients(module, module, (fine, coarse))
+    plain = gradients(on_maps(module), module, (fine, coarse))
     last = [t.to(memory_format=torch.channels_last) for t in (fine, coarse)]
-    for a, b in zip(gradients(module, module, last), plain):
+    for a, b in zip(gradients(on_maps(module), module, last), plain):
         assert relative_error(a, b) < 1e-12 or (a - b).abs().max() < 1e-10
 
 
 def test_gradcheck():
     fine, coarse = (t[:, :4].clone() for t in maps((3, 2), (2, 1), batch=1))
-    for options in ({"num_parts": 2}, {"similarity": "dot"}, {"square_size": 3, "num_parts": 2}):
-        check(GroundingTransformer(4, **options), (fine, coarse))
+    for make in (partial(Grounding, num_parts=2), Linear, partial(Local, square_size=3, num_parts=2)):
+        check(make(4), (fine, coarse))
     check(SelfTransformer(4), (fine,))
+    check(SelfTransformer(4, residual=True), (fine,))
     check(RenderingTransformer(4, num_halvings=1), (coarse, fine))
+    check(RenderingTransformer(4, num_halvings=1, gate="authors"), (coarse, fine))
 
 
 def check(module, inputs):
@@ -120,21 +275,22 @@ def check(module, inputs):
 
     def function(*tensors):
         state = dict(zip(names, tensors[len(inputs) :]))
-        return functional_call(module, state, tensors[: len(inputs)])
+        target, *source = (Level(t) for t in tensors[: len(inputs)])
+        return functional_call(module, state, (target, *(source or (target,))))
 
     tensors = [t.detach().requires_grad_() for t in (*inputs, *parameters)]
     assert torch.autograd.gradcheck(function, tensors, fast_mode=True)
 
 
-@pytest.mark.parametrize("options", GROUNDINGS)
-def test_bfloat16_autocast_is_close_and_trains(options):
-    module = randomize(GroundingTransformer(WIDTH, **options))
+@every_grounding
+def test_bfloat16_autocast_is_close_and_trains(make):
+    module = randomize(make())
     inputs = [t.float() for t in maps((8, 6), (4, 3))]
-    exact = gradients(module, module, inputs)
+    exact = gradients(on_maps(module), module, inputs)
 
     def under_autocast(*tensors):
         with torch.autocast("cpu", torch.bfloat16):
-            return module(*tensors).float()
+            return on_maps(module)(*tensors).float()
 
     largest = max(float(g.abs().max()) for g in exact[1:])
     for a, b in zip(gradients(under_autocast, module, inputs), exact):
@@ -144,31 +300,27 @@ def test_bfloat16_autocast_is_close_and_trains(options):
 
 
 def test_a_lone_softmax_has_no_gate():
-    for module in (GroundingTransformer(4, num_parts=1), GroundingTransformer(4, similarity="dot")):
-        assert module.gate is None
+    assert Grounding(4, num_parts=1).gate is None and not hasattr(Linear(4), "gate")
     assert SelfTransformer(4).gate.shape == (2, 4)
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "make, options, message",
     [
-        ({"similarity": "cosine"}, "similarity is 'cosine'; allowed: 'euclidean', 'embedded', 'dot'"),
-        ({"impl": "fast"}, "impl is 'fast'; allowed: 'auto'"),
-        ({"num_parts": 3}, "num_parts is 3; it must be positive and divide the 8 channels"),
-        ({"num_parts": 0}, "num_parts is 0"),
-        ({"square_size": 4}, r"square_size is 4; it must be 0 \(the whole level\) or odd"),
-        ({"square_size": -3}, "square_size is -3"),
-        ({"kv_stride": 0}, "kv_stride is 0"),
-        ({"max_kv_tokens": -1}, "max_kv_tokens -1"),
-        ({"square_size": 3, "similarity": "dot"}, "needs a softmax similarity"),
-        ({"square_size": 3, "kv_stride": 2}, "kv_stride 1"),
+        (Grounding, {"similarity": "cosine"}, "similarity is 'cosine'; allowed: 'euclidean' or 'embedded'"),
+        (Grounding, {"impl": "fast"}, "impl is 'fast'; allowed: 'auto', 'chunked', 'sdpa' or 'reference'"),
+        (Grounding, {"num_parts": 3}, "num_parts is 3; allowed: a positive divisor of the 8 channels"),
+        (Grounding, {"num_parts": 0}, "num_parts is 0"),
+        (Grounding, {"kv_stride": 0}, "kv_stride is 0"),
+        (Grounding, {"max_kv_tokens": -1}, "max_kv_tokens is -1"),
+        (Linear, {"kv_stride": 0}, "kv_stride is 0"),
+        (Local, {"square_size": 4}, "square_size is 4; allowed: an odd number"),
+        (Local, {"square_size": -3}, "square_size is -3"),
+        (SelfTransformer, {"temperature": 1}, "temperature is 1; allowed: 'parts' or 'channels'"),
+        (RenderingTransformer, {"num_halvings": -1}, "num_halvings is -1; allowed: 0 or more: the source is the finer"),
+        (RenderingTransformer, {"num_halvings": 1, "gate": "x"}, "gate is 'x'; allowed: 'paper' or 'authors'"),
     ],
 )
-def test_bad_values(options, message):
+def test_bad_values(make, options, message):
     with pytest.raises(ValueError, match=message):
-        GroundingTransformer(8, **options)
-
-
-def test_rendering_needs_the_finer_level_as_source():
-    with pytest.raises(ValueError, match="num_halvings is -1; the source of rendering must be the finer level"):
-        RenderingTransformer(8, num_halvings=-1)
+        make(8, **options)
