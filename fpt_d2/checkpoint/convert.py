@@ -58,10 +58,11 @@ def rename_old_modules(weights: Mapping[str, Any], model: Mapping[str, Tensor]) 
         name = re.sub(r"\bbfp_down(\d+)\.", r"pyramid.down.p\1.", name)
         level = re.sub(r"\bfpt_fuse(\d+)\.weight$", r"fpn_output\1.fuse.", name)
         level = re.sub(r"\bfpt_fuse\.(\w+)\.weight$", r"ufp_output.\1.fuse.", level)
-        parts = [n for n in model if level != name and n.startswith(level)]
+        prefix = "module." if name.startswith("module.") else ""  # of a wrapped model; fvcore takes it off later
+        parts = [n for n in model if level != name and n.startswith(level.removeprefix(prefix))]
         widths = [model[part].shape[1] for part in parts]
         if parts and weight.shape[1] == sum(widths):
-            renamed.update(zip(parts, weight.split(widths, dim=1)))
+            renamed.update(zip((f"{prefix}{part}" for part in parts), weight.split(widths, dim=1)))
         else:
             renamed[name] = weight
     return renamed

@@ -130,9 +130,10 @@ class LoadReport:
 
 
 def _module(name: str) -> str:
-    """``backbone.fpn_lateral`` of ``backbone.fpn_lateral3.weight``."""
+    """``backbone.fpn_lateral`` of ``backbone.fpn_lateral3.weight``; what fuses the branches is named apart."""
     parts = name.split(".")
-    return re.sub(r"\d+$", "", ".".join(parts[:2] if len(parts) > 2 else parts[:1]))
+    module = re.sub(r"\d+$", "", ".".join(parts[:2] if len(parts) > 2 else parts[:1]))
+    return f"{module}.fuse" if "fuse" in parts else module
 
 
 def _count(names: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ def test_report_of_an_fpn_checkpoint(fpn_model: nn.Module, save: Callable[..., s
     level, (title, loaded, new) = report(path)
     assert level == "INFO" and title == f"Weights from {path}"
     assert loaded.startswith(f"  loaded: {len(fpn_model.state_dict())} tensors (") and "bottom_up 100" in loaded
-    assert new.startswith("  new, as initialized: ") and "backbone.fpt_fuse 4" in new and "roi_heads" not in new
+    assert new.startswith("  new, as initialized: ") and "backbone.fpn_output.fuse 8" in new and "roi_heads" not in new
 
 
 def test_report_of_a_checkpoint_of_its_own(model: nn.Module, save: Callable[..., str], report: Any) -> None:

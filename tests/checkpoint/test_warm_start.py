@@ -155,7 +155,7 @@ def test_training_moves_every_parameter_under_ddp(
             losses = ddp([example()])
         sum(losses.values()).backward()
         optimizer.step()
-    assert len(before) > 60 and any("bfp_down" in name for name in before) == (cfgs[1].MODEL.FPT.PYRAMID == "bfp")
+    assert len(before) > 60 and any("pyramid.down" in name for name in before) == (cfgs[1].MODEL.FPT.PYRAMID == "bfp")
     parameters = dict(model.named_parameters())
     unmoved = [name for name, start in before.items() if torch.equal(parameters[name], start)]
     assert not unmoved
