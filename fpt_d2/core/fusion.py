@@ -82,8 +82,10 @@ class Fusion(nn.Conv2d):
             maps = []
             for i in group:
                 maps.append(edges[i].branch(edges[i].target, edges[i].source))
-            y += conv(maps[0] if len(maps) == 1 else torch.cat(maps, dim=1))
-            del maps
+            joined = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+            del maps  # or it would outlive the convolution
+            y += conv(joined)
+            del joined
         if affine:
             y += convolve_affine(affine)
         if self.norm is not None:
