@@ -51,7 +51,8 @@ def mixture_attention(
     """
     if similarity not in SIMILARITIES:
         raise ArgumentError("similarity", similarity, one_of(SIMILARITIES))
-    scale = (q.shape[2] // gate.shape[1]) ** -0.5 if scale is None else scale
+    if scale is None:  # int: a tensor's root in torch.jit.trace is one of float32
+        scale = (int(q.shape[2]) // int(gate.shape[1])) ** -0.5
     bias, as_dot_product = None, SIMILARITIES[similarity]
     if as_dot_product is not None:
         q, k, bias = as_dot_product(q, k, gate.shape[1], key_mask)

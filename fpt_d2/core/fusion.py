@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .level import Level, ValidSizes
+from .level import Level, ValidSizes, is_recorded
 from .pyramid import Edge, PyramidTransform
 from .transformers import LinearGroundingTransformer, Norm
 
@@ -200,7 +200,9 @@ def _is_foldable(conv: nn.Module, edge: Edge) -> bool:
     being folded.
     """
     branch = edge.branch
-    if not isinstance(branch, LinearGroundingTransformer) or branch.norm is not None or edge.target.map.shape[0] == 0:
+    if not isinstance(branch, LinearGroundingTransformer) or branch.norm is not None:
+        return False
+    if is_recorded() or edge.target.map.shape[0] == 0:  # a convolution for each image would fix their number in a graph
         return False
     return type(conv) is nn.Conv2d and all(
         type(m) in (nn.Conv2d, nn.Linear, LinearGroundingTransformer)

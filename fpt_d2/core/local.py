@@ -107,7 +107,7 @@ def _attend_strip(
     # (B, Z, queries or keys of a tile, channels)
     q, k, v = (_tiles(q, side * rw, side * rw), _tiles(k, extent, side), _tiles(v, extent, side))
     dtype = torch.promote_types(q.dtype, torch.float32)
-    scale = (q.shape[-1] // num_parts) ** -0.5
+    scale = (int(q.shape[-1]) // int(num_parts)) ** -0.5  # int: a tensor's root in torch.jit.trace is one of float32
     with torch.autocast(q.device.type, enabled=False):
         k, bias = k.to(dtype).split([q.shape[-1], num_parts], dim=3)
         q, k = (t.to(dtype).unflatten(3, (num_parts, -1)).transpose(2, 3) for t in (q, k))  # (B, Z, N, ., D)

@@ -1,5 +1,7 @@
 """The paths on a GPU: equality by dtype, and peak memory. Skipped, and said so, where there is none."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import pytest
@@ -7,14 +9,18 @@ import torch
 
 from fpt_d2.core import (
     GroundingTransformer,
+    LinearGroundingTransformer,
+    LocalGroundingTransformer,
+    PyramidNeck,
     PyramidTransform,
+    ValidSizes,
     linear_attention,
     local_mixture_attention,
     mixture_attention,
     reference,
 )
 
-from .cases import assert_same, attention_inputs, pyramid_features, randomize, rectangle_masks, relative_error
+from .cases import assert_same, attention_inputs, images, level, pyramid_features, randomize, relative_error
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -59,13 +65,28 @@ def test_linear_and_local_attention(dtype):
 
 
 def test_pyramid_equals_the_cpu():
-    sizes, valid = {"p2": (16, 24), "p3": (8, 12)}, {"p2": (12, 8), "p3": (6, 4)}
     transform = randomize(PyramidTransform({"p2": 4, "p3": 8}, 8, channels=8).double())
-    features, masks = pyramid_features(sizes, 8, batch=2), rectangle_masks(sizes, [sizes, valid])
-    expected = transform(features, masks)
-    on_gpu = ({n: t.cuda() for n, t in x.items()} for x in (features, masks))
-    for n, y in transform.cuda()(*on_gpu).items():
+    features = pyramid_features({"p2": (16, 24), "p3": (8, 12)}, 8, batch=2)
+    x = images((64, 96), (64, 96), (48, 32))
+    expected = transform(features, ValidSizes.read(x))
+    features = {n: t.cuda() for n, t in features.items()}
+    for n, y in transform.cuda()(features, ValidSizes.read(x.cuda())).items():
         assert relative_error(y.cpu(), expected[n]) < 1e-11
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("max_kv_tokens", [0, 20])
+def test_a_neck_reads_the_device_no_more_than_once(max_kv_tokens):
+    gt = partial(GroundingTransformer, max_kv_tokens=max_kv_tokens)
+    neck = PyramidNeck(PyramidTransform({"p2": 4, "p3": 8}, 8, channels=8, gt=gt), 8, 8).cuda()
+    features = {n: x.float().cuda() for n, x in pyramid_features({"p2": (16, 24), "p3": (8, 12)}, 8, batch=2).items()}
+    valid = ValidSizes.read(images((64, 96), (64, 96), (48, 32)).cuda())
+    neck(features, valid)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        neck(features, valid)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def peak_of_training(function, inputs):
@@ -96,15 +117,21 @@ def test_no_path_holds_a_matrix(impl, similarity, dtype, masked):
     assert control > 4 * MATRIX and peak < 1.5 * MATRIX
 
 
-@pytest.mark.parametrize("options", [{}, {"square_size": 5}, {"similarity": "dot"}, {"max_kv_tokens": 1024}])
+@pytest.mark.parametrize(
+    "make",
+    [
+        GroundingTransformer,
+        partial(LocalGroundingTransformer, square_size=5),
+        LinearGroundingTransformer,
+        partial(GroundingTransformer, max_kv_tokens=1024),
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_training_under_autocast_is_finite(options, dtype):
-    module = GroundingTransformer(64, **options).cuda()
+def test_training_under_autocast_is_finite(make, dtype):
+    module = make(64).cuda()
     fine, coarse = torch.randn(2, 64, 64, 96).cuda(), torch.randn(2, 64, 32, 48).cuda()
-    mask = torch.zeros(2, 32, 48, dtype=torch.bool, device="cuda")
-    mask[0], mask[1, :20, :20] = True, True
     with torch.autocast("cuda", dtype):
-        out = module(fine, coarse, mask)
+        out = module(level(fine, (64, 96), (40, 40)), level(coarse, (32, 48), (20, 20)))
     out.float().square().mean().backward()
     assert torch.isfinite(out).all()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters())

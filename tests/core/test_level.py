@@ -216,20 +216,29 @@ def test_traced_tokens_are_the_eager_ones(dtype):
             assert_equal_tokens(traced, full, sizes, stride, max_tokens, dtype)
 
 
-@pytest.mark.parametrize("stride, max_tokens", [(1, 100), (2, 20)])
-def test_exported_tokens_are_the_eager_ones(stride, max_tokens):
-    """One program for maps below the budget and above it; of even sides where cells are averaged, as torch wants."""
-    batch, height, width = (torch.export.Dim(n, min=2, max=64) for n in ("batch", "height", "width"))
-    shapes = ({0: batch, 2: stride * height, 3: stride * width}, {0: batch})
+class TwoTokens(nn.Module):
+    def __init__(self, *options) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(Tokens(*each) for each in options)
+
+    def forward(self, x, sizes):
+        return [part(x, sizes) for part in self.parts]
+
+
+def test_exported_tokens_are_the_eager_ones():
+    """One program for maps below the budgets and above them; of even sides, as torch wants where cells are averaged."""
+    options, dims = ((1, 100), (2, 20)), [torch.export.Dim(n, min=2, max=64) for n in ("batch", "height", "width")]
+    shapes = ({0: dims[0], 2: 2 * dims[1], 3: 2 * dims[2]}, {0: dims[0]})
     example = (random_maps((22, 10), 3), torch.tensor([[5, 7], [22, 10], [4, 2]]))
-    program = torch.export.export(Tokens(stride, max_tokens), example, dynamic_shapes=shapes).module()
-    below = 0
-    for full, sizes in random_batches(100, seed=stride):
-        full = [max(2, side // stride) * stride for side in full]
+    program, below = torch.export.export(TwoTokens(*options), example, dynamic_shapes=shapes).module(), 0
+    for full, sizes in random_batches(200):
+        full = [max(2, side // 2) * 2 for side in full]
         sizes = [(min(h, full[0]), min(w, full[1])) for h, w in (sizes * 2)[: max(2, len(sizes))]]
-        assert_equal_tokens(program, full, sizes, stride, max_tokens, torch.float64)
-        below += full[0] * full[1] < max_tokens * stride**2
-    assert 5 < below < 95
+        below += full[0] * full[1] < 100
+        for i, (stride, max_tokens) in enumerate(options):
+            part = lambda *arguments, i=i: program(*arguments)[i]  # noqa: E731
+            assert_equal_tokens(part, full, sizes, stride, max_tokens, torch.float64)
+    assert 10 < below < 190
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

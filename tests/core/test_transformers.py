@@ -134,7 +134,7 @@ def test_self_with_the_authors_residual_is_the_input_plus_the_normed_projection(
     module = double(SelfTransformer(WIDTH, residual=True, temperature="channels", norm=group_norm))
     x, _ = maps((3, 4), (1, 1), batch=1)
     out = linear(module.project, mixture(module, x[0].flatten(1).t(), 8**-0.5)).t().reshape(x.shape)
-    groups = out.view(2, -1)
+    groups = out.reshape(2, -1)
     groups = (groups - groups.mean(1, keepdim=True)) / (groups.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
     expected = x + groups.view_as(x) * module.norm.weight[:, None, None] + module.norm.bias[:, None, None]
     assert relative_error(on_maps(module)(x), expected) < 1e-12
