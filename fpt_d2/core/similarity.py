@@ -7,7 +7,7 @@ Shape legend: B batch, N parts of the mixture, Q queries, K keys, C channels, D 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -51,5 +51,5 @@ def _centre(k: Tensor, key_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     return centre.to(k.dtype).to(dtype)
 
 
-# By name. None: the dot product as it is.
-SIMILARITIES: Mapping[str, Similarity | None] = {"euclidean": euclidean, "embedded": None}
+# By name. None: the dot product as it is. One's own is added here, see docs/extending.md.
+SIMILARITIES: dict[str, Similarity | None] = {"euclidean": euclidean, "embedded": None}
