@@ -53,7 +53,7 @@ def rename_old_modules(weights: Mapping[str, Any], model: Mapping[str, Tensor]) 
     Args:
         model: the weights that are wanted, by name.
     """
-    renamed = {}
+    renamed: dict[str, Any] = {}
     for name, weight in weights.items():
         name = re.sub(r"\bbfp_down(\d+)\.", r"pyramid.down.p\1.", name)
         level = re.sub(r"\bfpt_fuse(\d+)\.weight$", r"fpn_output\1.fuse.", name)
@@ -80,7 +80,7 @@ def convert_resnet(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     result is a checkpoint that Detectron2 too loads into any model with such a trunk. Raises WeightsError if the state
     dict has parts that Detectron2's ResNet does not have, such as a deep stem or squeeze-and-excitation.
     """
-    renamed = {}
+    renamed: dict[str, Any] = {}
     for name, weight in weights.items():
         new = name
         for pattern, replacement in _RENAMES:

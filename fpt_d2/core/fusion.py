@@ -90,7 +90,7 @@ class Fusion(nn.Conv2d):
             y += convolve_affine(affine)
         if self.norm is not None:
             y = self.norm(y)
-        return y if self.drop_block is None else self.drop_block(y)
+        return y if self.drop_block is None else self.drop_block(y)  # type: ignore[no-any-return]
 
 
 class PyramidNeck(nn.Module):
@@ -243,4 +243,4 @@ def _convolve_each(x: Tensor, weight: Tensor) -> Tensor:
     batch = x.shape[0]
     weight = weight.to(x.dtype).flatten(0, 1)
     out = F.conv2d(x.flatten(0, 1).unsqueeze(0), weight, padding=1, groups=batch)
-    return out.squeeze(0).unflatten(0, (batch, -1))
+    return out.squeeze(0).unflatten(0, (batch, -1))  # type: ignore[no-any-return]

@@ -215,12 +215,11 @@ def _clamp(x: Any, most: Any) -> Any:
 
 
 def _pool(level: Level, max_tokens: int) -> tuple[Tensor, Tensor | None]:
-    x = level.map
-    if level.valid is None:
+    x, sizes = level.map, None if level.valid is None else level.valid.numbers
+    if not sizes:
         return to_tokens(F.adaptive_avg_pool2d(x, grid_size(x.shape[2], x.shape[3], max_tokens))), None
     tokens, masks = [], []
-    assert level.valid.numbers is not None
-    for image, (height, width) in zip(x, level.valid.numbers):
+    for image, (height, width) in zip(x, sizes):
         pooled = F.adaptive_avg_pool2d(image[:, :height, :width], grid_size(height, width, max_tokens)).flatten(1)
         missing = max_tokens - pooled.shape[1]
         tokens.append(F.pad(pooled, (0, missing)))

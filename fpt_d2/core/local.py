@@ -117,7 +117,7 @@ def _attend_strip(
         mixed = torch.einsum("bn,bznqk->bzqk", gate.to(dtype), weights)
         out = mixed.to(v.dtype) @ v  # (B, Z, t r t r, V)
     out = out.unflatten(2, (side * rh, side * rw))
-    return out.permute(0, 4, 2, 1, 3).flatten(3)
+    return out.permute(0, 4, 2, 1, 3).flatten(3)  # type: ignore[no-any-return]
 
 
 def _tiles(x: Tensor, extent: int, step: int) -> Tensor:

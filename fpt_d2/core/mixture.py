@@ -103,7 +103,7 @@ def dot_product_mixture(
 class _Mixture(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-        return _mixture(q, k, v, gate, bias, scale)
+        return _mixture(q, k, v, gate, bias, scale)  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -305,13 +305,13 @@ def _(grad_out: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 @register_flop_formula(torch.ops.fpt_d2.mixture)
 def _(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     """Two for each multiply-add: the scores of all parts and one product with the values."""
-    return 2 * q[0] * q[1] * k[1] * (q[2] + v[2])
+    return 2 * q[0] * q[1] * k[1] * (q[2] + v[2])  # type: ignore[no-any-return]
 
 
 @register_flop_formula(torch.ops.fpt_d2.mixture_backward)
 def _(grad_out: Any, q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     """The scores again and their two gradients; the weights' gradient and the values'."""
-    return 2 * q[0] * q[1] * k[1] * (3 * q[2] + 2 * v[2])
+    return 2 * q[0] * q[1] * k[1] * (3 * q[2] + 2 * v[2])  # type: ignore[no-any-return]
 
 
 def _sdpa(

@@ -66,7 +66,7 @@ def _batch_norm(norm: _BatchNorm, x: Tensor, mask: Tensor, synchronised: bool) -
 def _all_sum(x: Tensor) -> Tensor:
     from torch.distributed.nn.functional import all_reduce
 
-    return all_reduce(x)
+    return all_reduce(x)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

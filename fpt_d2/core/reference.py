@@ -177,7 +177,7 @@ def _norm(module: Any, x: Tensor) -> Tensor:
 
 def _project(linear: Any, x: Tensor) -> Tensor:
     """A linear map at every position of (B, C, H, W)."""
-    return torch.einsum("oc,bchw->bohw", linear.weight, x) + linear.bias[:, None, None]
+    return torch.einsum("oc,bchw->bohw", linear.weight, x) + linear.bias[:, None, None]  # type: ignore[no-any-return]
 
 
 def _pool_cells(x: Tensor, stride: int) -> Tensor:

@@ -112,7 +112,7 @@ class MixtureTransformer(Branch):
         gate = mixture_gate(k, self.gate, key_mask=mask)
         out = dot_product_mixture(q, key, v, gate, bias=bias, key_mask=mask, scale=self.scale, impl=self.impl)
         out = out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
-        return out if self.project is None else self.project(out)
+        return out if self.project is None else self.project(out)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return (
@@ -243,7 +243,7 @@ class LinearGroundingTransformer(Branch):
     def transform(self, target: Level, source: Level) -> Tensor:
         keys, mask = source.tokens(self.kv_stride, self.max_kv_tokens)
         out = linear_attention(self.query(target.positions[0]), self.key(keys), self.value(keys), key_mask=mask)
-        return out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
+        return out.transpose(1, 2).unflatten(2, target.map.shape[-2:])  # type: ignore[no-any-return]
 
     def as_affine(self, source: Level) -> tuple[Tensor, Tensor]:
         """The map ``x M + c`` of a target's channels, the same at every position, that this is without a norm.
@@ -313,7 +313,7 @@ class RenderingTransformer(Branch):
             out = out.relu_()
         if self.out is not None:
             out = self.out(out if target.mask is None else target.without_padding(out))
-        return out
+        return out  # type: ignore[no-any-return]
 
     def _shrink(self, source: Level, size: torch.Size) -> Tensor:
         x, mask = source.map, source.mask

@@ -39,7 +39,7 @@ class WeightedFusion(nn.Module):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """``num_inputs`` maps (B, C, H, W) -> (B, C, H, W)."""
         fused = sum(w * x for w, x in zip(self.normalized_weights(), inputs))
-        return self.conv(F.silu(fused))
+        return self.conv(F.silu(fused))  # type: ignore[no-any-return]
 
 
 class BiFPNLayer(nn.Module):

@@ -39,7 +39,7 @@ class _LineConv(Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or not torch.is_grad_enabled():
-            return super().forward(x)
+            return super().forward(x)  # type: ignore[no-any-return]
         # The gradient of a 31x1 kernel over 10 to 16 rows writes beyond its memory in PyTorch 2.14 on the CPU (oneDNN)
         # when the padding is the convolution's own.
         height, width = self.padding
@@ -138,7 +138,7 @@ class UFP(Backbone):
     @property
     def size_divisibility(self) -> int:
         """Images are padded to a multiple of the stride, so that a head can upsample to their size exactly."""
-        return self._stride
+        return self._stride  # type: ignore[no-any-return]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Of the trunk's features, then of the levels, fine to coarse."""

@@ -2,8 +2,9 @@
 
 import functools
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import export_model
 import exporters

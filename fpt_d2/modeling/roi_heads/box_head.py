@@ -75,7 +75,7 @@ class AdaptiveBoxHead(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, L, C, S, S) -> (R, D), or (R, D, S, S) without fully connected layers."""
-        return super().forward(x)
+        return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
 
     @property
     def output_shape(self) -> ShapeSpec:

@@ -99,4 +99,4 @@ class AdaptiveMaskHead(BaseMaskRCNNHead):
             x = getattr(self, f"mask_fcn{k}")(x)
         last = getattr(self, f"mask_fcn{self.num_conv}")(x)
         logits = self.predictor(nn.functional.relu(self.deconv(last)))
-        return logits if self.fc_path is None else logits + self.fc_path(x)
+        return logits if self.fc_path is None else logits + self.fc_path(x)  # type: ignore[no-any-return]

@@ -78,4 +78,4 @@ class LevelFusion(nn.Module):
         fused = self.layers[0](x[:, 0])
         for i, layer in enumerate(self.layers[1:], start=1):
             fused = torch.maximum(fused, layer(x[:, i]))
-        return fused
+        return fused  # type: ignore[no-any-return]

@@ -17,12 +17,12 @@ class _AdaptivePooling:
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         check_roi_heads(cfg)
-        options: dict[str, Any] = super()._init_box_head(cfg, input_shape)
+        options: dict[str, Any] = super()._init_box_head(cfg, input_shape)  # type: ignore[misc]
         return {**options, "box_pooler": _pooler(cfg, cfg.MODEL.ROI_BOX_HEAD, input_shape)}
 
     @classmethod
     def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        options: dict[str, Any] = super()._init_mask_head(cfg, input_shape)
+        options: dict[str, Any] = super()._init_mask_head(cfg, input_shape)  # type: ignore[misc]
         if options.get("mask_pooler") is None:  # no masks, or a head that takes the levels themselves
             return options
         return {**options, "mask_pooler": _pooler(cfg, cfg.MODEL.ROI_MASK_HEAD, input_shape)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,8 @@ class PyramidSegHead(nn.Module):
         self.loss_weight, self.loss_top_k, self.aux_loss_weight = loss_weight, loss_top_k, aux_loss_weight
         self.context = context
         self.classifier = nn.Sequential(nn.Dropout2d(dropout), _predictor(channels, num_classes))
-        self.aux_feature, self.aux_classifier = aux or ("", None)
+        self.aux_feature: str = aux[0] if aux else ""
+        self.aux_classifier: nn.Module | None = aux[1] if aux else None
 
     def forward(
         self, features: Mapping[str, Tensor], targets: Tensor | None = None
@@ -123,5 +124,5 @@ def _predictor(channels: int, num_classes: int) -> Conv2d:
     return conv
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False)

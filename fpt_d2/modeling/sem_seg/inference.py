@@ -64,6 +64,7 @@ class SlidingWindow(nn.Module):
                     total = logits.new_zeros((logits.shape[0], *size))
                 total[window] += logits
                 count[window] += 1
+        assert total is not None  # an image has one window at least
         resized: Tensor = sem_seg_postprocess(total / count.to(total.device), size, height, width)
         return resized
 

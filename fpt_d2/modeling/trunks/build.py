@@ -89,7 +89,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureTrunk:
         from timm import get_pretrained_cfg
 
         pretrained = get_pretrained_cfg(cfg.MODEL.TRUNK.NAME)
-        _warn_of_input(cfg, pretrained.mean, pretrained.std)
+        _warn_of_input(cfg, pretrained.mean, pretrained.std)  # type: ignore[union-attr]
     return model
 
 
@@ -100,7 +100,7 @@ def _explained(make: Any, cfg: CfgNode, **options: Any) -> FeatureTrunk:
         raise ConfigError(f"MODEL.TRUNK.NAME is ''; allowed: the name of a model, as BUILDER is {trunk.BUILDER!r}")
     try:
         with arguments_from("MODEL.TRUNK"):
-            return make(trunk.NAME, pretrained=_is_pretrained(cfg), norm=trunk.NORM, **options)
+            return make(trunk.NAME, pretrained=_is_pretrained(cfg), norm=trunk.NORM, **options)  # type: ignore[no-any-return]
     except ConfigError:
         raise
     except (ImportError, ValueError) as error:

@@ -111,8 +111,8 @@ def timm_trunk(name: str, *, pretrained: bool = False, norm: str = "FrozenBN", *
     body = create_model(name, features_only=True, pretrained=pretrained, **options)
     # timm's own: its batch norms may have an activation in them, which others would drop.
     if norm == "FrozenBN":
-        body = freeze_batch_norm_2d(body)
-    return FeatureTrunk(convert_sync_batchnorm(body) if norm == "SyncBN" else body)
+        body = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
+    return FeatureTrunk(convert_sync_batchnorm(body) if norm == "SyncBN" else body)  # type: ignore[no-untyped-call]
 
 
 def _check_norm(norm: str) -> None:

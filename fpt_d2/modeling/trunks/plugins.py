@@ -56,7 +56,7 @@ class NonLocal(nn.Module):
             y = linear_attention(q, k, v, key_mask=key_mask)
         else:
             y = mixture_attention(q, k, v, _one_part(q), key_mask=key_mask)
-        return x + self.out(y).transpose(1, 2).unflatten(2, x.shape[-2:])
+        return x + self.out(y).transpose(1, 2).unflatten(2, x.shape[-2:])  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return f"similarity={self.similarity!r}"
@@ -89,7 +89,7 @@ class GlobalContext(nn.Module):
             logits = logits.masked_fill(~mask.flatten(1), float("-inf"))
         context = (logits.softmax(1).to(tokens.dtype).unsqueeze(1) @ tokens).squeeze(1)
         context = self.out(F.relu(self.norm(self.reduce(context))))
-        return x + context[:, :, None, None]
+        return x + context[:, :, None, None]  # type: ignore[no-any-return]
 
 
 class AttentionAugmentation(nn.Module):
@@ -153,7 +153,7 @@ class AttentionAugmentation(nn.Module):
 
     def _split(self, t: Tensor) -> Tensor:
         """(B, H * W, N * D) -> (B * N, H * W, D)."""
-        return t.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)
+        return t.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]
 
     def _position_scores(self, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Of every query with every row and with every column: (B * N, H * W, H) and (B * N, H * W, W)."""

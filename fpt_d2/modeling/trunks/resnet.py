@@ -51,12 +51,12 @@ class PluginResNet(ResNet):
         super().__init__(stem, stages, out_features=out_features, freeze_at=freeze_at)
         self.plugins = nn.ModuleDict({kind: nn.ModuleDict() for kind in ("non_local", "global_context", "attention")})
         for key, block in self._find("non_local", non_local):
-            self.plugins["non_local"][key] = NonLocal(block.out_channels, similarity=non_local_similarity)
+            self.plugins["non_local"][key] = NonLocal(block.out_channels, similarity=non_local_similarity)  # type: ignore[operator]
         for key, block in self._find("global_context", global_context, opened=True):
-            self.plugins["global_context"][key] = GlobalContext(block.out_channels)
+            self.plugins["global_context"][key] = GlobalContext(block.out_channels)  # type: ignore[operator]
         for key, block in self._find("attention_augmented", attention_augmented, opened=True):
             conv = block.conv2
-            self.plugins["attention"][key] = AttentionAugmentation(conv.in_channels, conv.out_channels)
+            self.plugins["attention"][key] = AttentionAugmentation(conv.in_channels, conv.out_channels)  # type: ignore[operator]
 
     def _find(self, kind: str, places: Sequence[str], *, opened: bool = False) -> list[tuple[str, CNNBlockBase]]:
         """Name (without dots, for a ModuleDict) and block of each place; ``opened`` where the plug-in goes inside."""
@@ -98,7 +98,7 @@ class PluginResNet(ResNet):
 
     def _run(self, block: CNNBlockBase, key: str, x: Tensor, valid: ValidSizes) -> Tensor:
         non_local, context, attention = (
-            self.plugins[kind][key] if key in self.plugins[kind] else None
+            self.plugins[kind][key] if key in self.plugins[kind] else None  # type: ignore[index, operator]
             for kind in ("non_local", "global_context", "attention")
         )
         x = block(x) if context is None and attention is None else _residual(block, x, valid, context, attention)
