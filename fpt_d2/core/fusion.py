@@ -116,15 +116,7 @@ class PyramidNeck(nn.Module):
         super().__init__()
         self.transform = transform
         self.fusion = nn.ModuleDict(
-            make_fusions(
-                transform,
-                transform.levels,
-                in_channels,
-                out_channels,
-                norm=norm,
-                zero_init=zero_init,
-                make_drop_block=make_drop_block,
-            )
+            make_fusions(transform, transform.levels, in_channels, out_channels, norm, zero_init, make_drop_block)
         )
 
     def forward(self, features: Mapping[str, Tensor], valid: ValidSizes | None = None) -> dict[str, Tensor]:
@@ -160,10 +152,9 @@ def make_fusions(
     levels: Sequence[str],
     in_channels: int,
     out_channels: int,
-    *,
-    norm: Norm = None,
-    zero_init: bool = True,
-    make_drop_block: Callable[[], nn.Module] | None = None,
+    norm: Norm,
+    zero_init: bool,
+    make_drop_block: Callable[[], nn.Module] | None,
 ) -> dict[str, Fusion]:
     """A :class:`Fusion` for every level, by name; arguments as for :class:`PyramidNeck`."""
     return {

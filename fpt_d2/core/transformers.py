@@ -9,6 +9,7 @@ Shape legend: B batch, N parts of the mixture, C channels, H x W target map, h x
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,10 +132,7 @@ class SelfTransformer(MixtureTransformer):
         num_parts: int = 2,
         residual: bool = False,
         temperature: str = "parts",
-        kv_stride: int = 1,
-        max_kv_tokens: int = 0,
-        norm: Norm = None,
-        impl: str = "auto",
+        **options: Any,
     ) -> None:
         """
         Args:
@@ -142,20 +140,12 @@ class SelfTransformer(MixtureTransformer):
                 code); False is the paper.
             temperature: of the softmaxes: "parts" is the root of the channels of a part, "channels" that of all, for
                 every part (authors' code).
-            channels, num_parts, kv_stride, max_kv_tokens, norm, impl: as for :class:`MixtureTransformer`.
+            channels, num_parts, options: as for :class:`MixtureTransformer`.
 
         Raises:
             ValueError: a value that is not allowed.
         """
-        super().__init__(
-            channels,
-            num_parts=num_parts,
-            similarity="embedded",
-            kv_stride=kv_stride,
-            max_kv_tokens=max_kv_tokens,
-            norm=norm,
-            impl=impl,
-        )
+        super().__init__(channels, num_parts=num_parts, similarity="embedded", **options)
         check_argument("temperature", temperature, temperature in TEMPERATURES, one_of(TEMPERATURES))
         if temperature == "channels":
             self.scale = channels**-0.5
@@ -167,40 +157,16 @@ class SelfTransformer(MixtureTransformer):
 class GroundingTransformer(MixtureTransformer):
     """Grounding Transformer: every position of a finer level gathers context from a coarser one (paper, GT)."""
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        num_parts: int = 4,
-        similarity: str = "euclidean",
-        kv_stride: int = 1,
-        max_kv_tokens: int = 0,
-        norm: Norm = None,
-        impl: str = "auto",
-    ) -> None:
+    def __init__(self, channels: int, *, num_parts: int = 4, similarity: str = "euclidean", **options: Any) -> None:
         """Args and raises as for :class:`MixtureTransformer`; the defaults are the paper's."""
-        super().__init__(
-            channels,
-            num_parts=num_parts,
-            similarity=similarity,
-            kv_stride=kv_stride,
-            max_kv_tokens=max_kv_tokens,
-            norm=norm,
-            impl=impl,
-        )
+        super().__init__(channels, num_parts=num_parts, similarity=similarity, **options)
 
 
 class LocalGroundingTransformer(MixtureTransformer):
     """Locality-constrained grounding: a position meets those of a square around its own place (paper, LGT)."""
 
     def __init__(
-        self,
-        channels: int,
-        *,
-        square_size: int,
-        num_parts: int = 4,
-        similarity: str = "euclidean",
-        norm: Norm = None,
+        self, channels: int, *, square_size: int, num_parts: int = 4, similarity: str = "euclidean", norm: Norm = None
     ) -> None:
         """
         Args:

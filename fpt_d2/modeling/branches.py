@@ -25,9 +25,8 @@ from ..core import (
 )
 from ..core.arguments import check_argument, one_of
 from ..core.similarity import SIMILARITIES
-from ..core.transformers import Norm
 from ..errors import ConfigError
-from .keys import NormFactory, arguments_from, check_norm
+from .keys import arguments_from, check_norm, norm_factory
 
 FPT_BRANCH_REGISTRY = Registry("FPT_BRANCH")
 FPT_BRANCH_REGISTRY.__doc__ = """
@@ -111,7 +110,7 @@ def st(cfg: CfgNode, channels: int) -> nn.Module:
             temperature=fpt.ST_TEMPERATURE,
             kv_stride=fpt.KV_STRIDE,
             max_kv_tokens=fpt.MAX_KV_TOKENS,
-            norm=_norm(cfg),
+            norm=norm_factory(fpt.NORM),
             impl=fpt.ATTENTION_IMPL,
         )
 
@@ -121,19 +120,19 @@ def st(cfg: CfgNode, channels: int) -> nn.Module:
 def gt(cfg: CfgNode, channels: int) -> nn.Module:
     """The grounding transformer: linear where the similarity is "dot", within a square where that has a side."""
     fpt = cfg.MODEL.FPT
-    pooling = {"kv_stride": fpt.KV_STRIDE, "max_kv_tokens": fpt.MAX_KV_TOKENS}
+    pooling, norm = {"kv_stride": fpt.KV_STRIDE, "max_kv_tokens": fpt.MAX_KV_TOKENS}, norm_factory(fpt.NORM)
     mixture = {"num_parts": fpt.GT_NUM_PARTS, "similarity": fpt.GT_SIMILARITY}
     keys = {"num_parts": "GT_NUM_PARTS", "similarity": "GT_SIMILARITY", "square_size": "GT_SQUARE_SIZE"}
     with arguments_from("MODEL.FPT", impl="ATTENTION_IMPL", **keys):
         if fpt.GT_SQUARE_SIZE:
             known = one_of(SIMILARITIES)
             check_argument("similarity", fpt.GT_SIMILARITY, fpt.GT_SIMILARITY in SIMILARITIES, f"with a square {known}")
-            return LocalGroundingTransformer(channels, square_size=fpt.GT_SQUARE_SIZE, norm=_norm(cfg), **mixture)
+            return LocalGroundingTransformer(channels, square_size=fpt.GT_SQUARE_SIZE, norm=norm, **mixture)
         if fpt.GT_SIMILARITY == "dot":
-            return LinearGroundingTransformer(channels, norm=_norm(cfg), **pooling)
+            return LinearGroundingTransformer(channels, norm=norm, **pooling)
         known = one_of((*SIMILARITIES, "dot"))
         check_argument("similarity", fpt.GT_SIMILARITY, fpt.GT_SIMILARITY in SIMILARITIES, known)
-        return GroundingTransformer(channels, norm=_norm(cfg), impl=fpt.ATTENTION_IMPL, **mixture, **pooling)
+        return GroundingTransformer(channels, norm=norm, impl=fpt.ATTENTION_IMPL, **mixture, **pooling)
 
 
 @FPT_BRANCH_REGISTRY.register()
@@ -141,11 +140,6 @@ def gt(cfg: CfgNode, channels: int) -> nn.Module:
 def rt(cfg: CfgNode, channels: int, num_halvings: int) -> nn.Module:
     """The rendering transformer."""
     fpt = cfg.MODEL.FPT
+    options = {"gate": fpt.RT_GATE, "final_conv": fpt.RT_FINAL_CONV, "norm": norm_factory(fpt.NORM)}
     with arguments_from("MODEL.FPT", gate="RT_GATE"):
-        return RenderingTransformer(
-            channels, num_halvings=num_halvings, gate=fpt.RT_GATE, final_conv=fpt.RT_FINAL_CONV, norm=_norm(cfg)
-        )
-
-
-def _norm(cfg: CfgNode) -> Norm:
-    return NormFactory(cfg.MODEL.FPT.NORM) if cfg.MODEL.FPT.NORM else None
+        return RenderingTransformer(channels, num_halvings=num_halvings, **options)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..core import Fusion, PyramidTransform, ValidSizes
 from ..core.fusion import fuse, make_fusions
-from .keys import NormFactory
+from .keys import norm_factory
 from .pyramids import TopDown
 
 _NOT_SCRIPTABLE = (
@@ -82,13 +82,7 @@ class FPT(FPN):
         self.pyramid = TopDown(fuse_type) if pyramid is None else pyramid
         self.read_padding = read_padding and transform is not None
         fusions = make_fusions(
-            transform,
-            self.levels,
-            out_channels,
-            out_channels,
-            norm=NormFactory(norm) if norm else None,
-            zero_init=zero_init_fuse,
-            make_drop_block=make_drop_block,
+            transform, self.levels, out_channels, out_channels, norm_factory(norm), zero_init_fuse, make_drop_block
         )
         for level, fusion in fusions.items():
             self.add_module(f"fpn_output{level[1:]}", fusion)
@@ -158,17 +152,9 @@ class PyramidFPT(Backbone):
         check_levels(transform, list(shapes))
         self.bottom_up, self.fpt = bottom_up, transform
         self.read_padding = read_padding and transform is not None
-        self.fpt_output = nn.ModuleDict(
-            make_fusions(
-                transform,
-                list(shapes),
-                next(iter(widths.values())),
-                out_channels,
-                norm=NormFactory(norm) if norm else None,
-                zero_init=zero_init_fuse,
-                make_drop_block=make_drop_block,
-            )
-        )
+        options = norm_factory(norm), zero_init_fuse, make_drop_block
+        width = next(iter(widths.values()))
+        self.fpt_output = nn.ModuleDict(make_fusions(transform, list(shapes), width, out_channels, *options))
         self._shapes = {n: ShapeSpec(channels=out_channels, stride=shape.stride) for n, shape in shapes.items()}
 
     @property

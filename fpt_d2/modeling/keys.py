@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from detectron2.config import CfgNode
 from detectron2.layers import get_norm
-from torch import nn
 
 from ..core import ArgumentError
 from ..core.arguments import one_of
+from ..core.transformers import Norm
 from ..errors import ConfigError
 
 # What Detectron2's get_norm knows.
@@ -54,11 +55,6 @@ def check_norm(cfg: CfgNode, key: str, width: str, *, share: int = 1) -> None:
         )
 
 
-class NormFactory:
-    """Detectron2's ``get_norm`` for one name, as what makes a normalisation from its channels."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, channels: int) -> nn.Module:
-        return get_norm(self.name, channels)  # type: ignore[no-any-return]
+def norm_factory(name: str) -> Norm:
+    """Detectron2's ``get_norm`` for one name, as what makes a normalisation from its channels; None for no norm."""
+    return partial(get_norm, name) if name else None

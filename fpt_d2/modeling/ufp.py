@@ -15,7 +15,7 @@ from ..core import Level, PyramidTransform, ValidSizes
 from ..core.arguments import check_argument
 from ..core.fusion import fuse, make_fusions
 from .fpt import check_levels
-from .keys import NormFactory
+from .keys import norm_factory
 
 
 def ufp_strides(kernels: Sequence[int], stride: int) -> dict[str, int]:
@@ -91,11 +91,11 @@ class UFP(Backbone):
         out_channels: int,
         *,
         kernels: Sequence[int] = (1, 7, 15, 31),
+        norm: str = "",
         transform: PyramidTransform | None = None,
         read_padding: bool = True,
         zero_init_fuse: bool = True,
         make_drop_block: Callable[[], nn.Module] | None = None,
-        norm: str = "",
     ) -> None:
         """
         Args:
@@ -123,17 +123,8 @@ class UFP(Backbone):
             {f"u{k}": GlobalConv(shape.channels, out_channels, k, norm=norm) for k in kernels}
         )
         self.fpt = transform
-        self.ufp_output = nn.ModuleDict(
-            make_fusions(
-                transform,
-                self.levels,
-                out_channels,
-                out_channels,
-                norm=NormFactory(norm) if norm else None,
-                zero_init=zero_init_fuse,
-                make_drop_block=make_drop_block,
-            )
-        )
+        options = norm_factory(norm), zero_init_fuse, make_drop_block
+        self.ufp_output = nn.ModuleDict(make_fusions(transform, self.levels, out_channels, out_channels, *options))
 
     @property
     def size_divisibility(self) -> int:
