@@ -114,7 +114,7 @@ class PyramidNeck(nn.Module):
             make_drop_block: of each level's output; None for none.
         """
         super().__init__()
-        self.transform = transform
+        self.transform, self.out_channels = transform, out_channels
         self.fusion = nn.ModuleDict(
             make_fusions(transform, transform.levels, in_channels, out_channels, norm, zero_init, make_drop_block)
         )
