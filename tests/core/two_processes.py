@@ -1,8 +1,9 @@
-"""Run twice at once by test_normalization.py: synchronised norms on half of a batch each equal the whole batch's."""
+"""Run by test_normalization.py, and by itself beside it: synchronised norms on half of a batch equal the whole's."""
 
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -32,11 +33,22 @@ def train(norm: type[nn.Module], rows: slice) -> tuple[Any, ...]:
     return branch, out, gradients[:2], gradients[2:]
 
 
-def check(norm: type[nn.Module], rank: int) -> None:
-    branch, out, to_maps, to_parameters = train(norm, OURS[rank])
-    whole, whole_out, whole_to_maps, whole_to_parameters = alone
+def take_part(meeting: str, rank: int) -> None:
+    """One of two processes, which meet at a file."""
+    alone = train(nn.BatchNorm2d, slice(0, 4))
+    options = {"init_method": f"file://{meeting}", "timeout": timedelta(seconds=60)}
+    dist.init_process_group("gloo", rank=rank, world_size=2, **options)
+    try:
+        for norm in (nn.SyncBatchNorm, DetectronsSyncNorm):
+            check(train(norm, OURS[rank]), alone, OURS[rank])
+    finally:
+        dist.destroy_process_group()
+
+
+def check(ours: tuple[Any, ...], alone: tuple[Any, ...], rows: slice) -> None:
+    (branch, out, to_maps, to_parameters), (whole, whole_out, whole_to_maps, whole_to_parameters) = ours, alone
     for a, b in zip((out, *to_maps), (whole_out, *whole_to_maps)):
-        torch.testing.assert_close(a, b[OURS[rank]], rtol=1e-11, atol=1e-12)
+        torch.testing.assert_close(a, b[rows], rtol=1e-11, atol=1e-12)
     for gradient, of_all in zip(to_parameters, whole_to_parameters):
         dist.all_reduce(gradient)
         torch.testing.assert_close(gradient, of_all, rtol=1e-11, atol=1e-12)
@@ -45,9 +57,4 @@ def check(norm: type[nn.Module], rank: int) -> None:
 
 
 if __name__ == "__main__":
-    meeting, rank = sys.argv[1], int(sys.argv[2])
-    alone = train(nn.BatchNorm2d, slice(0, 4))
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    for norm in (nn.SyncBatchNorm, DetectronsSyncNorm):
-        check(norm, rank)
-    dist.destroy_process_group()
+    take_part(sys.argv[1], int(sys.argv[2]))
