@@ -138,10 +138,11 @@ def test_a_squared_norm_beyond_float16_is_carried():
         (torch.float16, 129, 1, 1e-2),
     ],
 )
-def test_distances_do_not_see_a_common_offset(impl, dtype, offset, spread, tolerance):
-    """Against float64 on the inputs as rounded; 64 channels a part, whose squares float16 cannot add from 32 on."""
-    sizes = {"queries": (8, 10), "keys": (4, 5)} if impl == "local" else {"queries": [80], "keys": [60]}
-    q, k, v, gate, _ = attention_inputs(15, parts=2, width=64, **sizes)
+@pytest.mark.parametrize("width", [16, 64])
+def test_distances_do_not_see_a_common_offset(impl, dtype, offset, spread, tolerance, width):
+    """Against float64 on the inputs as rounded; float16 cannot add the squares of 64 channels from 32 on."""
+    sizes = {"queries": (8, 10), "keys": (4, 5)} if impl == "local" else {"queries": [200], "keys": [150]}
+    q, k, v, gate, _ = attention_inputs(15, parts=2, width=width, **sizes)
     q, k, v, gate = ((spread * q + offset).to(dtype), (spread * k + offset).to(dtype), v.to(dtype), gate.to(dtype))
     options = {"similarity": "euclidean", **({"square_size": 3} if impl == "local" else {})}
     slow = reference.local_mixture_attention if impl == "local" else reference.mixture_attention

@@ -212,6 +212,28 @@ def test_a_wrapped_convolution_is_called():
     assert torch.isfinite(out).all() and relative_error(out, build(Linear)(maps)["p2"]) > 1e-3
 
 
+class Doubling(nn.Linear):
+    """As an adapter in a linear map's place."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Negative(LinearGroundingTransformer):
+    def transform(self, target, source):
+        return -super().transform(target, source)
+
+
+def test_what_computes_something_else_is_not_folded(folded):
+    maps = features()
+    adapted = build(Linear)
+    for branch in adapted.transform.gt.values():
+        branch.query = randomize(Doubling(4, 4).double())
+    for neck in (adapted, build(Negative)):
+        assert relative_error(neck(maps)["p2"], textbook(neck, maps, None)["p2"]) < 1e-12
+    assert folded == []
+
+
 # The whole neck
 
 
