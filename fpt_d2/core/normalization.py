@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -63,10 +65,23 @@ def _batch_norm(norm: _BatchNorm, x: Tensor, mask: Tensor, synchronised: bool) -
     return _affine(norm, centred * (variance + norm.eps).rsqrt()[:, None, None]).to(x.dtype)
 
 
-def _all_sum(x: Tensor) -> Tensor:
-    from torch.distributed.nn.functional import all_reduce
+class _AllSum(torch.autograd.Function):
+    """The sum over all processes, whose derivative is one too."""
 
-    return all_reduce(x)  # type: ignore[no-any-return]
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor) -> Tensor:
+        return _all_sum(grad_total)
+
+
+def _all_sum(x: Tensor) -> Tensor:
+    total: Tensor = _AllSum.apply(x)
+    return total
 
 
 @torch.no_grad()

@@ -191,15 +191,19 @@ def random_batches(number, seed=0):
         yield full, [full, *sizes] if i % 2 else sizes
 
 
-def assert_equal_tokens(recorded, full, sizes, stride, max_tokens, dtype):
-    x = random_maps(full, len(sizes), dtype, seed=full[0])
-    tokens, mask = recorded(x, torch.tensor(sizes))
+def batch_of(full, sizes, dtype=torch.float64):
+    return random_maps(full, len(sizes), dtype, seed=full[0]), torch.tensor(sizes)
+
+
+def assert_equal_tokens(recorded, x, sizes, stride, max_tokens):
+    """What a graph returned, against the eager tokens of the same maps."""
+    tokens, mask = recorded
     expected, expected_mask = level(x, *sizes).tokens(stride, max_tokens)
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    assert tokens.dtype == dtype and tokens.shape[1] <= max_tokens
     if expected_mask is None:
         expected_mask = torch.ones(expected.shape[:2], dtype=torch.bool)
+    assert tokens.dtype == x.dtype and tokens.shape[1] <= max_tokens
     assert torch.equal(mask.sum(1), expected_mask.sum(1))
+    tolerance = 1e-12 if x.dtype == torch.float64 else 1e-5
     assert (tokens[mask] - expected[expected_mask]).abs().max() < tolerance
 
 
@@ -213,7 +217,8 @@ def test_traced_tokens_are_the_eager_ones(dtype):
         module, example = Tokens(stride, max_tokens), (random_maps((8, 8), 1, dtype), torch.tensor([[5, 7]]))
         traced = torch.jit.trace(module, example, check_trace=False)
         for full, sizes in random_batches(25, seed=number):
-            assert_equal_tokens(traced, full, sizes, stride, max_tokens, dtype)
+            x, tensor = batch_of(full, sizes, dtype)
+            assert_equal_tokens(traced(x, tensor), x, sizes, stride, max_tokens)
 
 
 class TwoTokens(nn.Module):
@@ -235,9 +240,9 @@ def test_exported_tokens_are_the_eager_ones():
         full = [max(2, side // 2) * 2 for side in full]
         sizes = [(min(h, full[0]), min(w, full[1])) for h, w in (sizes * 2)[: max(2, len(sizes))]]
         below += full[0] * full[1] < 100
-        for i, (stride, max_tokens) in enumerate(options):
-            part = lambda *arguments, i=i: program(*arguments)[i]  # noqa: E731
-            assert_equal_tokens(part, full, sizes, stride, max_tokens, torch.float64)
+        x, tensor = batch_of(full, sizes)
+        for recorded, (stride, max_tokens) in zip(program(x, tensor), options):
+            assert_equal_tokens(recorded, x, sizes, stride, max_tokens)
     assert 10 < below < 190
 
 
