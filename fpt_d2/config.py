@@ -71,7 +71,7 @@ def _add_model_config(cfg: CN) -> None:
     fpt.GT_SQUARE_SIZE = 0
     # Rendering Transformer: "paper" weights the coarse map by the average of the fine one before its 3x3 convolution;
     # "authors" after it, by the ReLU of a 1x1 convolution and the norm of that average (BN there needs a batch of two
-    # or more), and ends in a ReLU.
+    # or more), with a ReLU and no norm after the addition.
     fpt.RT_GATE = "paper"
     # One more 3x3 convolution after the addition, which the paper leaves open.
     fpt.RT_FINAL_CONV = True

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from .level import Level, ValidSizes, is_recorded
 from .pyramid import Edge, PyramidTransform
-from .transformers import LinearGroundingTransformer, Norm
+from .transformers import LinearGroundingTransformer as Linear
+from .transformers import Norm
 
 
 class Fusion(nn.Conv2d):
@@ -21,9 +23,9 @@ class Fusion(nn.Conv2d):
     The 3x3 convolution over the concatenation of a level and its branches, then norm and DropBlock (paper, assembly).
 
     ``norm(conv(x) + sum_i conv_i(branch_i))`` is that convolution, cut along its input channels. The part of ``x`` is
-    this module's own weight, as in Detectron2's FPN, those of the branches are ``fuse``, which may start at zero. Only
-    as many branches exist at once as are together as wide as the output, which takes half the memory of a concatenation
-    of all and no more time.
+    this module's own weight, as in Detectron2's FPN, those of the branches are ``fuse``, which may start at zero. Each
+    convolves as many branches as are together as wide as the output: a concatenation of all never exists, and without
+    gradients no more branches than those do.
     """
 
     def __init__(
@@ -48,7 +50,6 @@ class Fusion(nn.Conv2d):
         nn.init.kaiming_uniform_(self.weight, a=1)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        self.may_fold = [isinstance(branch, LinearGroundingTransformer) and branch.norm is None for branch in branches]
         self.branch_groups = _groups(branches, max(1, out_channels // max(1, branch_channels)))
         widths = [len(group) * branch_channels for group in self.branch_groups]
         self.fuse = nn.ModuleList(nn.Conv2d(width, out_channels, 3, padding=1, bias=False) for width in widths)
@@ -76,7 +77,7 @@ class Fusion(nn.Conv2d):
         y = self._conv_forward(x, self.weight, self.bias)
         affine: list[tuple[nn.Module, Edge]] = []
         for conv, group in zip(self.fuse, self.branch_groups):
-            if self.may_fold[group[0]] and _is_foldable(conv, edges[group[0]]):
+            if len(group) == 1 and isinstance(edges[group[0]].branch, Linear) and _is_foldable(conv, edges[group[0]]):
                 affine.append((conv, edges[group[0]]))
                 continue
             maps = []
@@ -142,8 +143,8 @@ def fuse(
     """The whole neck behind a source pyramid: what :class:`PyramidNeck` and the backbones compute."""
     edges = {} if transform is None else transform.edges(features, valid)
     outputs = {}
-    for name, x in features.items():
-        outputs[name] = fusions[name](x, edges.get(name, ()))
+    for name, fusion in fusions.items():
+        outputs[name] = fusion(features[name], edges.get(name, ()))
     return outputs
 
 
@@ -176,7 +177,7 @@ def _groups(branches: Sequence[nn.Module], side_by_side: int) -> list[list[int]]
     groups: list[list[int]] = []
     is_open = False
     for i, branch in enumerate(branches):
-        alone = isinstance(branch, LinearGroundingTransformer)
+        alone = isinstance(branch, Linear)
         if alone or not is_open or len(groups[-1]) == side_by_side:
             groups.append([])
         groups[-1].append(i)
@@ -191,12 +192,12 @@ def _is_foldable(conv: nn.Module, edge: Edge) -> bool:
     being folded.
     """
     branch = edge.branch
-    if not isinstance(branch, LinearGroundingTransformer) or branch.norm is not None:
+    if not isinstance(branch, Linear) or branch.norm is not None or _has_any_global_hook():
         return False
     if is_recorded() or edge.target.map.shape[0] == 0:  # a convolution for each image would fix their number in a graph
         return False
     return type(conv) is nn.Conv2d and all(
-        type(m) in (nn.Conv2d, nn.Linear, LinearGroundingTransformer)
+        type(m) in (nn.Conv2d, nn.Linear, Linear)
         and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
         for m in (conv, *branch.modules())
     )
@@ -218,7 +219,7 @@ def convolve_affine(folded: Sequence[tuple[nn.Module, Edge]]) -> Tensor:
     x = target.map
     weight, offset = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
     for conv, edge in folded:
-        assert isinstance(conv, nn.Conv2d) and isinstance(edge.branch, LinearGroundingTransformer)
+        assert isinstance(conv, nn.Conv2d) and isinstance(edge.branch, Linear)
         matrix, constant = edge.branch.as_affine(edge.source)  # whose linear layers autocast serves
         conv_weight = conv.weight.to(matrix.dtype)
         with torch.autocast(x.device.type, enabled=False):

@@ -10,15 +10,15 @@ Shape legend: B batch, C channels, H x W size of a map, h x w valid part of it i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .arguments import check_argument
 from .normalization import masked_norm
 
 # An integer, or in a recorded graph an integer tensor: the arithmetic is the same.
@@ -30,7 +30,7 @@ def is_recorded() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ValidSizes:
     """Valid height and width of each image of a batch, within maps of one size.
 
@@ -74,6 +74,8 @@ class ValidSizes:
     def of(sizes: Sequence[tuple[int, int]], images: Tensor) -> ValidSizes | None:
         """From the known (height, width) of each image of (B, C, H, W), as a detector's list of images has them."""
         full = (images.shape[-2], images.shape[-1])
+        fit = len(sizes) == len(images) and all(0 < h <= full[0] and 0 < w <= full[1] for h, w in sizes)
+        check_argument("sizes", list(sizes), fit, f"a height and width for each of {len(images)} images, up to {full}")
         if all(tuple(size) == full for size in sizes):
             return None
         return ValidSizes(full, torch.tensor(sizes, device=images.device), sizes)
@@ -108,12 +110,23 @@ def valid_sizes(images: Tensor) -> Tensor:
     return torch.stack(lengths, dim=1)
 
 
+class _once:
+    """A property that is computed once; Python's has a lock until 3.12, which torch.compile refuses."""
+
+    def __init__(self, compute: Callable[[Any], Tensor]) -> None:
+        self._compute, self._name = compute, compute.__name__
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Tensor:
+        value = instance.__dict__[self._name] = self._compute(instance)
+        return value
+
+
 class Level:
     """
     A map and the valid size of each of its images.
 
     Attributes:
-        map: (B, C, H, W).
+        map: (B, C, H, W), zero in the padding.
         valid: at the size of the map, or None where all of it is image.
         mask: (B, 1, H, W) bool, False in the padding; None where there is none.
         positions: every position of the map, (B, H * W, C), and the mask (B, H * W) of the valid ones or None.
@@ -132,13 +145,12 @@ class Level:
         valid = images.at(map.shape[-2:])
         return Level(map.masked_fill(~valid.mask(), 0), valid)
 
-    @cached_property
+    @_once
     def mean(self) -> Tensor:
-        """Of the valid positions, computed once: (B, C, 1, 1)."""
+        """The mean of the valid positions: (B, C, 1, 1)."""
         if self.valid is None:
             return self.map.mean((2, 3), keepdim=True)
-        dtype = torch.promote_types(self.map.dtype, torch.float32)
-        total = self.without_padding(self.map).sum((2, 3), keepdim=True, dtype=dtype)
+        total = self.map.sum((2, 3), keepdim=True, dtype=torch.promote_types(self.map.dtype, torch.float32))
         return (total / self.valid.tensor.prod(1)[:, None, None, None]).to(self.map.dtype)
 
     def without_padding(self, x: Tensor) -> Tensor:

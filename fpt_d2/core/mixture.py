@@ -149,12 +149,13 @@ class _Mixture(torch.autograd.Function):
 def _all_at_once(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """The mixture by plain operators, which store every score."""
     dtype, num_parts = torch.promote_types(q.dtype, torch.float32), gate.shape[1]
-    q, k = (t.to(dtype).unflatten(2, (num_parts, -1)).transpose(1, 2) for t in (q, k))
-    scores = q @ k.transpose(2, 3)
-    if bias is not None:
-        scores = scores + bias.to(dtype).unsqueeze(2)
-    weights = (gate[:, :, None, None].to(dtype) * (scale * scores).softmax(3)).sum(1)
-    return weights.to(v.dtype) @ v
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = (t.to(dtype).unflatten(2, (num_parts, -1)).transpose(1, 2) for t in (q, k))
+        scores = q @ k.transpose(2, 3)
+        if bias is not None:
+            scores = scores + bias.to(dtype).unsqueeze(2)
+        weights = (gate[:, :, None, None].to(dtype) * (scale * scores).softmax(3)).sum(1)
+        return weights.to(v.dtype) @ v
 
 
 def step_size(batch: int, num_queries: int, num_keys: int, itemsize: int = 4) -> tuple[int, int]:

@@ -13,11 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .arguments import check_argument
 from .level import Level, ValidSizes
-from .transformers import GroundingTransformer, RenderingTransformer, SelfTransformer
+from .transformers import Branch, GroundingTransformer, RenderingTransformer, SelfTransformer
+
+NOT_SCRIPTABLE = (
+    "FPT cannot be scripted: its attention is computed in Python, image by image and in chunks, which TorchScript's "
+    "language does not have. Trace it (torch.jit.trace, with Detectron2's TracingAdapter for a whole model) or take "
+    "torch.export; tools/export_model.py does both. Without branches (MODEL.FPT.BRANCHES []) Detectron2's own FPN has "
+    "the same weights and scripts"
+)
 
 # Makes a branch from its channels; one that reads finer levels also from num_halvings, log2 of the strides' ratio.
 BranchFactory = Callable[..., nn.Module]
@@ -64,7 +70,8 @@ class PyramidTransform(nn.Module):
             st, gt, rt: make the branches that read the own, a coarser and a finer level; None for no such branches.
                 ``st(channels)``, ``gt(channels)``, ``rt(channels, num_halvings=n)``, and what they return is called
                 as ``branch(target, source)``, see :mod:`.transformers`.
-            use_checkpoint: compute a branch again in the backward pass instead of keeping its activations.
+            use_checkpoint: compute the branches derived from :class:`.transformers.Branch` again in the backward pass,
+                up to their norm, instead of keeping their activations.
 
         Raises:
             ValueError: channels or strides that are not allowed, or a bad value of a branch.
@@ -92,7 +99,12 @@ class PyramidTransform(nn.Module):
     def _add(self, kind: str, target: str, source: str, branch: nn.Module) -> None:
         key = target if kind == "st" else f"{target}_{source}"
         getattr(self, kind)[key] = branch
+        if isinstance(branch, Branch):
+            branch.recompute = self.use_checkpoint
         self.ends.append((kind, key, target, source))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise NotImplementedError(NOT_SCRIPTABLE)
 
     def branches(self, level: str) -> dict[str, nn.Module]:
         """The branches of a level in the order of their concatenation, by name, such as ``"gt.p3_p5"``."""
@@ -111,11 +123,8 @@ class PyramidTransform(nn.Module):
         for n in self.levels:
             edges[n] = []
         levels = {n: Level.of(self.reduce[n](features[n]), valid) for n in self.levels}
-        anew = self.use_checkpoint and torch.is_grad_enabled()
         for kind, key, target, source in self.ends:
-            branch = getattr(self, kind)[key]
-            call = partial(checkpoint, _call_anew, branch, use_reentrant=False) if anew else branch
-            edges[target].append(Edge(call, levels[target], levels[source]))
+            edges[target].append(Edge(getattr(self, kind)[key], levels[target], levels[source]))
         return edges
 
     def forward(self, features: Mapping[str, Tensor], valid: ValidSizes | None = None) -> dict[str, Tensor]:
@@ -128,12 +137,6 @@ class PyramidTransform(nn.Module):
         """
         edges = self.edges(features, valid)
         return {n: torch.cat([e.branch(e.target, e.source) for e in some], dim=1) for n, some in edges.items() if some}
-
-
-def _call_anew(branch: nn.Module, target: Level, source: Level) -> Tensor:
-    """What the levels have computed once must be computed again when the branch is."""
-    out: Tensor = branch(Level(target.map, target.valid), Level(source.map, source.valid))
-    return out
 
 
 def _halvings(strides: Mapping[str, int]) -> dict[str, int]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .arguments import check_argument, one_of
 from .attention import linear_attention, linear_context
@@ -40,6 +41,8 @@ class Branch(nn.Module):
         """
         super().__init__()
         self.channels, self.residual = channels, False
+        # Compute the output before its norm again in the backward pass instead of keeping its activations.
+        self.recompute = False
         self.norm = None if norm is None else norm(channels)
 
     def forward(self, target: Level, source: Level) -> Tensor:
@@ -50,7 +53,10 @@ class Branch(nn.Module):
         Returns:
             (B, C, H, W), zero in the padding of ``target``.
         """
-        out = self.transform(target, source)
+        if self.recompute and torch.is_grad_enabled():
+            out = checkpoint(self._transform_again, target, source, use_reentrant=False)
+        else:
+            out = self.transform(target, source)
         if self.norm is not None:
             out = target.normalize(self.norm, out)
         if self.residual:
@@ -60,6 +66,10 @@ class Branch(nn.Module):
     def transform(self, target: Level, source: Level) -> Tensor:
         """The output before its normalisation, of any values in the padding."""
         raise NotImplementedError
+
+    def _transform_again(self, target: Level, source: Level) -> Tensor:
+        """What a level has computed once is computed again too."""
+        return self.transform(Level(target.map, target.valid), Level(source.map, source.valid))
 
 
 class MixtureTransformer(Branch):
@@ -231,7 +241,8 @@ class RenderingTransformer(Branch):
     """Rendering Transformer: a coarser level is rendered with the detail of a finer one (paper, RT).
 
     ``w = GAP(fine)``; ``out = conv(coarse * w) + down(fine)``, then one more 3x3 convolution if asked for. The authors'
-    code gates behind the convolution, ``relu(conv(coarse) * relu(norm(conv1x1(GAP(fine)))) + down(fine))``.
+    code gates behind the convolution, ``relu(conv(coarse) * relu(norm(conv1x1(GAP(fine)))) + down(fine))``, and has no
+    norm on the sum.
     """
 
     def __init__(
@@ -250,12 +261,12 @@ class RenderingTransformer(Branch):
                 stride 2 (one of stride 1 for levels of one size).
             gate: "paper" or "authors", see above.
             final_conv: a 3x3 convolution after the addition. The paper leaves it open.
-            norm: makes the normalisations, of the output and of the authors' gate, from channels; None for none.
+            norm: makes the normalisation, of the output or for "authors" of the gate, from channels; None for none.
 
         Raises:
             ValueError: a value that is not allowed.
         """
-        super().__init__(channels, norm)
+        super().__init__(channels, norm if gate == "paper" else None)
         check_argument("num_halvings", num_halvings, num_halvings >= 0, "0 or more: the source is the finer level")
         check_argument("gate", gate, gate in GATES, one_of(GATES))
         self.query = nn.Conv2d(channels, channels, 3, padding=1)

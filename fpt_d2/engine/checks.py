@@ -101,8 +101,6 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
     test, mask_format, evaluates = cfg.TEST, cfg.INPUT.MASK_FORMAT, bool(cfg.DATASETS.TEST)
     require(bool(cfg.DATASETS.TRAIN), "DATASETS.TRAIN is empty: name the data sets to train on")
     _check_batch(cfg, args.num_gpus * args.num_machines)
-    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
-        check_input_config(cfg)
     require(
         not cfg.MODEL.MASK_ON or mask_format in ("polygon", "bitmask"),
         f"INPUT.MASK_FORMAT is {mask_format!r}; allowed: 'polygon', 'bitmask'",

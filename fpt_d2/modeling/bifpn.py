@@ -32,7 +32,7 @@ class WeightedFusion(nn.Module):
         self.conv = DepthwiseSeparableConv2d(channels, channels, norm2=norm)
 
     def normalized_weights(self) -> Tensor:
-        """Of the inputs: not negative, and of a sum of just below one."""
+        """The weights of the inputs: not negative, and of a sum of just below one."""
         weight = F.relu(self.weight)
         return weight / (weight.sum() + self.eps)
 

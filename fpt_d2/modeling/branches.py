@@ -77,6 +77,10 @@ def build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) 
             known = one_of(name for name, _ in FPT_BRANCH_REGISTRY)
             raise ConfigError(f"MODEL.FPT.BRANCHES has {name!r}; allowed: {known}")
         branch = FPT_BRANCH_REGISTRY.get(name)
+        if not hasattr(branch, "source"):
+            raise ConfigError(
+                f"MODEL.FPT.BRANCHES has {name!r}, which does not say what it reads: decorate it with @reads"
+            )
         kind = SOURCES[branch.source]
         if factories[kind] is not None:
             raise ConfigError(

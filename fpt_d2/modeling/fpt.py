@@ -10,14 +10,9 @@ from torch import Tensor, nn
 
 from ..core import Fusion, PyramidTransform, ValidSizes
 from ..core.fusion import fuse, make_fusions
+from ..core.pyramid import NOT_SCRIPTABLE
 from .keys import norm_factory
 from .pyramids import TopDown
-
-_NOT_SCRIPTABLE = (
-    "FPT cannot be scripted: its attention is computed in Python, image by image and in chunks, which TorchScript's "
-    "language does not have. Trace it (Detectron2's TracingAdapter with torch.jit.trace) or take torch.export; "
-    "tools/export_model.py does both. With MODEL.FPT.BRANCHES [] Detectron2's own FPN has the same weights and scripts"
-)
 
 
 def pyramid_strides(bottom_up: Backbone, in_features: Sequence[str]) -> dict[str, int]:
@@ -86,7 +81,7 @@ class FPT(FPN):
         )
         for level, fusion in fusions.items():
             self.add_module(f"fpn_output{level[1:]}", fusion)
-        self.output_convs = list(reversed(fusions.values()))  # as FPN keeps them
+        self.output_convs = list(reversed(fusions.values()))  # what FPN keeps of them, which would be its own
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
@@ -118,7 +113,7 @@ class FPT(FPN):
         return {n: getattr(self, f"fpn_output{n[1:]}") for n in self.levels}
 
     def __prepare_scriptable__(self) -> nn.Module:
-        raise NotImplementedError(_NOT_SCRIPTABLE)
+        raise NotImplementedError(NOT_SCRIPTABLE)
 
 
 class PyramidFPT(Backbone):
@@ -161,6 +156,10 @@ class PyramidFPT(Backbone):
     def size_divisibility(self) -> int:
         return self.bottom_up.size_divisibility  # type: ignore[no-any-return]
 
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return self.bottom_up.padding_constraints  # type: ignore[no-any-return]
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         return dict(self._shapes)
 
@@ -174,6 +173,3 @@ class PyramidFPT(Backbone):
         """
         valid = ValidSizes.read(x) if self.read_padding else None
         return fuse(self.bottom_up(x), valid, transform=self.fpt, fusions=self.fpt_output)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        raise NotImplementedError(_NOT_SCRIPTABLE)

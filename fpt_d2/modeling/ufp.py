@@ -68,10 +68,16 @@ class GlobalConv(nn.Module):
         self.paths = nn.ModuleList(_path(in_channels, out_channels, sides) for sides in paths)
         self.norm = get_norm(norm, out_channels) or nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H, W)."""
-        out: Tensor = self.norm(sum(path(x) for path in self.paths))
-        return out
+    def forward(self, x: Tensor, level: Level | None = None) -> Tensor:
+        """(B, C_in, H, W), of a level where that has padding to be left out -> (B, C_out, H, W)."""
+        level = Level(x) if level is None else level
+        sums = []
+        for path in self.paths:
+            out = x
+            for conv in path.children():
+                out = conv(level.without_padding(out))  # in which the convolution before leaves its bias
+            sums.append(out)
+        return level.normalize(self.norm, sum(sums[1:], sums[0]))
 
 
 class UFP(Backbone):
@@ -132,7 +138,7 @@ class UFP(Backbone):
         return self._stride  # type: ignore[no-any-return]
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Of the trunk's features, then of the levels, fine to coarse."""
+        """The shapes of the trunk's features, then of the levels, fine to coarse."""
         return {**self.bottom_up.output_shape(), **self._shapes}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -151,7 +157,7 @@ class UFP(Backbone):
     def neck(self, feature: Tensor, valid: ValidSizes | None = None) -> dict[str, Tensor]:
         """The levels from the trunk's feature (B, C, H, W) and the valid sizes of the images that it comes from."""
         x = Level.of(feature, valid)
-        source = {n: x.without_padding(conv(x.map)) for n, conv in self.global_conv.items()}
+        source = {n: x.without_padding(conv(x.map, x)) for n, conv in self.global_conv.items()}
         return fuse(source, valid, transform=self.fpt, fusions=self.ufp_output)
 
 

@@ -214,6 +214,17 @@ def test_checkpointing_gives_the_same_gradients(options):
         assert relative_error(a, b) < 1e-13  # a mean that branches share is another order of its gradient's terms
 
 
+@pytest.mark.parametrize("padded", [True, False])
+def test_checkpointing_counts_a_batch_once(padded):
+    features = pyramid_features(SIZES, 6, batch=2)
+    valid = valid_sizes(IMAGES, IMAGES, (48, 32)) if padded else None
+    modules = [build(use_checkpoint=use, st=partial(SelfTransformer, norm=nn.BatchNorm2d)) for use in (False, True)]
+    for module in modules:
+        train(module.train(), features, valid)
+    for (name, plain), recomputed in zip(modules[0].named_buffers(), modules[1].buffers()):
+        assert torch.equal(plain, recomputed), name
+
+
 def test_every_parameter_learns():
     names = [n for n, _ in build().named_parameters()]
     gradients = train(build(), pyramid_features(SIZES, 6, batch=2), None)

@@ -92,7 +92,7 @@ def test_export_with_dynamic_batch_and_size():
 
 
 def test_compile_gives_the_same_values_and_gradients():
-    module = OnTuples(rt=None, **LOCAL)
+    module = OnTuples(**LOCAL)
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
     assert_same(compiled, module, inputs())
     gradients = []

@@ -79,7 +79,7 @@ class AdaptiveBoxHead(nn.Sequential):
 
     @property
     def output_shape(self) -> ShapeSpec:
-        """Of what :meth:`forward` returns."""
+        """The shape of what :meth:`forward` returns."""
         return self._output_shape
 
 

@@ -105,7 +105,7 @@ class SemanticSegmentorWithTTA(nn.Module):
         return total / len(copies)
 
     def _probabilities(self, copy: dict[str, Any], size: dict[str, int]) -> Tensor:
-        """Of one copy, in the place of the image itself."""
+        """The probabilities of one copy, in the place of the image itself."""
         logits = self.model([{"image": copy["image"], **size}])[0]["sem_seg"]
         probabilities: Tensor = logits.softmax(dim=0)
         if not any(isinstance(transform, HFlipTransform) for transform in copy["transforms"].transforms):

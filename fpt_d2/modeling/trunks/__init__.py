@@ -1,4 +1,6 @@
-"""Bottom-up backbones that Detectron2 has not; importing this registers their builders."""
+"""Bottom-up backbones beside Detectron2's; importing this registers their builders."""
+
+from __future__ import annotations
 
 from .build import build_timm_backbone, build_torchvision_backbone, build_trunk
 from .library import FeatureTrunk, timm_trunk, torchvision_trunk

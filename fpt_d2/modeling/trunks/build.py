@@ -65,6 +65,7 @@ def _plug_in(cfg: CfgNode, trunk: Backbone) -> Backbone:
             global_context=plugins.GLOBAL_CONTEXT,
             attention_augmented=plugins.ATTENTION_AUGMENTED,
             non_local_similarity=plugins.NON_LOCAL_SIMILARITY,
+            read_padding=cfg.MODEL.FPT.READ_PADDING,
         )
 
 

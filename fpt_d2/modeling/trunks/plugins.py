@@ -156,7 +156,7 @@ class AttentionAugmentation(nn.Module):
         return t.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-any-return]
 
     def _position_scores(self, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Of every query with every row and with every column: (B * N, H * W, H) and (B * N, H * W, W)."""
+        """The scores of every query with every row and with every column: (B * N, H * W, H) and (B * N, H * W, W)."""
         y = torch.arange(height, device=q.device).repeat_interleave(width)
         x = torch.arange(width, device=q.device).repeat(height)
         return self._scores(q, self.rows, y, height), self._scores(q, self.columns, x, width)

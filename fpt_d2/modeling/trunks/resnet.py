@@ -35,6 +35,7 @@ class PluginResNet(ResNet):
         global_context: Sequence[str] = (),
         attention_augmented: Sequence[str] = (),
         non_local_similarity: str = "embedded",
+        read_padding: bool = True,
     ) -> None:
         """
         Args:
@@ -44,11 +45,13 @@ class PluginResNet(ResNet):
                 global context comes last in its residual branch, before the sum (GCNet's "after1x1"); attention is
                 added to its (last) 3x3 convolution.
             non_local_similarity: see :class:`.plugins.NonLocal`.
+            read_padding: leave out what zeros at the bottom and right of the images mark as padding.
 
         Raises:
             ValueError: a place that is not there, or that cannot have the plug-in.
         """
         super().__init__(stem, stages, out_features=out_features, freeze_at=freeze_at)
+        self.read_padding = read_padding
         self.plugins = nn.ModuleDict({kind: nn.ModuleDict() for kind in ("non_local", "global_context", "attention")})
         for key, block in self._find("non_local", non_local):
             self.plugins["non_local"][key] = NonLocal(block.out_channels, similarity=non_local_similarity)  # type: ignore[operator]
@@ -84,7 +87,7 @@ class PluginResNet(ResNet):
         Returns:
             From feature name to (B, C, H / stride, W / stride).
         """
-        valid = ValidSizes.unread(x)
+        valid = ValidSizes.unread(x) if self.read_padding else None
         outputs = {}
         x = self.stem(x)
         if "stem" in self._out_features:
@@ -96,7 +99,7 @@ class PluginResNet(ResNet):
                 outputs[name] = x
         return outputs
 
-    def _run(self, block: CNNBlockBase, key: str, x: Tensor, valid: ValidSizes) -> Tensor:
+    def _run(self, block: CNNBlockBase, key: str, x: Tensor, valid: ValidSizes | None) -> Tensor:
         non_local, context, attention = (
             self.plugins[kind][key] if key in self.plugins[kind] else None  # type: ignore[index, operator]
             for kind in ("non_local", "global_context", "attention")
@@ -108,7 +111,7 @@ class PluginResNet(ResNet):
 def _residual(
     block: CNNBlockBase,
     x: Tensor,
-    valid: ValidSizes,
+    valid: ValidSizes | None,
     context: GlobalContext | None,
     attention: AttentionAugmentation | None,
 ) -> Tensor:
@@ -125,9 +128,9 @@ def _residual(
     return F.relu_(out + (x if block.shortcut is None else block.shortcut(x)))
 
 
-def _mask_of(x: Tensor, valid: ValidSizes) -> Tensor:
-    """(B, H, W) bool: where a map of padded images is image."""
-    return valid.at(x.shape[-2:]).mask().squeeze(1)
+def _mask_of(x: Tensor, valid: ValidSizes | None) -> Tensor | None:
+    """(B, H, W) bool: where a map of padded images is image; None where that is not read."""
+    return None if valid is None else valid.at(x.shape[-2:]).mask().squeeze(1)
 
 
 def _indices(index: str, length: int) -> list[int]:
