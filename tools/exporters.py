@@ -13,7 +13,7 @@ from detectron2.export import TracingAdapter
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet
 from torch import Tensor, nn
 
-from fpt_d2.core import GroundingTransformer
+from fpt_d2.core import LocalGroundingTransformer
 from fpt_d2.errors import UserError
 
 Runner = Callable[[Tensor], Sequence[Tensor]]
@@ -24,10 +24,10 @@ IMAGE_SIZES = ((256, 320), (192, 448))
 
 def check_format(model: nn.Module, export_format: str) -> None:
     """Raises UserError if the format cannot take the model, or needs packages that are not installed."""
-    square_sizes = {m.square_size for m in model.modules() if isinstance(m, GroundingTransformer)}
-    if export_format != "compile" and square_sizes - {0}:
+    square_sizes = [m.square_size for m in model.modules() if isinstance(m, LocalGroundingTransformer)]
+    if export_format != "compile" and square_sizes:
         raise UserError(
-            f"MODEL.FPT.GT_SQUARE_SIZE is {max(square_sizes)}, which ties a {export_format} graph to one image size: "
+            f"MODEL.FPT.GT_SQUARE_SIZE is {square_sizes[0]}, which ties a {export_format} graph to one image size: "
             "export a model that was trained with GT_SQUARE_SIZE 0"
         )
     if export_format == "onnx":

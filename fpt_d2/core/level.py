@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,6 @@ from torch import Tensor, nn
 
 from .arguments import check_argument
 from .normalization import masked_norm
-
-# An integer, or in a recorded graph an integer tensor: the arithmetic is the same.
-Integer = TypeVar("Integer", int, Tensor)
 
 
 def is_recorded() -> bool:
@@ -196,34 +193,25 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-def grid_size(height: Integer, width: Integer, max_tokens: int) -> tuple[Integer, Integer]:
-    """The largest grid of about the aspect of a map with at most ``max_tokens`` cells; the map itself if it fits.
-
-    Args:
-        height, width: integers, or integer tensors of one shape.
-    """
+def grid_size(height: int, width: int, max_tokens: int) -> tuple[int, int]:
+    """The largest grid of about the aspect of a map with at most ``max_tokens`` cells; the map itself if it fits."""
     # No side vanishes; the other one then takes the budget.
-    rows = _clamp(_square_root(height * max_tokens // width), _smaller(height, max_tokens))
-    columns = _clamp(_square_root(width * max_tokens // height), _smaller(width, max_tokens // rows))
-    return rows, columns
+    rows = min(max(1, math.isqrt(height * max_tokens // width)), height, max_tokens)
+    return rows, min(max(1, math.isqrt(width * max_tokens // height)), width, max_tokens // rows)
 
 
-def _square_root(x: Any) -> Any:
-    """The integer part of the root, exact; a float one gave other grids eagerly than in a graph, and by processor."""
-    if not isinstance(x, Tensor):
-        return math.isqrt(x)
+def grid_sizes(height: Tensor, width: Tensor, max_tokens: int) -> tuple[Tensor, Tensor]:
+    """:func:`grid_size` of integers (B,), by the same integer arithmetic."""
+    budget = torch.full_like(height, max_tokens)
+    rows = torch.minimum(_square_root(height * budget // width).clamp(1, max_tokens), height)
+    columns = torch.minimum(_square_root(width * budget // height).clamp(min=1), width)
+    return rows, torch.minimum(columns, budget // rows)
+
+
+def _square_root(x: Tensor) -> Tensor:
+    """The integer part of the root, exact: a float one gave other grids eagerly than in a graph, and by processor."""
     root = x.double().sqrt().long()
     return root - (root * root > x).long() + ((root + 1) * (root + 1) <= x).long()
-
-
-def _smaller(x: Any, y: Any) -> Any:
-    if isinstance(x, Tensor):
-        return torch.minimum(x, y if isinstance(y, Tensor) else torch.full_like(x, y))
-    return min(x, y)
-
-
-def _clamp(x: Any, most: Any) -> Any:
-    return torch.minimum(x.clamp(min=1), most) if isinstance(x, Tensor) else min(max(1, x), most)
 
 
 def _pool(level: Level, max_tokens: int) -> tuple[Tensor, Tensor | None]:
@@ -247,7 +235,7 @@ def _pool_in_graph(level: Level, max_tokens: int) -> tuple[Tensor, Tensor]:
     x = level.map
     sizes = valid_sizes(torch.ones_like(x[:, :1])) if level.valid is None else level.valid.tensor
     height, width = sizes.unbind(1)
-    rows, columns = grid_size(height, width, max_tokens)
+    rows, columns = grid_sizes(height, width, max_tokens)
     grid = _cell_means(_cell_means(x.double(), 2, height, rows), 3, width, columns).to(x.dtype)
     token = _places(x, max_tokens)
     used = token < (rows * columns).unsqueeze(1)  # (B, K)

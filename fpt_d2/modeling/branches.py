@@ -73,9 +73,9 @@ def build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) 
         return None
     factories: dict[str, Any] = dict.fromkeys(SOURCES.values())
     for name in fpt.BRANCHES:
-        if name not in FPT_BRANCH_REGISTRY:
-            known = one_of(name for name, _ in FPT_BRANCH_REGISTRY)
-            raise ConfigError(f"MODEL.FPT.BRANCHES has {name!r}; allowed: {known}")
+        if not isinstance(name, str) or name not in FPT_BRANCH_REGISTRY:
+            known = one_of(known for known, _ in FPT_BRANCH_REGISTRY)
+            raise ConfigError(f"MODEL.FPT.BRANCHES is {list(fpt.BRANCHES)}; allowed: any of {known}")
         branch = FPT_BRANCH_REGISTRY.get(name)
         if not hasattr(branch, "source"):
             raise ConfigError(

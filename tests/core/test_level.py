@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fpt_d2.core import Level, ValidSizes
-from fpt_d2.core.level import grid_size
+from fpt_d2.core.level import grid_size, grid_sizes
 
 from .cases import images, level, relative_error, valid_sizes
 
@@ -137,14 +137,14 @@ def test_the_grid_of_tensors_is_that_of_integers():
     for budget, sizes in by_budget.items():
         height, width = torch.tensor(sizes).unbind(1)
         expected = [list(grid_size(h, w, budget)) for h, w in sizes]
-        assert torch.stack(grid_size(height, width, budget), 1).tolist() == expected
+        assert torch.stack(grid_sizes(height, width, budget), 1).tolist() == expected
 
 
 @pytest.mark.parametrize("budget", [1, 6, 100, 256, 1024])
 def test_the_grid_of_every_size_up_to_200(budget):
     height, width = torch.cartesian_prod(torch.arange(1, 201), torch.arange(1, 201)).unbind(1)
     expected = [grid_size(h, w, budget) for h, w in zip(height.tolist(), width.tolist())]
-    assert torch.stack(grid_size(height, width, budget), 1).tolist() == [list(size) for size in expected]
+    assert torch.stack(grid_sizes(height, width, budget), 1).tolist() == [list(size) for size in expected]
 
 
 def test_the_root_of_a_square_is_exact():

@@ -24,7 +24,7 @@ RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURE
         (["SOLVER.MAX_ITER"], "pairs"),
         (["SOLVER", 3], "SOLVER is a section"),
         (["MODEL.FPT.GT_NUM_PARTS", 3], "MODEL.FPT.GT_NUM_PARTS is 3"),
-        (["MODEL.PLUGINS.NON_LOCAL", "['res9']"], "MODEL.PLUGINS: non_local has 'res9'; this ResNet has res2"),
+        (["MODEL.PLUGINS.NON_LOCAL", "['res9']"], "MODEL.PLUGINS.NON_LOCAL is 'res9'; allowed: places in res2"),
         (["MODEL.FPN.IN_FEATURES", "['res9']"], "MODEL.FPN.IN_FEATURES is ['res9']"),
         (["MODEL.RESNETS.DEPTH", 51], "MODEL.RESNETS.DEPTH is 51; allowed: 18, 34, 50"),
         (["MODEL.RESNETS.RES2_OUT_CHANNELS", 256], "Must set MODEL.RESNETS.RES2_OUT_CHANNELS = 64 for R18/R34"),

@@ -242,7 +242,7 @@ def test_branch_of_ones_own_beside_ours(register: Callable) -> None:
 def test_branches_that_are_unknown_or_in_one_place_are_named(register: Callable) -> None:
     register(FPT_BRANCH_REGISTRY, "scaled", reads("coarser")(lambda cfg, channels: Scaled(channels)))
     for branches, message in (
-        (["st", "xt"], r"^MODEL\.FPT\.BRANCHES has 'xt'; allowed: 'st', 'gt', 'rt' or 'scaled'$"),
+        (["st", "xt"], r"^MODEL\.FPT\.BRANCHES is \['st', 'xt'\]; allowed: any of 'st', 'gt', 'rt' or 'scaled'$"),
         (["gt", "scaled"], r"^MODEL\.FPT\.BRANCHES is \['gt', 'scaled'\]; allowed: one that reads coarser levels$"),
         (["st", "st"], r"^MODEL\.FPT\.BRANCHES is \['st', 'st'\]; allowed: one that reads own levels$"),
     ):

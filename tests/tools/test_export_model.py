@@ -13,11 +13,11 @@ import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from fpt_d2.core.padding import budget_size
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import fpt_d2
+from fpt_d2.core.level import grid_size
 from fpt_d2.errors import UserError
 
 MAX_KV_TOKENS = 48  # fewer than the 80 and 84 positions of p5 at the tool's two image sizes
@@ -77,7 +77,7 @@ def test_the_bound_is_reached_by_other_grids_at_the_two_sizes() -> None:
     for stride in (4, 8, 16, 32):
         sizes = [(height // stride, width // stride) for height, width in exporters.IMAGE_SIZES]
         assert all(height * width > MAX_KV_TOKENS for height, width in sizes)
-        assert len({budget_size(*size, MAX_KV_TOKENS) for size in sizes}) == 2
+        assert len({grid_size(*size, MAX_KV_TOKENS) for size in sizes}) == 2
 
 
 @pytest.mark.parametrize("make", [mask_rcnn, retinanet, functools.partial(mask_rcnn, MAX_KV_TOKENS=0)])
