@@ -47,6 +47,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise ConfigError(f"The command line is wrong: {opts[-1]} has no value, keys and values come in pairs")
     with _named("The command line"):
         cfg.merge_from_list(list(opts))
+    _check_types(cfg)
     return cfg
 
 
@@ -112,6 +113,20 @@ def _check_keys(given: Mapping[str, Any], cfg: CfgNode, origin: str) -> None:
         if isinstance(known.get(key), CfgNode) and not isinstance(value, Mapping):
             example = f"{key}.{next(iter(known[key]))}"
             raise ConfigError(f"{origin} is wrong: {key} is a section, set one of its keys, such as {example}")
+
+
+def _check_types(cfg: CfgNode) -> None:
+    """Refuse what yacs lets through: None for any value, and anything within a list."""
+    defaults = _flat(get_default_config())
+    for key, value in _flat(cfg).items():
+        default = defaults.get(key)
+        if value is None and default is not None:
+            raise ConfigError(f"{key} is None; allowed: a value of type {type(default).__name__}")
+        if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):
+            for kind, words in ((str, "names"), ((int, float), "numbers")):
+                if default and all(isinstance(x, kind) for x in default):
+                    if not all(isinstance(x, kind) for x in value):
+                        raise ConfigError(f"{key} is {value!r}; allowed: {words}")
 
 
 def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

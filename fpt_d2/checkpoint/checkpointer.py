@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
-from .convert import convert_resnet, from_pickle, from_pycls, is_torchvision_resnet, rename_old_modules
+from .convert import convert_resnet, from_pickle, from_pycls, is_torchvision_resnet, rename_modules
 from .files import find_weights, read_weights, weights_by_name
 from .names import has_caffe2_group_norm, is_fpt, is_fusion
 from .origin import input_warning
@@ -85,7 +85,7 @@ class FPTCheckpointer(DetectionCheckpointer):
         is_folded = author == "Caffe2" and not has_caffe2_group_norm(checkpoint["model"])
         if checkpoint.pop("matching_heuristics", False):
             checkpoint["model"] = self._match_names(checkpoint["model"], caffe2=author == "Caffe2")
-        weights = checkpoint["model"] = rename_old_modules(checkpoint["model"], self.model.state_dict())
+        weights = checkpoint["model"] = rename_modules(checkpoint["model"], self.model.state_dict())
         incompatible = super()._load_model(checkpoint)
         self._report(weights, incompatible, is_folded=is_folded)
         return incompatible

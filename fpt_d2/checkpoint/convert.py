@@ -44,15 +44,19 @@ def _to_be_matched(content: Any, path: str, author: str, *, key: str, left_out: 
     return {"model": kept, "__author__": author, "matching_heuristics": True}
 
 
-def rename_old_modules(weights: Mapping[str, Any], model: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Weights with the names of version 0.1, of FPT's own modules, under those of today.
+def rename_modules(weights: Mapping[str, Any], model: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Weights under the names that FPT's own modules have in a model, from those of version 0.1.
 
     One convolution over the branches of a level, ``fpt_fuse2``, is now cut along them, ``fpn_output2.fuse.0`` and on;
-    the bottom-up path ``bfp_down3`` is ``pyramid.down.p3``.
+    the bottom-up path ``bfp_down3`` is ``pyramid.down.p3``. FPT over a backbone that is a pyramid also takes weights of
+    a model with that backbone alone.
 
     Args:
         model: the weights that are wanted, by name.
     """
+    inner = "backbone.bottom_up.bottom_up."
+    if any(n.startswith(inner) for n in model) and not any(n.startswith(inner) for n in weights):
+        weights = {re.sub(r"^backbone\.", "backbone.bottom_up.", name): weight for name, weight in weights.items()}
     renamed: dict[str, Any] = {}
     for name, weight in weights.items():
         name = re.sub(r"\bbfp_down(\d+)\.", r"pyramid.down.p\1.", name)

@@ -125,22 +125,27 @@ class Level:
     Attributes:
         map: (B, C, H, W), zero in the padding.
         valid: at the size of the map, or None where all of it is image.
+        stride: pixels of the image from one position to the next; None where nothing asks for it.
         mask: (B, 1, H, W) bool, False in the padding; None where there is none.
         positions: every position of the map, (B, H * W, C), and the mask (B, H * W) of the valid ones or None.
     """
 
-    def __init__(self, map: Tensor, valid: ValidSizes | None = None) -> None:
-        self.map, self.valid = map, valid
+    def __init__(self, map: Tensor, valid: ValidSizes | None = None, *, stride: int | None = None) -> None:
+        self.map, self.valid, self.stride = map, valid, stride
         self.mask = None if valid is None else valid.mask()
         self.positions = to_tokens(map), None if self.mask is None else self.mask.flatten(1)
 
     @staticmethod
-    def of(map: Tensor, images: ValidSizes | None) -> Level:
+    def of(map: Tensor, images: ValidSizes | None, *, stride: int | None = None) -> Level:
         """From a map of any size and the valid sizes of the images that it comes from; the padding becomes zero."""
         if images is None:
-            return Level(map)
+            return Level(map, stride=stride)
         valid = images.at(map.shape[-2:])
-        return Level(map.masked_fill(~valid.mask(), 0), valid)
+        return Level(map.masked_fill(~valid.mask(), 0), valid, stride=stride)
+
+    def again(self) -> Level:
+        """The same without what has been computed of it."""
+        return Level(self.map, self.valid, stride=self.stride)
 
     @_once
     def mean(self) -> Tensor:

@@ -36,6 +36,7 @@ def local_mixture_attention(
     square_size: int,
     similarity: str = "euclidean",
     key_mask: Tensor | None = None,
+    ratio: int | None = None,
 ) -> Tensor:
     """Mixture-of-softmaxes attention within a square window.
 
@@ -49,6 +50,7 @@ def local_mixture_attention(
         square_size: S, odd.
         similarity: "embedded" or "euclidean", as in :func:`.attention.mixture_attention`.
         key_mask: (B, h, w) bool, False where a key is padding, or None.
+        ratio: r, that of the strides. None: H / h and W / w rounded, which is that where they are multiples.
 
     Returns:
         (B, V, H, W) in the dtype of ``v``.
@@ -60,7 +62,7 @@ def local_mixture_attention(
     valid = torch.ones_like(k[:, :1], dtype=torch.bool) if key_mask is None else key_mask.unsqueeze(1)
     k, v = (t.masked_fill(~valid, 0) for t in (k, v))
     height, width = map(int, q.shape[-2:])  # int: torch.jit.trace has tensors there
-    rh, rw = ratio_of(q, k)
+    rh, rw = (ratio, ratio) if ratio else ratio_of(q, k)
     side, border = min(TILE, -(-height // rh), -(-width // rw)), square_size // 2
     rows, columns = -(-height // (side * rh)), -(-width // (side * rw))
     q = F.pad(q, (0, columns * side * rw - width, 0, rows * side * rh - height))

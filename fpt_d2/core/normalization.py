@@ -28,11 +28,13 @@ def masked_norm(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     """
     if isinstance(norm, (nn.GroupNorm, nn.InstanceNorm2d)) and mask is not None:
         return _group_norm(norm, x, mask, norm.num_groups if isinstance(norm, nn.GroupNorm) else x.shape[1])
-    if isinstance(norm, _BatchNorm) and (norm.training or norm.running_mean is None):
+    if isinstance(norm, _BatchNorm):
         # All processes must take part in a synchronised norm in the same way, whether or not their images are padded.
         synchronised = _is_synchronised(norm)
-        if mask is not None or synchronised:
+        if (norm.training or norm.running_mean is None) and (mask is not None or synchronised):
             return _batch_norm(norm, x, x.new_ones(1, 1, 1, 1) if mask is None else mask, synchronised)
+        if len(x) == 1:
+            x = x.contiguous()  # PyTorch 2.14's derivative is wrong on the CPU for one image in another layout
     out: Tensor = norm(x)
     return out
 

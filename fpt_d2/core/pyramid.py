@@ -79,7 +79,7 @@ class PyramidTransform(nn.Module):
         super().__init__()
         check_argument("channels", channels, channels > 0, "a positive number")
         self.levels, self.channels, self.use_checkpoint = tuple(strides), channels, use_checkpoint
-        halvings = _halvings(strides)
+        self.strides, halvings = dict(strides), _halvings(strides)
         widths = in_channels if isinstance(in_channels, Mapping) else dict.fromkeys(self.levels, in_channels)
         self.reduce = nn.ModuleDict(
             {n: nn.Identity() if widths[n] == channels else nn.Conv2d(widths[n], channels, 1) for n in self.levels}
@@ -100,7 +100,7 @@ class PyramidTransform(nn.Module):
         key = target if kind == "st" else f"{target}_{source}"
         getattr(self, kind)[key] = branch
         if isinstance(branch, Branch):
-            branch.recompute = self.use_checkpoint
+            branch.recompute = self.use_checkpoint and branch.can_recompute
         self.ends.append((kind, key, target, source))
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -122,7 +122,7 @@ class PyramidTransform(nn.Module):
         edges: dict[str, list[Edge]] = {}
         for n in self.levels:
             edges[n] = []
-        levels = {n: Level.of(self.reduce[n](features[n]), valid) for n in self.levels}
+        levels = {n: Level.of(self.reduce[n](features[n]), valid, stride=s) for n, s in self.strides.items()}
         for kind, key, target, source in self.ends:
             edges[target].append(Edge(getattr(self, kind)[key], levels[target], levels[source]))
         return edges

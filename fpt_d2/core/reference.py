@@ -66,12 +66,13 @@ def local_mixture_attention(
     square_size: int,
     similarity: str,
     key_mask: Tensor | None = None,
+    ratio: int | None = None,
 ) -> Tensor:
     """The keys and values of every query gathered; arguments of :func:`.local.local_mixture_attention`."""
     if key_mask is not None:
         k, v = (t * key_mask.unsqueeze(1) for t in (k, v))
     (batch, _, height, width), border = q.shape, square_size // 2
-    index = _square_index(q.shape[-2:], k.shape[-2:], square_size).to(q.device)  # (Q, S S)
+    index = _square_index(q.shape[-2:], k.shape[-2:], square_size, ratio).to(q.device)  # (Q, S S)
     # zeros wherever a window can reach
     k, v = (F.pad(t, (border, border + width, border, border + height)).flatten(2).transpose(1, 2) for t in (k, v))
     k, v = (t[:, index].flatten(0, 1) for t in (k, v))  # (B Q, S S, C or V)
@@ -81,17 +82,17 @@ def local_mixture_attention(
     return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-def _square_index(fine: torch.Size, coarse: torch.Size, side: int) -> Tensor:
+def _square_index(fine: torch.Size, coarse: torch.Size, side: int, ratio: int | None) -> Tensor:
     """(Q, S S) places of each query's keys in the padded coarse map, flattened."""
     rows, columns = (
-        torch.arange(f).div(max(1, round(f / c)), rounding_mode="floor").unsqueeze(1) + torch.arange(side)
+        torch.arange(f).div(ratio or max(1, round(f / c)), rounding_mode="floor").unsqueeze(1) + torch.arange(side)
         for f, c in zip(fine, coarse)
     )
     width = coarse[1] + side // 2 * 2 + fine[1]
     return (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten(2).flatten(0, 1)
 
 
-def attend(module: Any, target: Tensor, source: Tensor) -> Tensor:
+def attend(module: Any, target: Tensor, source: Tensor, ratio: int | None = None) -> Tensor:
     """What a self or a grounding transformer computes of (B, C, H, W) and (B, C, h, w) without padding."""
     square_size = getattr(module, "square_size", 0)
     pooled = source if square_size else _pool_to_budget(_pool_cells(source, module.kv_stride), module.max_kv_tokens)
@@ -102,7 +103,8 @@ def attend(module: Any, target: Tensor, source: Tensor) -> Tensor:
     else:
         gate = q.new_ones(q.shape[0], 1) if module.gate is None else mixture_gate(keys, module.gate)
         if square_size:
-            out = local_mixture_attention(q, k, v, gate, square_size=square_size, similarity=module.similarity)
+            options = {"square_size": square_size, "similarity": module.similarity, "ratio": ratio}
+            out = local_mixture_attention(q, k, v, gate, **options)
         else:
             out = (
                 mixture_attention(queries, keys, values, gate, similarity=module.similarity, scale=module.scale)
@@ -154,7 +156,8 @@ def _pyramid_transform(module: Any, features: Mapping[str, Tensor]) -> dict[str,
     for i, n in enumerate(module.levels):
         branches = [attend(module.st[n], maps[n], maps[n])] if n in module.st else []
         for m in module.levels[i + 1 :] if len(module.gt) > 0 else ():
-            branches.append(attend(module.gt[f"{n}_{m}"], maps[n], maps[m]))
+            ratio = module.strides[m] // module.strides[n]
+            branches.append(attend(module.gt[f"{n}_{m}"], maps[n], maps[m], ratio))
         for m in module.levels[:i] if len(module.rt) > 0 else ():
             branches.append(render(module.rt[f"{n}_{m}"], maps[n], maps[m]))
         if branches:

@@ -41,8 +41,9 @@ class Branch(nn.Module):
         """
         super().__init__()
         self.channels, self.residual = channels, False
-        # Compute the output before its norm again in the backward pass instead of keeping its activations.
-        self.recompute = False
+        # Compute the output before its norm again in the backward pass instead of keeping its activations. A norm must
+        # not see its batch twice: a branch with another one inside cannot.
+        self.recompute, self.can_recompute = False, True
         self.norm = None if norm is None else norm(channels)
 
     def forward(self, target: Level, source: Level) -> Tensor:
@@ -69,7 +70,7 @@ class Branch(nn.Module):
 
     def _transform_again(self, target: Level, source: Level) -> Tensor:
         """What a level has computed once is computed again too."""
-        return self.transform(Level(target.map, target.valid), Level(source.map, source.valid))
+        return self.transform(target.again(), source.again())
 
 
 class MixtureTransformer(Branch):
@@ -199,7 +200,14 @@ class LocalGroundingTransformer(MixtureTransformer):
         q = q.transpose(1, 2).unflatten(2, target.map.shape[-2:])
         k, v = (t.transpose(1, 2).unflatten(2, source.map.shape[-2:]) for t in (k, v))
         return local_mixture_attention(
-            q, k, v, gate, square_size=self.square_size, similarity=self.similarity, key_mask=mask
+            q,
+            k,
+            v,
+            gate,
+            square_size=self.square_size,
+            similarity=self.similarity,
+            key_mask=mask,
+            ratio=source.stride // target.stride if source.stride and target.stride else None,
         )
 
     def extra_repr(self) -> str:
@@ -275,6 +283,7 @@ class RenderingTransformer(Branch):
         self.out = nn.Conv2d(channels, channels, 3, padding=1) if final_conv else None
         self.gate: nn.Sequential | None = None
         if gate == "authors":
+            self.can_recompute = False
             gate_norm = nn.Identity() if norm is None else norm(channels)
             self.gate = nn.Sequential(nn.Conv2d(channels, channels, 1), gate_norm, nn.ReLU())
 

@@ -34,8 +34,10 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     check_device(cfg.MODEL.DEVICE, args.num_gpus, key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
     check_precision(cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED and not args.eval_only, key="SOLVER.AMP.ENABLED")
-    check_that_model_builds(cfg)
+    model = check_that_model_builds(cfg)
     if not args.eval_only:
+        if device_type(cfg.MODEL.DEVICE) == "cpu":
+            _check_norms(model, args.num_gpus * args.num_machines)
         _check_training(cfg, args)
         if not cfg.DEBUG.ENABLED:
             check_output_dir(cfg.OUTPUT_DIR, resume=args.resume, key="OUTPUT_DIR")
@@ -80,13 +82,13 @@ def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
     )
 
 
-def check_that_model_builds(cfg: CfgNode) -> None:
+def check_that_model_builds(cfg: CfgNode) -> nn.Module | None:
     """Raises ConfigError if the model of ``cfg``, or the windows that it sees, cannot be built.
 
-    That takes neither memory nor weights.
+    That takes neither memory nor weights. Returns the model, without values, where it could be built so.
     """
     try:
-        check_model(cfg)
+        model = check_model(cfg)
         if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
             check_input_config(cfg)
             with arguments_from("TEST.SLIDING_WINDOW"):
@@ -95,6 +97,15 @@ def check_that_model_builds(cfg: CfgNode) -> None:
         raise
     except ValueError as error:  # of a constructor, about a value of the user's
         raise ConfigError(str(error)) from error
+    return model
+
+
+def _check_norms(model: nn.Module | None, processes: int) -> None:
+    has_sync = model is not None and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    require(
+        not has_sync or processes == 1,
+        "SyncBN trains in several processes on GPUs only (PyTorch): set the NORM keys to naiveSyncBN for the CPU",
+    )
 
 
 def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:

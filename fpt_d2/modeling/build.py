@@ -154,8 +154,11 @@ def build_fpt_backbone(cfg: CfgNode, bottom_up: Backbone, top_block: nn.Module |
     )
 
 
-def check_model(cfg: CfgNode) -> None:
+def check_model(cfg: CfgNode) -> nn.Module | None:
     """Build the model of ``cfg`` without memory for its weights, for what only that can tell.
+
+    Returns:
+        That model; None where it needs weights to be built.
 
     Raises:
         ConfigError: it cannot be built, for a reason of ours (a place, a feature, a package that is not there) or of
@@ -168,13 +171,15 @@ def check_model(cfg: CfgNode) -> None:
             raise ConfigError(f"MODEL.{key} is {name!r}, which is not registered with Detectron2")
     check_roi_heads(cfg)
     _check_point_rend(cfg)
+    with arguments_from("MODEL.FPN"):
+        check_argument("out_channels", cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.OUT_CHANNELS > 0, "a positive number")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TRUNK.PRETRAINED = False
     cfg.MODEL.DEVICE = "meta"
     try:
         with torch.device("meta"):
-            build_model(cfg)
+            model: nn.Module = build_model(cfg)
     except (AssertionError, KeyError) as error:  # how Detectron2 refuses
         raise ConfigError(
             f"The model ({cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME}) cannot be built from this config: "
@@ -183,6 +188,8 @@ def check_model(cfg: CfgNode) -> None:
     except (NotImplementedError, RuntimeError) as error:
         # A model of someone else's may need weights while it is built.
         logger.debug("The model cannot be checked before it is built: %s", error)
+        return None
+    return model
 
 
 def _check_point_rend(cfg: CfgNode) -> None:
@@ -265,7 +272,7 @@ def _check_dilated_trunk(cfg: CfgNode) -> None:
 
 def _check_in_features(in_features: list[str], bottom_up: Backbone) -> None:
     available = {name: shape.stride for name, shape in bottom_up.output_shape().items()}
-    strides = [available.get(f, 0) for f in in_features]
+    strides = [available.get(f, 0) if isinstance(f, str) else 0 for f in in_features]
     if not all(strides) or strides != [strides[0] << i for i in range(len(strides))] or not strides:
         raise ConfigError(
             f"MODEL.FPN.IN_FEATURES is {list(in_features)}; allowed: a contiguous part of what the bottom-up backbone "

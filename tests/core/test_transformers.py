@@ -17,6 +17,7 @@ from fpt_d2.core import (
     LocalGroundingTransformer,
     RenderingTransformer,
     SelfTransformer,
+    ValidSizes,
     reference,
 )
 
@@ -326,3 +327,36 @@ def test_a_lone_softmax_has_no_gate():
 def test_bad_values(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(8, **options)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_of_one_image_has_the_right_derivative(training):
+    """Against finite differences: PyTorch's own is wrong for an image whose channels lie last."""
+    module = double(GroundingTransformer(WIDTH, norm=nn.BatchNorm2d)).train(training)
+    fine, coarse = (Level(torch.randn(1, WIDTH, *size).double()) for size in ((6, 8), (3, 4)))
+    weights = torch.randn(1, WIDTH, 6, 8).double()
+
+    def loss():
+        return (module(fine, coarse) * weights).sum()
+
+    (gradient,) = torch.autograd.grad(loss(), module.query.weight)
+    with torch.no_grad():
+        module.query.weight[0, 1] += 1e-5
+        above = loss()
+        module.query.weight[0, 1] -= 2e-5
+        below = loss()
+    assert relative_error(gradient[0, 1], (above - below) / 2e-5) < 1e-6
+
+
+def test_the_square_follows_the_strides_where_sizes_are_no_multiples():
+    """Of an image alone (5 over 2 positions) and beside a larger one (8 over 2)."""
+    module = double(LocalGroundingTransformer(WIDTH, square_size=1))
+    valid = [(5, 5), (8, 8)]
+    fine, coarse = torch.randn(2, WIDTH, 8, 8).double(), torch.randn(2, WIDTH, 2, 2).double()
+    sizes = torch.tensor(valid)
+    both = module(
+        Level(fine, ValidSizes((8, 8), sizes, valid), stride=4),
+        Level(coarse, ValidSizes((2, 2), torch.tensor([(2, 2)] * 2), [(2, 2)] * 2), stride=16),
+    )
+    alone = module(Level(fine[:1, :, :5, :5], stride=4), Level(coarse[:1], stride=16))
+    assert relative_error(both[:1, :, :5, :5], alone) < 1e-12

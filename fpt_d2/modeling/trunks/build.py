@@ -33,7 +33,8 @@ def build_trunk(cfg: CfgNode, input_shape: ShapeSpec, builder: str | None = None
         ConfigError: a value that is not allowed, or that cannot be had here, naming its key.
     """
     name = builder or cfg.MODEL.TRUNK.BUILDER
-    if name not in BACKBONE_REGISTRY or name == cfg.MODEL.BACKBONE.NAME:
+    has_neck = name.endswith(("fpn_backbone", "fpt_backbone", "ufp_backbone"))
+    if name not in BACKBONE_REGISTRY or name == cfg.MODEL.BACKBONE.NAME or has_neck:
         raise ConfigError(
             f"MODEL.TRUNK.BUILDER is {name!r}; allowed: a backbone without a neck in Detectron2's BACKBONE_REGISTRY, "
             "such as 'build_resnet_backbone', 'build_torchvision_backbone', 'build_timm_backbone'"

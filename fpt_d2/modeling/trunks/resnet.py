@@ -65,7 +65,7 @@ class PluginResNet(ResNet):
         """Name (without dots, for a ModuleDict) and block of each place; ``opened`` where the plug-in goes inside."""
         found: dict[str, CNNBlockBase] = {}
         for place in places:
-            stage, _, index = place.partition(".")
+            stage, _, index = str(place).partition(".")
             blocks = list(getattr(self, stage)) if stage in self.stage_names else []
             chosen = _indices(index, len(blocks))
             if not chosen:
