@@ -14,8 +14,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from .level import Level, ValidSizes, is_recorded
 from .pyramid import Edge, PyramidTransform
-from .transformers import LinearGroundingTransformer as Linear
-from .transformers import Norm
+from .transformers import LinearGroundingTransformer, Norm
 
 
 class Fusion(nn.Conv2d):
@@ -77,8 +76,9 @@ class Fusion(nn.Conv2d):
         y = self._conv_forward(x, self.weight, self.bias)
         affine: list[tuple[nn.Module, Edge]] = []
         for conv, group in zip(self.fuse, self.branch_groups):
-            if len(group) == 1 and isinstance(edges[group[0]].branch, Linear) and _is_foldable(conv, edges[group[0]]):
-                affine.append((conv, edges[group[0]]))
+            first = edges[group[0]]
+            if isinstance(first.branch, LinearGroundingTransformer) and _is_foldable(conv, first):
+                affine.append((conv, first))
                 continue
             maps = []
             for i in group:
@@ -177,7 +177,7 @@ def _groups(branches: Sequence[nn.Module], side_by_side: int) -> list[list[int]]
     groups: list[list[int]] = []
     is_open = False
     for i, branch in enumerate(branches):
-        alone = isinstance(branch, Linear)
+        alone = isinstance(branch, LinearGroundingTransformer)
         if alone or not is_open or len(groups[-1]) == side_by_side:
             groups.append([])
         groups[-1].append(i)
@@ -192,12 +192,12 @@ def _is_foldable(conv: nn.Module, edge: Edge) -> bool:
     being folded.
     """
     branch = edge.branch
-    if not isinstance(branch, Linear) or branch.norm is not None or _has_any_global_hook():
+    if not isinstance(branch, LinearGroundingTransformer) or branch.norm is not None or _has_any_global_hook():
         return False
     if is_recorded() or edge.target.map.shape[0] == 0:  # a convolution for each image would fix their number in a graph
         return False
     return type(conv) is nn.Conv2d and all(
-        type(m) in (nn.Conv2d, nn.Linear, Linear)
+        type(m) in (nn.Conv2d, nn.Linear, LinearGroundingTransformer)
         and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
         for m in (conv, *branch.modules())
     )
@@ -219,7 +219,7 @@ def convolve_affine(folded: Sequence[tuple[nn.Module, Edge]]) -> Tensor:
     x = target.map
     weight, offset = torch.zeros((), device=x.device), torch.zeros((), device=x.device)
     for conv, edge in folded:
-        assert isinstance(conv, nn.Conv2d) and isinstance(edge.branch, Linear)
+        assert isinstance(conv, nn.Conv2d) and isinstance(edge.branch, LinearGroundingTransformer)
         matrix, constant = edge.branch.as_affine(edge.source)  # whose linear layers autocast serves
         conv_weight = conv.weight.to(matrix.dtype)
         with torch.autocast(x.device.type, enabled=False):
