@@ -1,4 +1,4 @@
-"""Run by test_fresh_process.py: what an import loads and costs, and how far each path raises the memory, in MiB.
+"""Run by test_fresh_process.py: what an import loads, and how far each path raises the memory, in MiB.
 
 The high-water mark never falls, so that the first path that holds a matrix shows, and the control goes last. Detectron2
 and its relatives cannot be imported here: the mathematics needs torch alone.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,15 +18,12 @@ for name in BLOCKED:
     sys.modules[name] = None  # type: ignore[assignment]  # as Python marks what it must not import
 warnings.simplefilter("ignore")
 
-clock = [time.process_time()]
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-clock.append(time.process_time())
 before = set(sys.modules)
 from fpt_d2 import core  # noqa: E402
 
-clock.append(time.process_time())
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
 
 CHANNELS, PARTS = 16, 2
@@ -85,7 +81,7 @@ def main(side: int) -> None:
         core.mixture_attention(*tokens(side)[:3], torch.ones(1, 1), impl="reference")
     peaks["reference"] = high_water_mark() - start
     assert all(sys.modules[name] is None for name in BLOCKED)
-    print(json.dumps({"peaks": peaks, "loaded": sorted(loaded), "clock": clock}))
+    print(json.dumps({"peaks": peaks, "loaded": sorted(loaded)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""In a fresh process: no path holds a Q x K matrix, forward and backward; the import needs torch and little time."""
+"""In a fresh process: no path holds a Q x K matrix, forward and backward; the import needs torch alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("fresh_process.py")
-SIDE = 96
+SIDE = 112
 MATRIX = SIDE**2 * (SIDE**2 // 4) * 4 / 2**20  # MiB
 
 pytestmark = pytest.mark.skipif(
@@ -36,8 +36,3 @@ def test_no_path_holds_a_matrix(report: Any) -> None:
 
 def test_the_import_loads_torch_alone(report: Any) -> None:
     assert set(report["loaded"]) <= {"fpt_d2", "torch", "triton"}  # torch itself loads triton where there is one
-
-
-def test_the_import_takes_little_more_time_than_that_of_torch(report: Any) -> None:
-    start, torch, core = report["clock"]
-    assert core - torch < 0.3 * (torch - start)

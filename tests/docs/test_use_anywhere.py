@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -162,18 +161,6 @@ for error, impl, use in (
     else: raise AssertionError((impl, use))
 """
     run(detector() + FUSE_AT_RANDOM.format(model="detector") + code + check, tmp_path)
-
-
-def test_an_import_costs_little_more_than_that_of_torch(tmp_path):
-    def seconds(name: str) -> float:
-        code = f"import {name}, time; print(time.process_time())"
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-        return float(done.stdout)
-
-    pairs = [(seconds("torch"), seconds("fpt_d2.core")) for _ in range(4)][1:]  # the first one may compile
-    ours, torchs = statistics.median(b for _, b in pairs), statistics.median(a for a, _ in pairs)
-    assert ours <= 1.3 * torchs, pairs
 
 
 def test_links():
