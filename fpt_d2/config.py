@@ -61,6 +61,10 @@ def _add_model_config(cfg: CN) -> None:
     # Scores are divided by the root of the channels of a softmax's part ("parts") or of all ("channels": the authors'
     # code). The paper states no temperature.
     fpt.ST_TEMPERATURE = "parts"
+    # Normalise query and key in each part of a mixture, with a learned temperature, and start the key as a copy of the
+    # query. The paper's scores (False) go with the square of the features' scale: small features get the mean of all
+    # positions, large ones a single position, and neither learns. Has no effect on GT_SIMILARITY "dot".
+    fpt.QK_NORM = False
     # Grounding Transformer: number of softmaxes in the mixture. The paper uses 4. "dot" has no softmax and ignores it.
     fpt.GT_NUM_PARTS = 4
     # "euclidean" (the paper's), "embedded" (dot product, softmax) or "dot" (dot product over the number of
@@ -70,7 +74,8 @@ def _add_model_config(cfg: CN) -> None:
     # (locality-constrained grounding, for segmentation).
     fpt.GT_SQUARE_SIZE = 0
     # Rendering Transformer: "paper" weights the coarse map by the average of the fine one before its 3x3 convolution;
-    # "authors" after it, by the ReLU of a 1x1 convolution and the norm of that average (BN there needs a batch of two
+    # "normalized" by that average over its root mean square, so that the scale of the features enters once; "authors"
+    # after it, by the ReLU of a 1x1 convolution and the norm of that average (BN there needs a batch of two
     # or more), with a ReLU and no norm after the addition.
     fpt.RT_GATE = "paper"
     # One more 3x3 convolution after the addition, which the paper leaves open.

@@ -98,22 +98,36 @@ def attend(module: Any, target: Tensor, source: Tensor, ratio: int | None = None
     pooled = source if square_size else _pool_to_budget(_pool_cells(source, module.kv_stride), module.max_kv_tokens)
     q, k, v = (_project(p, x) for p, x in ((module.query, target), (module.key, pooled), (module.value, pooled)))
     queries, keys, values = (t.flatten(2).transpose(1, 2) for t in (q, k, v))
-    if not hasattr(module, "similarity"):
+    similarity = getattr(module, "similarity", None)
+    if getattr(module, "logit_scale", None) is not None:
+        similarity, (queries, keys) = "embedded", _normalize_parts(module, queries, keys)
+    if similarity is None:
         out = linear_attention(queries, keys, values).transpose(1, 2).unflatten(2, q.shape[-2:])
     else:
         gate = q.new_ones(q.shape[0], 1) if module.gate is None else mixture_gate(keys, module.gate)
         if square_size:
-            options = {"square_size": square_size, "similarity": module.similarity, "ratio": ratio}
+            options = {"square_size": square_size, "similarity": similarity, "ratio": ratio}
+            q, k = (t.transpose(1, 2).view_as(x) for t, x in ((queries, q), (keys, k)))
             out = local_mixture_attention(q, k, v, gate, **options)
         else:
             out = (
-                mixture_attention(queries, keys, values, gate, similarity=module.similarity, scale=module.scale)
+                mixture_attention(queries, keys, values, gate, similarity=similarity, scale=module.scale)
                 .transpose(1, 2)
                 .unflatten(2, q.shape[-2:])
             )
     if getattr(module, "project", None) is not None:
         return target + _norm(module, F.conv2d(out, module.project.weight, module.project.bias))
     return _norm(module, out)
+
+
+def _normalize_parts(module: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """q and k whose product over sqrt(D) is ``exp(t_n) cos(q_n, k_n)`` in each part; the keys have norm sqrt(D)."""
+    q, k = (_over_rms(t.unflatten(2, (module.num_parts, -1)), 3) for t in (q, k))
+    return (q * module.logit_scale.exp()[:, None] / q.shape[3] ** 0.5).flatten(2), k.flatten(2)
+
+
+def _over_rms(x: Tensor, dim: int) -> Tensor:
+    return x / (x.square().mean(dim, keepdim=True) + 1e-12).sqrt()
 
 
 def render(module: Any, target: Tensor, source: Tensor) -> Tensor:
@@ -124,6 +138,8 @@ def render(module: Any, target: Tensor, source: Tensor) -> Tensor:
     if source.shape != target.shape:
         source = F.interpolate(source, size=target.shape[-2:], mode="bilinear", align_corners=False)
     if module.gate is None:
+        if module.normalizes_gate:
+            mean = _over_rms(mean, 1)
         out = module.query(target * mean) + source
     else:
         conv, norm, _ = module.gate

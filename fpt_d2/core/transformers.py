@@ -8,8 +8,9 @@ Shape legend: B batch, N parts of the mixture, C channels, H x W target map, h x
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,14 @@ from .similarity import SIMILARITIES
 Norm = Callable[[int], nn.Module] | None
 
 TEMPERATURES = ("parts", "channels")
-GATES = ("paper", "authors")
+GATES = ("paper", "normalized", "authors")
+
+# What a learned temperature multiplies the cosine of query and key with: at the start, and at most, which keeps a
+# softmax that has become one-hot from growing on.
+START_LOGIT_SCALE = 10.0
+MAX_LOGIT_SCALE = 100.0
+# Added to a mean square before its root: far below that of any features, and a part of zeros has a finite derivative.
+UNIT_EPS = 1e-12
 
 
 class Branch(nn.Module):
@@ -73,8 +81,29 @@ class Branch(nn.Module):
         return self.transform(target.again(), source.again())
 
 
+class Attention(NamedTuple):
+    """What a mixture of softmaxes over dot products is computed from; see :func:`.mixture.dot_product_mixture`.
+
+    Attributes:
+        q: (B, Q, C). k: (B, K, C). v: (B, K, C). gate: (B, N). bias: (B, N, K) or None.
+        mask: (B, K) bool, False where a key is padding, or None.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gate: Tensor
+    bias: Tensor | None
+    mask: Tensor | None
+
+
 class MixtureTransformer(Branch):
-    """Attention of a target's positions to a source's by a mixture of softmaxes; query, key and value are linear."""
+    """Attention of a target's positions to a source's by a mixture of softmaxes; query, key and value are linear.
+
+    With ``qk_norm`` the scores are ``exp(t_n) cos(q_n, k_n)`` with a learned t for each part, and the key starts as a
+    copy of the query: the attention is then as sharp for small features as for large ones, and starts from likeness.
+    Without it, both go with the square of the features' scale.
+    """
 
     def __init__(
         self,
@@ -82,6 +111,7 @@ class MixtureTransformer(Branch):
         *,
         num_parts: int,
         similarity: str,
+        qk_norm: bool = False,
         kv_stride: int = 1,
         max_kv_tokens: int = 0,
         norm: Norm = None,
@@ -92,6 +122,8 @@ class MixtureTransformer(Branch):
             channels: of both levels and of the output.
             num_parts: softmaxes in the mixture.
             similarity: "euclidean" (negative squared distance) or "embedded" (dot product).
+            qk_norm: normalise query and key in each part and learn a temperature, see above. Both similarities are
+                then the cosine: the squared distance of vectors of one length is a constant less their product.
             kv_stride, max_kv_tokens: pooling of keys and values, see :meth:`.level.Level.tokens`.
             norm: makes the normalisation of the output from its channels; None for none.
             impl: see :func:`.attention.mixture_attention`.
@@ -111,25 +143,48 @@ class MixtureTransformer(Branch):
         # A single softmax has weight one whatever a gate says.
         self.gate = nn.Parameter(torch.randn(num_parts, channels) * channels**-0.5) if num_parts > 1 else None
         self.scale = (channels // num_parts) ** -0.5
+        self.logit_scale: nn.Parameter | None = None
+        if qk_norm:
+            self.logit_scale = nn.Parameter(torch.full((num_parts,), math.log(START_LOGIT_SCALE)))
+            self._start_alike()
         self.project: nn.Conv2d | None = None
 
+    @torch.no_grad()
+    def _start_alike(self) -> None:
+        """No biases either: beside small features they would be all there is."""
+        self.key.weight.copy_(self.query.weight)
+        self.query.bias.zero_()
+        self.key.bias.zero_()
+
     def transform(self, target: Level, source: Level) -> Tensor:
+        q, k, v, gate, bias, mask = self.attention(target, source)
+        out = dot_product_mixture(q, k, v, gate, bias=bias, key_mask=mask, scale=self.scale, impl=self.impl)
+        out = out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
+        return out if self.project is None else self.project(out)  # type: ignore[no-any-return]
+
+    def attention(self, target: Level, source: Level) -> Attention:
+        """What the output is computed from: its weights are those of the scores ``scale (q_n . k_n + bias_n)``."""
         # A linear map commutes with the average: pooling first is the cheaper order.
         pools = self.kv_stride > 1 or self.max_kv_tokens > 0
         keys, mask = source.tokens(self.kv_stride, self.max_kv_tokens) if pools else source.positions
-        q, k, v = self.query(target.positions[0]), self.key(keys), self.value(keys)
+        q, k = self._query_and_key(target.positions[0], keys)
         bias, key, as_dot_product = None, k, SIMILARITIES[self.similarity]
-        if as_dot_product is not None:
+        if as_dot_product is not None and self.logit_scale is None:
             q, key, bias = as_dot_product(q, k, self.num_parts, mask)
-        gate = mixture_gate(k, self.gate, key_mask=mask)
-        out = dot_product_mixture(q, key, v, gate, bias=bias, key_mask=mask, scale=self.scale, impl=self.impl)
-        out = out.transpose(1, 2).unflatten(2, target.map.shape[-2:])
-        return out if self.project is None else self.project(out)  # type: ignore[no-any-return]
+        return Attention(q, key, self.value(keys), mixture_gate(k, self.gate, key_mask=mask), bias, mask)
+
+    def _query_and_key(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Of positions (B, Q, C) and (B, K, C)."""
+        q, k = self.query(queries), self.key(keys)
+        if self.logit_scale is None:
+            return q, k
+        factor = self.logit_scale.clamp(max=math.log(MAX_LOGIT_SCALE)).exp() * self.scale
+        return _unit_rms(q, self.num_parts, factor), _unit_rms(k, self.num_parts)
 
     def extra_repr(self) -> str:
         return (
             f"channels={self.channels}, num_parts={self.num_parts}, similarity={self.similarity!r}, "
-            f"kv_stride={self.kv_stride}, max_kv_tokens={self.max_kv_tokens}"
+            f"qk_norm={self.logit_scale is not None}, kv_stride={self.kv_stride}, max_kv_tokens={self.max_kv_tokens}"
         )
 
 
@@ -158,6 +213,8 @@ class SelfTransformer(MixtureTransformer):
         """
         super().__init__(channels, num_parts=num_parts, similarity="embedded", **options)
         check_argument("temperature", temperature, temperature in TEMPERATURES, one_of(TEMPERATURES))
+        is_free = temperature == "parts" or self.logit_scale is None
+        check_argument("temperature", temperature, is_free, "'parts' with normalised query and key")
         if temperature == "channels":
             self.scale = channels**-0.5
         self.residual = residual
@@ -177,25 +234,32 @@ class LocalGroundingTransformer(MixtureTransformer):
     """Locality-constrained grounding: a position meets those of a square around its own place (paper, LGT)."""
 
     def __init__(
-        self, channels: int, *, square_size: int, num_parts: int = 4, similarity: str = "euclidean", norm: Norm = None
+        self,
+        channels: int,
+        *,
+        square_size: int,
+        num_parts: int = 4,
+        similarity: str = "euclidean",
+        qk_norm: bool = False,
+        norm: Norm = None,
     ) -> None:
         """
         Args:
             square_size: odd side of the square, in positions of the coarser level.
-            channels, num_parts, similarity, norm: as for :class:`MixtureTransformer`.
+            channels, num_parts, similarity, qk_norm, norm: as for :class:`MixtureTransformer`.
 
         Raises:
             ValueError: a value that is not allowed.
         """
-        super().__init__(channels, num_parts=num_parts, similarity=similarity, norm=norm)
+        super().__init__(channels, num_parts=num_parts, similarity=similarity, qk_norm=qk_norm, norm=norm)
         check_argument("square_size", square_size, square_size > 0 and square_size % 2 == 1, "an odd number")
         self.square_size = square_size
 
     def transform(self, target: Level, source: Level) -> Tensor:
         """The weights of the parts come from the whole level's mean key."""
         keys, key_mask = source.positions
-        q, k, v = self.query(target.positions[0]), self.key(keys), self.value(keys)
-        gate = mixture_gate(k, self.gate, key_mask=key_mask)
+        q, k = self._query_and_key(target.positions[0], keys)
+        v, gate = self.value(keys), mixture_gate(k, self.gate, key_mask=key_mask)
         mask = None if source.mask is None else source.mask.squeeze(1)
         q = q.transpose(1, 2).unflatten(2, target.map.shape[-2:])
         k, v = (t.transpose(1, 2).unflatten(2, source.map.shape[-2:]) for t in (k, v))
@@ -205,7 +269,7 @@ class LocalGroundingTransformer(MixtureTransformer):
             v,
             gate,
             square_size=self.square_size,
-            similarity=self.similarity,
+            similarity=self.similarity if self.logit_scale is None else "embedded",
             key_mask=mask,
             ratio=source.stride // target.stride if source.stride and target.stride else None,
         )
@@ -248,9 +312,10 @@ class LinearGroundingTransformer(Branch):
 class RenderingTransformer(Branch):
     """Rendering Transformer: a coarser level is rendered with the detail of a finer one (paper, RT).
 
-    ``w = GAP(fine)``; ``out = conv(coarse * w) + down(fine)``, then one more 3x3 convolution if asked for. The authors'
-    code gates behind the convolution, ``relu(conv(coarse) * relu(norm(conv1x1(GAP(fine)))) + down(fine))``, and has no
-    norm on the sum.
+    ``w = GAP(fine)``; ``out = conv(coarse * w) + down(fine)``, then one more 3x3 convolution if asked for. That product
+    goes with the square of the features' scale; "normalized" divides w by its root mean square over the channels, so
+    that both terms go with the scale itself. The authors' code gates behind the convolution,
+    ``relu(conv(coarse) * relu(norm(conv1x1(GAP(fine)))) + down(fine))``, and has no norm on the sum.
     """
 
     def __init__(
@@ -267,21 +332,21 @@ class RenderingTransformer(Branch):
             channels: of both levels and of the output.
             num_halvings: log2 of the ratio of the strides. The finer level goes through as many 3x3 convolutions of
                 stride 2 (one of stride 1 for levels of one size).
-            gate: "paper" or "authors", see above.
+            gate: "paper", "normalized" or "authors", see above.
             final_conv: a 3x3 convolution after the addition. The paper leaves it open.
             norm: makes the normalisation, of the output or for "authors" of the gate, from channels; None for none.
 
         Raises:
             ValueError: a value that is not allowed.
         """
-        super().__init__(channels, norm if gate == "paper" else None)
+        super().__init__(channels, None if gate == "authors" else norm)
         check_argument("num_halvings", num_halvings, num_halvings >= 0, "0 or more: the source is the finer level")
         check_argument("gate", gate, gate in GATES, one_of(GATES))
         self.query = nn.Conv2d(channels, channels, 3, padding=1)
         strides = [2] * num_halvings or [1]
         self.down = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=s, padding=1) for s in strides)
         self.out = nn.Conv2d(channels, channels, 3, padding=1) if final_conv else None
-        self.gate: nn.Sequential | None = None
+        self.normalizes_gate, self.gate = gate == "normalized", None
         if gate == "authors":
             self.can_recompute = False
             gate_norm = nn.Identity() if norm is None else norm(channels)
@@ -291,7 +356,8 @@ class RenderingTransformer(Branch):
         """Both levels come with zeros in the padding, as :class:`.pyramid.PyramidTransform` hands them over."""
         shrunk = self._shrink(source, target.map.shape[-2:])
         if self.gate is None:
-            out = self.query(target.map * source.mean)
+            mean = _unit_rms(source.mean.flatten(1)).view_as(source.mean) if self.normalizes_gate else source.mean
+            out = self.query(target.map * mean)
         else:
             out = self.query(target.map) * self.gate(source.mean)
         out = out + shrunk
@@ -310,6 +376,17 @@ class RenderingTransformer(Branch):
         if x.shape[-2:] != size:  # a trunk that rounds odd sizes down
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
         return x
+
+
+def _unit_rms(x: Tensor, num_parts: int = 1, factor: Tensor | None = None) -> Tensor:
+    """``x`` (..., C), each of its parts over its root mean square, times a factor (N) of each part; in x's dtype."""
+    with torch.autocast(x.device.type, enabled=False):
+        parts = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (num_parts, -1))
+        inverse = (parts.square().mean(-1, keepdim=True) + UNIT_EPS).rsqrt()
+        if factor is not None:
+            inverse = inverse * factor.to(inverse.dtype).unsqueeze(-1)
+        out: Tensor = (parts * inverse).flatten(-2).to(x.dtype)
+        return out
 
 
 def _check_pooling(kv_stride: int, max_kv_tokens: int) -> None:

@@ -112,6 +112,7 @@ def st(cfg: CfgNode, channels: int) -> nn.Module:
             num_parts=fpt.ST_NUM_PARTS,
             residual=fpt.ST_RESIDUAL,
             temperature=fpt.ST_TEMPERATURE,
+            qk_norm=fpt.QK_NORM,
             kv_stride=fpt.KV_STRIDE,
             max_kv_tokens=fpt.MAX_KV_TOKENS,
             norm=norm_factory(fpt.NORM),
@@ -125,7 +126,7 @@ def gt(cfg: CfgNode, channels: int) -> nn.Module:
     """The grounding transformer: linear where the similarity is "dot", within a square where that has a side."""
     fpt = cfg.MODEL.FPT
     pooling, norm = {"kv_stride": fpt.KV_STRIDE, "max_kv_tokens": fpt.MAX_KV_TOKENS}, norm_factory(fpt.NORM)
-    mixture = {"num_parts": fpt.GT_NUM_PARTS, "similarity": fpt.GT_SIMILARITY}
+    mixture = {"num_parts": fpt.GT_NUM_PARTS, "similarity": fpt.GT_SIMILARITY, "qk_norm": fpt.QK_NORM}
     keys = {"num_parts": "GT_NUM_PARTS", "similarity": "GT_SIMILARITY", "square_size": "GT_SQUARE_SIZE"}
     with arguments_from("MODEL.FPT", impl="ATTENTION_IMPL", **keys):
         if fpt.GT_SQUARE_SIZE:

@@ -34,18 +34,23 @@ GROUNDINGS = [
     partial(Linear, WIDTH, kv_stride=3, max_kv_tokens=2),
     partial(Local, WIDTH, square_size=3),
     partial(Local, WIDTH, square_size=5, similarity="embedded", num_parts=2),
+    partial(Grounding, WIDTH, num_parts=2, qk_norm=True),
+    partial(Grounding, WIDTH, num_parts=1, qk_norm=True, max_kv_tokens=7),
+    partial(Local, WIDTH, square_size=3, num_parts=2, qk_norm=True),
 ]
 SELVES = [
     partial(SelfTransformer, WIDTH),
     partial(SelfTransformer, WIDTH, num_parts=1),
     partial(SelfTransformer, WIDTH, num_parts=4, kv_stride=2),
     partial(SelfTransformer, WIDTH, max_kv_tokens=6),
+    partial(SelfTransformer, WIDTH, qk_norm=True),
     partial(SelfTransformer, WIDTH, residual=True),
     partial(SelfTransformer, WIDTH, residual=True, temperature="channels", kv_stride=2),
 ]
 RENDERINGS = [
     partial(RenderingTransformer, WIDTH, num_halvings=1),
     partial(RenderingTransformer, WIDTH, num_halvings=1, final_conv=False),
+    partial(RenderingTransformer, WIDTH, num_halvings=1, gate="normalized"),
     partial(RenderingTransformer, WIDTH, num_halvings=1, gate="authors"),
 ]
 every_grounding = pytest.mark.parametrize("make", GROUNDINGS)
@@ -101,12 +106,46 @@ def test_self(make, norm):
 
 @pytest.mark.parametrize("halvings, coarse", [(0, (9, 11)), (1, (5, 6)), (2, (3, 3)), (1, (4, 5)), (3, (1, 1))])
 @pytest.mark.parametrize("final_conv", [True, False])
-@pytest.mark.parametrize("gate", ["paper", "authors"])
+@pytest.mark.parametrize("gate", ["paper", "normalized", "authors"])
 def test_rendering(halvings, coarse, final_conv, gate):
     """Also where a trunk rounds odd sizes down: 9 x 11 to 4 x 5."""
     module = double(RenderingTransformer(WIDTH, num_halvings=halvings, final_conv=final_conv, gate=gate))
     fine, coarse = maps((9, 11), coarse)
     assert_equal(module, reference.render, (coarse, fine))
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e3])
+@pytest.mark.parametrize(
+    "make", [partial(Grounding, WIDTH, num_parts=1), partial(SelfTransformer, WIDTH), GROUNDINGS[6]]
+)
+def test_normalised_attention_is_as_sharp_at_any_scale(make, scale):
+    """At its start the output goes with the scale of the features, which for the paper's scores it does not."""
+    fine, coarse = maps((6, 7), (3, 4))
+    for qk_norm in (True, False):
+        module = make(qk_norm=qk_norm).double()
+        nn.init.zeros_(module.value.bias)
+        branch = on_maps(module)
+        error = relative_error(branch(fine * scale, coarse * scale) / scale, branch(fine, coarse))
+        assert error < 1e-5 if qk_norm else error > 1e-3
+
+
+def test_normalised_attention_starts_from_likeness():
+    """A key that is the query's own copy gets the highest weight; its score is the start of the learned scale."""
+    module = SelfTransformer(WIDTH, num_parts=2, qk_norm=True)
+    q, k, *_ = module.attention(*[Level(maps((3, 4), (1, 1))[0].float())] * 2)
+    scores = module.scale * torch.einsum("bqnd,bknd->bnqk", *(t.unflatten(2, (2, -1)) for t in (q, k)))
+    diagonal = scores.diagonal(dim1=2, dim2=3)
+    assert torch.allclose(diagonal, torch.full_like(diagonal, 10.0), rtol=1e-4)
+    assert (scores <= diagonal.unsqueeze(3) + 1e-4).all()
+
+
+def test_normalised_scores_are_bounded():
+    module = Grounding(WIDTH, num_parts=2, qk_norm=True)
+    nn.init.constant_(module.logit_scale, 50.0)
+    fine, coarse = (Level(x.float()) for x in maps((3, 4), (2, 2)))
+    q, k, *_ = module.attention(fine, coarse)
+    scores = module.scale * torch.einsum("bqnd,bknd->bnqk", *(t.unflatten(2, (2, -1)) for t in (q, k)))
+    assert scores.abs().max() <= 100.001
 
 
 # The formulas of the specification once more, from the parameters alone
@@ -321,7 +360,11 @@ def test_a_lone_softmax_has_no_gate():
         (Local, {"square_size": -3}, "square_size is -3"),
         (SelfTransformer, {"temperature": 1}, "temperature is 1; allowed: 'parts' or 'channels'"),
         (RenderingTransformer, {"num_halvings": -1}, "num_halvings is -1; allowed: 0 or more: the source is the finer"),
-        (RenderingTransformer, {"num_halvings": 1, "gate": "x"}, "gate is 'x'; allowed: 'paper' or 'authors'"),
+        (
+            RenderingTransformer,
+            {"num_halvings": 1, "gate": "x"},
+            "gate is 'x'; allowed: 'paper', 'normalized' or 'authors'",
+        ),
     ],
 )
 def test_bad_values(make, options, message):
