@@ -1,5 +1,6 @@
 """Detectron2 backbones (FPT, UFP, BiFPN), trunks, RoI heads, heads for segmentation; importing this registers them."""
 
+from . import controls  # noqa: F401  (registers its branches)
 from .bifpn import BiFPN
 from .branches import FPT_BRANCH_REGISTRY, build_transform, reads
 from .build import (

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fpt_d2 import FPT
 from fpt_d2.core import Level, reference
+from fpt_d2.core.control import WithoutAttention
 from fpt_d2.errors import ConfigError
 from fpt_d2.modeling import FPT_BRANCH_REGISTRY, FPT_PYRAMID_REGISTRY, BiFPN, PyramidFPT, build_transform, reads
 
@@ -239,10 +240,19 @@ def test_branch_of_ones_own_beside_ours(register: Callable) -> None:
     assert all(x.isfinite().all() for x in model(image()).values())
 
 
+def test_controls_take_the_place_of_attention() -> None:
+    for suffix in ("conv", "mean"):
+        model = backbone("MODEL.FPT.BRANCHES", [f"st_{suffix}", f"gt_{suffix}", "rt"], "MODEL.FPT.NORM", "BN")
+        branches = [*model.fpt.st.values(), *model.fpt.gt.values()]
+        assert all(isinstance(b, WithoutAttention) and b.norm is not None for b in branches) and len(branches) == 10
+        sum(x.sum() for x in model(image()).values()).backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 def test_branches_that_are_unknown_or_in_one_place_are_named(register: Callable) -> None:
     register(FPT_BRANCH_REGISTRY, "scaled", reads("coarser")(lambda cfg, channels: Scaled(channels)))
     for branches, message in (
-        (["st", "xt"], r"^MODEL\.FPT\.BRANCHES is \['st', 'xt'\]; allowed: any of 'st', 'gt', 'rt' or 'scaled'$"),
+        (["st", "xt"], r"^MODEL\.FPT\.BRANCHES is \['st', 'xt'\]; allowed: any of 'st', 'gt', 'rt', .* or 'scaled'$"),
         (["gt", "scaled"], r"^MODEL\.FPT\.BRANCHES is \['gt', 'scaled'\]; allowed: one that reads coarser levels$"),
         (["st", "st"], r"^MODEL\.FPT\.BRANCHES is \['st', 'st'\]; allowed: one that reads own levels$"),
     ):
@@ -287,5 +297,6 @@ def test_transform_from_a_config_for_levels_of_ones_own() -> None:
 
 def test_registries_are_named_as_the_keys_say() -> None:
     assert {name for name, _ in FPT_PYRAMID_REGISTRY} == {"lateral", "fpn", "bfp"}
-    assert {name for name, _ in FPT_BRANCH_REGISTRY} == {"st", "gt", "rt"}
+    controls = {"st_conv", "gt_conv", "st_mean", "gt_mean"}
+    assert {name for name, _ in FPT_BRANCH_REGISTRY} == {"st", "gt", "rt"} | controls
     assert "build_resnet_bifpn_backbone" in BACKBONE_REGISTRY
