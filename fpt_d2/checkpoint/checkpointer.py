@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .convert import convert_resnet, from_pickle, from_pycls, is_torchvision_resnet, rename_modules
 from .files import find_weights, read_weights, weights_by_name
+from .library import fit_library
 from .names import has_caffe2_group_norm, is_fpt, is_fusion
 from .origin import input_warning
 from .report import LoadReport
@@ -23,7 +24,8 @@ logger = logging.getLogger(__name__)
 class FPTCheckpointer(DetectionCheckpointer):
     """Load any checkpoint that Detectron2 can load, and say what of it was used.
 
-    Also takes the weights of torchvision's and timm's ResNets as they are. Files are read without executing what they
+    Also takes the weights of torchvision's and timm's ResNets as they are, those of any of their models for a trunk
+    made of it, and those that come with a Python package (:mod:`.packages`). Files are read without executing what they
     hold; see :func:`.files.read_weights`.
     """
 
@@ -71,8 +73,8 @@ class FPTCheckpointer(DetectionCheckpointer):
             checkpoint = super()._load_file(filename)
         weights = weights_by_name(checkpoint["model"], filename)
         if is_torchvision_resnet(weights) and not any(".layer1." in name for name in self.model.state_dict()):
-            checkpoint = convert_resnet(weights)
-        return checkpoint
+            return convert_resnet(weights)
+        return fit_library(weights, self.model, self._source) or checkpoint
 
     def _torch_load(self, f: str) -> Any:
         content = read_weights(f)

@@ -12,6 +12,9 @@ import yaml
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
+from .library import library_trunk
+from .packages import package_input, package_of
+
 # Keys of a config, and the arguments that they are in Detectron2's configs in Python.
 _KEYS = {
     "INPUT.FORMAT": "model.input_format",
@@ -28,6 +31,7 @@ _TORCHVISION = {
     "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
 }
+_LIBRARIES = ("torchvision", "timm")
 
 
 def input_warning(model: nn.Module, source: str, author: str, input_format: str = "") -> str:
@@ -39,6 +43,8 @@ def input_warning(model: nn.Module, source: str, author: str, input_format: str 
         input_format: the order of the model's channels. Not every model of Detectron2 knows its own.
     """
     wanted, origin = expected_input(source, author)
+    if not package_of(source) and author in _LIBRARIES:
+        wanted = {**wanted, **_library_input(model)}
     has = _input_of(model, input_format)
     wrong = {key: value for key, value in wanted.items() if key in has and not _same(value, has[key])}
     if not wrong:
@@ -50,9 +56,12 @@ def input_warning(model: nn.Module, source: str, author: str, input_format: str 
 def expected_input(source: str, author: str) -> tuple[dict[str, Any], str]:
     """The config keys that the weights of this origin want, and the origin in words.
 
-    In this order: the config of a Detectron2 model zoo file; ``config.yaml`` beside a checkpoint that training wrote;
-    the file's author. Only those Caffe2 files that have MSRA in their path tell more than the order of the channels.
+    In this order: the package that they come with; the config of a Detectron2 model zoo file; ``config.yaml`` beside a
+    checkpoint that training wrote; the file's author. Only those Caffe2 files that have MSRA in their path tell more
+    than the order of the channels.
     """
+    if package := package_of(source):
+        return package_input(package), f"come with the package {package}"
     if zoo := re.search(r"([\w.-]+/[\w.-]+)/\d+/model_final_\w+\.pkl$", source):
         return _from_zoo(zoo[1]), "are of Detectron2's model zoo"
     beside = os.path.join(os.path.dirname(source), "config.yaml")
@@ -60,9 +69,16 @@ def expected_input(source: str, author: str) -> tuple[dict[str, Any], str]:
         return _from_yaml(beside), f"were trained with {beside}"
     if author == "Caffe2":
         return (_MSRA if "MSRA/" in source else _BGR), "come from Caffe2"
-    if author in ("torchvision", "timm"):
+    if author in _LIBRARIES:
         return _TORCHVISION, f"come from {author}"
     return {}, ""
+
+
+def _library_input(model: nn.Module) -> dict[str, Any]:
+    """The keys that a trunk out of a library knows of its own weights; none where there is no such trunk."""
+    trunk = library_trunk(model)
+    mean, std = (getattr(trunk[1], name, None) if trunk else None for name in ("pixel_mean", "pixel_std"))
+    return {"MODEL.PIXEL_MEAN": mean, "MODEL.PIXEL_STD": std} if mean and std else {}
 
 
 def _from_zoo(name: str) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from .checks import check_that_model_builds, device_type, last_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# In the names of Detectron2's files that hold a trunk alone.
-_TRUNK_WEIGHTS = ("ImageNetPretrained", "DeepLab/R-")
+# In the addresses of weights that are a trunk alone.
+_TRUNK_WEIGHTS = ("ImageNetPretrained", "DeepLab/R-", "package://")
 
 
 def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_score: float | None = 0.5) -> CfgNode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -73,26 +74,13 @@ def _plug_in(cfg: CfgNode, trunk: Backbone) -> Backbone:
 @BACKBONE_REGISTRY.register()
 def build_torchvision_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureTrunk:
     """A model of torchvision, its features named res2 to res5 by their strides."""
-    from torchvision.models import get_model_weights
-
-    trunk = cfg.MODEL.TRUNK
-    model = _explained(torchvision_trunk, cfg, layers=trunk.LAYERS)
-    if _is_pretrained(cfg):
-        transforms = get_model_weights(trunk.NAME).DEFAULT.transforms()
-        _warn_of_input(cfg, transforms.mean, transforms.std)
-    return model
+    return _explained(torchvision_trunk, cfg, layers=cfg.MODEL.TRUNK.LAYERS)
 
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FeatureTrunk:
     """A model of timm, its features named res2 to res5 by their strides."""
-    model = _explained(timm_trunk, cfg)
-    if _is_pretrained(cfg):
-        from timm import get_pretrained_cfg
-
-        pretrained = get_pretrained_cfg(cfg.MODEL.TRUNK.NAME)
-        _warn_of_input(cfg, pretrained.mean, pretrained.std)  # type: ignore[union-attr]
-    return model
+    return _explained(timm_trunk, cfg)
 
 
 def _explained(make: Any, cfg: CfgNode, **options: Any) -> FeatureTrunk:
@@ -102,7 +90,7 @@ def _explained(make: Any, cfg: CfgNode, **options: Any) -> FeatureTrunk:
         raise ConfigError(f"MODEL.TRUNK.NAME is ''; allowed: the name of a model, as BUILDER is {trunk.BUILDER!r}")
     try:
         with arguments_from("MODEL.TRUNK"):
-            return make(trunk.NAME, pretrained=_is_pretrained(cfg), norm=trunk.NORM, **options)  # type: ignore[no-any-return]
+            made: FeatureTrunk = make(trunk.NAME, pretrained=_is_pretrained(cfg), norm=trunk.NORM, **options)
     except ConfigError:
         raise
     except (ImportError, ValueError) as error:
@@ -112,6 +100,9 @@ def _explained(make: Any, cfg: CfgNode, **options: Any) -> FeatureTrunk:
             f"MODEL.TRUNK.PRETRAINED: the weights of {trunk.NAME} cannot be fetched ({error}): set it to False, and "
             "MODEL.WEIGHTS to weights that are here"
         ) from error
+    if _is_pretrained(cfg) and made.pixel_mean and made.pixel_std:
+        _warn_of_input(cfg, made.pixel_mean, made.pixel_std)
+    return made
 
 
 def _is_pretrained(cfg: CfgNode) -> bool:
@@ -119,10 +110,9 @@ def _is_pretrained(cfg: CfgNode) -> bool:
     return cfg.MODEL.TRUNK.PRETRAINED and not cfg.MODEL.WEIGHTS
 
 
-def _warn_of_input(cfg: CfgNode, mean: Any, std: Any) -> None:
+def _warn_of_input(cfg: CfgNode, mean: Sequence[float], std: Sequence[float]) -> None:
     """Libraries' weights want RGB images, and a scale that Detectron2's defaults do not have."""
     model = cfg.MODEL
-    mean, std = ([round(255 * x, 3) for x in values] for values in (mean, std))
     given = torch.tensor([*model.PIXEL_MEAN, *model.PIXEL_STD])
     if cfg.INPUT.FORMAT != "RGB" or not torch.allclose(given, torch.tensor([*mean, *std]), rtol=0.05):
         logger.warning(

@@ -23,17 +23,27 @@ class FeatureTrunk(Backbone):
     that a neck's config needs no change. Finer ones are left out.
     """
 
-    def __init__(self, body: nn.Module) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        library: str = "",
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
+    ) -> None:
         """
         Args:
             body: takes images (B, 3, H, W) and returns a list or dict of maps (B, C, H / stride, W / stride). It is run
                 once, on small images, to see what they are.
+            library: "timm" or "torchvision", whose weights of the whole model fit; "" for another.
+            pixel_mean, pixel_std: what the library's own weights want: RGB, of values 0 to 255; None if not known.
 
         Raises:
             ValueError: a feature that is not such a map, or two of one stride.
         """
         super().__init__()
         self.body = body
+        self.library, self.pixel_mean, self.pixel_std = library, pixel_mean, pixel_std
         self._shapes: dict[str, ShapeSpec] = {}
         self._indices: list[int] = []
         for i, shape in enumerate(_measure(body)):
@@ -69,7 +79,7 @@ def torchvision_trunk(
     Raises:
         ValueError: unknown model, layer or norm, or features that make no pyramid.
     """
-    from torchvision.models import get_model, list_models
+    from torchvision.models import get_model, get_model_weights, list_models
     from torchvision.models.feature_extraction import create_feature_extractor
 
     _check_norm(norm)
@@ -84,7 +94,9 @@ def torchvision_trunk(
         raise ValueError(f"torchvision's {name} has no layers {list(layers)}; some that it has: {children}") from error
     if norm == "FrozenBN":
         body = FrozenBatchNorm2d.convert_frozen_batchnorm(body)
-    return FeatureTrunk(nn.SyncBatchNorm.convert_sync_batchnorm(body) if norm == "SyncBN" else body)
+    elif norm == "SyncBN":
+        body = nn.SyncBatchNorm.convert_sync_batchnorm(body)
+    return FeatureTrunk(body, library="torchvision", **_pixels(get_model_weights(name).DEFAULT.transforms()))
 
 
 def timm_trunk(name: str, *, pretrained: bool = False, norm: str = "FrozenBN", **options: Any) -> FeatureTrunk:
@@ -102,7 +114,7 @@ def timm_trunk(name: str, *, pretrained: bool = False, norm: str = "FrozenBN", *
     """
     _check_norm(norm)
     try:
-        from timm import create_model, is_model
+        from timm import create_model, get_pretrained_cfg, is_model
         from timm.layers.norm_act import convert_sync_batchnorm, freeze_batch_norm_2d
     except ModuleNotFoundError as error:
         raise ImportError(f"the trunk {name!r} needs timm, which is not installed: pip install timm") from error
@@ -112,7 +124,16 @@ def timm_trunk(name: str, *, pretrained: bool = False, norm: str = "FrozenBN", *
     # timm's own: its batch norms may have an activation in them, which others would drop.
     if norm == "FrozenBN":
         body = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
-    return FeatureTrunk(convert_sync_batchnorm(body) if norm == "SyncBN" else body)  # type: ignore[no-untyped-call]
+    elif norm == "SyncBN":
+        body = convert_sync_batchnorm(body)  # type: ignore[no-untyped-call]
+    return FeatureTrunk(body, library="timm", **_pixels(get_pretrained_cfg(name)))
+
+
+def _pixels(pretrained: Any) -> dict[str, list[float]]:
+    """``pixel_mean`` and ``pixel_std`` from what a library knows of its weights, for values 0 to 1; {} if nothing."""
+    mean, std = getattr(pretrained, "mean", None), getattr(pretrained, "std", None)
+    known = {"pixel_mean": mean, "pixel_std": std} if mean and std else {}
+    return {name: [round(255 * x, 3) for x in values] for name, values in known.items()}
 
 
 def _check_norm(norm: str) -> None:
