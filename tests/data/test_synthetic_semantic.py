@@ -181,7 +181,7 @@ def test_only_a_semantic_data_set_is_replaced(tmp_path):
     write_context(root, num_train=2, num_val=1, overwrite=True, progress=False)
     assert len(list((root / "labels" / "train").iterdir())) == 2
     (root / write_context_module.INFO_FILE).write_text("{}")
-    with pytest.raises(FileExistsError, match="not a synthetic data set of this kind"):
+    with pytest.raises(FileExistsError, match="not a data set of this kind"):
         write_context(root, num_train=1, num_val=1, overwrite=True, progress=False)
     assert os.listdir(tmp_path) == ["context"]
 

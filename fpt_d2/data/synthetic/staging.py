@@ -44,18 +44,18 @@ def write_splits(
         raise DatasetError(f"num_train and num_val must be at least 1, not {sizes[0]} and {sizes[1]}")
     if seed < 0:
         raise DatasetError(f"seed must not be negative, but is {seed}")
-    with _staged_folder(Path(root).absolute(), marker, overwrite=overwrite) as staging:
+    with staged_folder(Path(root).absolute(), marker, overwrite=overwrite) as staging:
         for split, number in zip(SPLITS, sizes):
             write_split(staging, split, tqdm(range(number), split, unit="image", disable=None if progress else True))
 
 
 @contextmanager
-def _staged_folder(root: Path, marker: tuple[str, str], *, overwrite: bool) -> Iterator[Path]:
+def staged_folder(root: Path, marker: tuple[str, str], *, overwrite: bool) -> Iterator[Path]:
     """A folder that becomes ``root`` when the block ends, and is gone when the block raises."""
     if root.exists():
         if not _has_marker(root, *marker):
             raise FileExistsError(
-                f"{root} exists and is not a synthetic data set of this kind: choose another folder, or remove it"
+                f"{root} exists and is not a data set of this kind: choose another folder, or remove it"
             )
         if not overwrite:
             raise FileExistsError(f"{root} holds a data set already: overwrite=True (--overwrite) replaces it")

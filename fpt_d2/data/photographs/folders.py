@@ -1,0 +1,81 @@
+"""What the preparations share: the folder that they write, and how they name what is wrong with a download.
+
+Files are copied, not linked, so that the download may be moved or removed afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import DatasetError
+from ..checks.findings import Findings
+from ..checks.image_files import image_size, map_files
+from ..synthetic.staging import staged_folder
+
+INFO_FILE = "dataset.json"  # written into every prepared folder; by it --overwrite knows what it may replace
+
+
+@contextmanager
+def prepared_folder(root: Path, source: Path, kind: str, *, overwrite: bool) -> Iterator[Path]:
+    """A folder that becomes ``root`` when the block ends, and is gone when the block raises.
+
+    Args:
+        source: folder of the download.
+        kind: of data set; only a folder of the same kind is replaced.
+
+    Raises:
+        DatasetError: the download does not exist, or lies where the prepared data set goes.
+        FileExistsError: ``root`` holds something, and ``overwrite`` is not set or it is of another kind.
+    """
+    if not source.is_dir():
+        raise DatasetError(f"{source} is not a folder: name the folder of the download")
+    real_root, real_source = root.resolve(), source.resolve()
+    if real_root == real_source or real_root in real_source.parents:
+        raise DatasetError(f"{source} lies where the prepared data set goes, {root}: move the download elsewhere")
+    with staged_folder(root.absolute(), (INFO_FILE, _description(kind)), overwrite=overwrite) as staging:
+        yield staging
+
+
+def write_info(folder: Path, kind: str, **info: Any) -> None:
+    """Write what a prepared data set is and how it came about."""
+    write_json(folder / INFO_FILE, {"description": _description(kind), **info}, indent=2)
+
+
+def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=indent), encoding="utf-8")
+
+
+def _description(kind: str) -> str:
+    return f"fpt_d2: {kind} prepared from a download"
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of the files in a folder, without those that a system hides."""
+    return {entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")}
+
+
+def size_of_whole_image(path: Path) -> tuple[int, int]:
+    """Width and height as Detectron2 reads the image, all of which is decoded.
+
+    Raises one of `fpt_d2.data.labels.UNREADABLE` if it is not an image, or not a whole one.
+    """
+    return image_size(str(path), expected=(0, 0))  # no image has this size, so that its header is not trusted
+
+
+def raise_findings(findings: Findings, what: str, remedy: str) -> None:
+    """Raise DatasetError with everything that was found, if anything was."""
+    if findings.counts:
+        raise DatasetError(f"{what}: {'; '.join(findings.lines())}. Remedy: {remedy}")
+
+
+def copy_files(tasks: Sequence[tuple[Path, Path]]) -> None:
+    """Copy every (file, new file), in folders that exist."""
+    for _ in map_files(lambda task: shutil.copyfile(*task), tasks, "copying images"):
+        pass
