@@ -41,7 +41,8 @@ def _add_model_config(cfg: CN) -> None:
     fpt.PYRAMID = "fpn"
     # Which of the three transformers are on, by their names in FPT_BRANCH_REGISTRY: "st" (self), "gt" (grounding,
     # top-down), "rt" (rendering, bottom-up), or one's own in the place of one of them. An empty list is the plain
-    # source pyramid: Detectron2's FPN, or BFP.
+    # source pyramid: Detectron2's FPN, or BFP. "st_conv", "gt_conv", "st_mean" and "gt_mean" are controls without
+    # attention, for an ablation.
     fpt.BRANCHES = ["st", "gt", "rt"]
     # Width in which the branches compute and enter the fusion. 256 as in the paper; 64 is the light model.
     fpt.BRANCH_CHANNELS = 256
@@ -210,6 +211,14 @@ def _add_dataset_config(cfg: CN) -> None:
 
 
 def _add_training_config(cfg: CN) -> None:
+    # "SGD", as Detectron2 trains, or "AdamW" (with torch's betas; SOLVER.MOMENTUM and NESTEROV are SGD's). AdamW wants
+    # another BASE_LR, about 1e-4 to 1e-3, and WEIGHT_DECAY, about 0.05: the defaults of those keys are SGD's.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Of the learning rate of the trunk (the key of Mask2Former, there of all the backbone), and of that of the branches
+    # and of the convolutions that fuse them. Above 0.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    cfg.SOLVER.FPT_MULTIPLIER = 1.0
+
     # Train on a few images, evaluate on a few, save nothing.
     cfg.DEBUG = CN({"ENABLED": False})
     cfg.DEBUG.NUM_IMAGES = 8

@@ -12,6 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from torch import nn
 
 from ..checkpoint import find_weights
+from ..checkpoint.files import read_weights
 from ..config import SEMANTIC_SEGMENTATION
 from ..data import check_datasets, check_input_config
 from ..data.labels import flipped_classes
@@ -20,6 +21,7 @@ from ..evaluation import check_evaluator, metric_names
 from ..modeling import check_model
 from ..modeling.keys import arguments_from
 from ..modeling.sem_seg import SlidingWindow
+from .optimizer import build_optimizer, check_optimizer
 
 
 def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -112,6 +114,7 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
     test, mask_format, evaluates = cfg.TEST, cfg.INPUT.MASK_FORMAT, bool(cfg.DATASETS.TEST)
     require(bool(cfg.DATASETS.TRAIN), "DATASETS.TRAIN is empty: name the data sets to train on")
     _check_batch(cfg, args.num_gpus * args.num_machines)
+    check_optimizer(cfg)
     require(
         not cfg.MODEL.MASK_ON or mask_format in ("polygon", "bitmask"),
         f"INPUT.MASK_FORMAT is {mask_format!r}; allowed: 'polygon', 'bitmask'",
@@ -178,6 +181,19 @@ def _check_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
     require(bool(weights) or not args.eval_only, "--eval-only needs a trained model: add MODEL.WEIGHTS FILE")
     if weights:
         find_weights(weights, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
+
+
+def check_optimizer_state(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What a resumed training checks as it loads its checkpoint, before its processes are started.
+
+    Raises:
+        ConfigError: the optimizer of ``cfg`` cannot go on from that of the checkpoint.
+    """
+    last = last_checkpoint(cfg.OUTPUT_DIR) if args.resume and not args.eval_only else ""
+    saved, model = read_weights(last) if last else None, check_model(cfg)
+    trainer = saved.get("trainer", {}).get("_trainer", {}) if isinstance(saved, dict) else {}
+    if model is not None and "optimizer" in trainer:
+        build_optimizer(cfg, model).load_state_dict(trainer["optimizer"])  # without memory, as the model is
 
 
 def _check_testing(cfg: CfgNode) -> None:

@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from .checkpoint import SafeCheckpointer
 from .checks import check_device, check_output_dir, check_precision, last_checkpoint, require
 from .hooks import SaveOnInterrupt
+from .optimizer import make_resumable
 
 
 def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
@@ -113,6 +114,7 @@ def _train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> None:
     train, saving, writing = cfg.train, None, None
     cfg.optimizer.params.model = model
     loader, optimizer = instantiate(cfg.dataloader.train), instantiate(cfg.optimizer)
+    make_resumable(optimizer, [], key="optimizer")
     trainer = (AMPTrainer if train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
     is_main = comm.is_main_process()
     checkpointer = SafeCheckpointer(model, train.output_dir, save_to_disk=is_main, trainer=trainer)

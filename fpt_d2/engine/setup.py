@@ -15,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..config_file import read_config
 from ..data import register_from_config
-from .checks import check_config
+from .checks import check_config, check_optimizer_state
 from .debug import use_debug_settings
 
 
@@ -46,6 +46,7 @@ def check_arguments(args: argparse.Namespace) -> str:
     """Check the config that the command line names, and return the device of its model. Raises UserError."""
     cfg = _registered_config(args)
     check_config(cfg, args)
+    check_optimizer_state(cfg, args)
     return str(cfg.MODEL.DEVICE)
 
 

@@ -28,6 +28,7 @@ from ..visualization import plot_learning_curves
 from .checkpoint import SafeCheckpointer
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
 from .inference import tta_config, with_sliding_window, with_tta
+from .optimizer import build_optimizer
 from .validation import put_predictions, validation_losses
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,15 @@ class Trainer(DefaultTrainer):
             if comm.is_main_process():
                 verify_results(self.cfg, results)
         return results
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        # Those of a checkpoint are of the groups that its optimizer had.
+        self.scheduler.base_lrs = [group["initial_lr"] for group in self._trainer.optimizer.param_groups]
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
