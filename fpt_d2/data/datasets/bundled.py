@@ -17,8 +17,10 @@ from .sem_seg import DATASETS_ROOT, register_sem_seg
 
 SHAPES_ROOT = os.path.join(DATASETS_ROOT, "fpt_shapes")
 CONTEXT_ROOT = os.path.join(DATASETS_ROOT, "fpt_context")
+CONTEXT_DETECTION_ROOT = os.path.join(DATASETS_ROOT, "fpt_context_{}")  # of a difficulty
 HOW_TO_GENERATE = "generate it with `python tools/generate_shapes.py`"
 HOW_TO_GENERATE_CONTEXT = "generate it with `python tools/generate_shapes.py --task semantic`"
+HOW_TO_GENERATE_DETECTION = "generate it with `python tools/generate_shapes.py --task context-detection`"
 
 
 def register_shapes(root: str, split: str) -> None:
@@ -53,19 +55,36 @@ def register_shapes(root: str, split: str) -> None:
 def _register_instances(root: str, name: str, annotations: str, **metadata: Any) -> None:
     json_file = os.path.join(root, "annotations", f"{annotations}.json")
     image_root = os.path.join(root, annotations.rpartition("_")[2])
-    DatasetCatalog.register(name, partial(_load_shapes, name, json_file, image_root, metadata.get("sem_seg_root")))
     common = {"evaluator_type": "coco", "json_file": json_file, "image_root": image_root}
-    MetadataCatalog.get(name).set(**common | {"how_to_get": HOW_TO_GENERATE} | metadata)
+    metadata = common | {"how_to_get": HOW_TO_GENERATE} | metadata
+    how_to_get, sem_seg_root = metadata["how_to_get"], metadata.get("sem_seg_root")
+    DatasetCatalog.register(name, partial(_load_shapes, name, json_file, image_root, how_to_get, sem_seg_root))
+    MetadataCatalog.get(name).set(**metadata)
 
 
-def _load_shapes(name: str, json_file: str, image_root: str, sem_seg_root: str | None) -> list[dict[str, Any]]:
+def _load_shapes(
+    name: str, json_file: str, image_root: str, how_to_get: str, sem_seg_root: str | None
+) -> list[dict[str, Any]]:
     """The records of the annotation file; with ``sem_seg_root``, each with its labels for a semantic head."""
-    _require(json_file, name, os.path.dirname(image_root), HOW_TO_GENERATE)
+    _require(json_file, name, os.path.dirname(image_root), how_to_get)
     records: list[dict[str, Any]] = load_coco_json(json_file, image_root, name)
     if sem_seg_root is not None:
         for record in records:
             record["sem_seg_file_name"] = os.path.join(sem_seg_root, f"{Path(record['file_name']).stem}.png")
     return records
+
+
+def register_context_detection(root: str, difficulty: str, split: str) -> None:
+    """Register a split under ``root``; the metadata's ``context_classes`` are those that something far away decides."""
+    ordinary, context = classes.CONTEXT_DETECTION[difficulty]
+    _register_instances(
+        root,
+        f"fpt_context_{difficulty}_{split}",
+        f"instances_{split}",
+        thing_classes=[*ordinary, *context],
+        context_classes=list(context),
+        how_to_get=HOW_TO_GENERATE_DETECTION,
+    )
 
 
 def _register_context(split: str) -> None:
@@ -92,3 +111,5 @@ def _require(path: str, name: str, root: str, how_to_get: str) -> None:
 for _split in ("train", "val"):
     register_shapes(SHAPES_ROOT, _split)
     _register_context(_split)
+    for _difficulty in classes.CONTEXT_DETECTION:
+        register_context_detection(CONTEXT_DETECTION_ROOT.format(_difficulty), _difficulty, _split)

@@ -1,4 +1,4 @@
-"""The bundled data sets, drawn from a seed: shapes for detection, and context scenes for semantic segmentation.
+"""The bundled data sets, drawn from a seed: shapes, and scenes in which a class is told by something far away.
 
 Only :mod:`.classes` can be imported without OpenCV.
 """

@@ -23,3 +23,13 @@ CONTEXT_CLASSES = {
     "square by star": (230, 159, 0),
     "square by cross": (120, 60, 200),
 }
+
+# Detection in context, by difficulty: the ordinary classes, and the two that something far away decides.
+CONTEXT_DETECTION = {
+    "presence": (("circle", "triangle", "star", "cross"), ("square by star", "square by cross")),
+    "matching": (
+        ("circle", "triangle", "plain star", "dotted star"),
+        ("square of plain star", "square of dotted star"),
+    ),
+    "relation": (("circle", "triangle", "large square", "large cross"), ("like the large one", "unlike the large one")),
+}

@@ -5,13 +5,14 @@ Shape legend: H, W are the image's height and width; s is `SUPERSAMPLING`.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
-from .classes import CATEGORIES, KEYPOINT_CATEGORY, KEYPOINTS, PATTERNS
+from .classes import CATEGORIES, CONTEXT_DETECTION, KEYPOINT_CATEGORY, KEYPOINTS, PATTERNS
 from .scene import SUPERSAMPLING, Scene, SceneObject, shrink_mask
 
 _SMALLEST = SUPERSAMPLING**2  # mask pixels: holes and splinters below one image pixel are not annotated
@@ -32,6 +33,31 @@ def categories_of(kind: str) -> list[dict[str, Any]]:
     return things + [
         {"id": i, "name": name, "supercategory": "background", "isthing": 0} for i, name in enumerate(PATTERNS, first)
     ]
+
+
+def context_categories(difficulty: str) -> list[dict[str, Any]]:
+    """The ``categories`` of a data set for detection in context."""
+    kinds = zip(("ordinary", "context"), CONTEXT_DETECTION[difficulty])
+    named = [(name, kind) for kind, names in kinds for name in names]
+    return [{"id": i, "name": name, "supercategory": kind} for i, (name, kind) in enumerate(named, start=1)]
+
+
+def annotation_file(
+    description: str,
+    seed: int,
+    images: list[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+) -> str:
+    """The JSON text of an annotation file."""
+    content = {
+        "info": {"description": description, "version": "1.0", "seed": seed},
+        "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    return json.dumps(content)
 
 
 def coco_annotation(scene_object: SceneObject, height: int, width: int) -> dict[str, Any]:

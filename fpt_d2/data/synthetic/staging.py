@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ...errors import DatasetError
 
+_SMALLEST_IMAGE = 64  # below it a shape of the smallest diameter fills the image
 SPLITS = ("train", "val")  # a split's place enters the seed: append, never insert
 
 # (folder of the data set, split, indices of its images) writes them.
@@ -47,6 +48,12 @@ def write_splits(
     with staged_folder(Path(root).absolute(), marker, overwrite=overwrite) as staging:
         for split, number in zip(SPLITS, sizes):
             write_split(staging, split, tqdm(range(number), split, unit="image", disable=None if progress else True))
+
+
+def check_image_size(image_size: tuple[int, int]) -> None:
+    """Raise DatasetError if the smallest and the largest short side (pixels) are not in order, or too small."""
+    if not _SMALLEST_IMAGE <= image_size[0] <= image_size[1]:
+        raise DatasetError(f"image_size must be (min, max) with {_SMALLEST_IMAGE} <= min <= max, not {image_size}")
 
 
 @contextmanager

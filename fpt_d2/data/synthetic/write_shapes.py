@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -12,16 +11,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...errors import DatasetError
 from .classes import CATEGORIES, KEYPOINT_CATEGORY, PATTERNS
-from .coco_format import categories_of, coco_annotation, coco_keypoints, panoptic_segments
+from .coco_format import annotation_file, categories_of, coco_annotation, coco_keypoints, panoptic_segments
 from .scene import MAX_SHAPES, Scene, draw_scene
-from .staging import SPLITS, write_splits
+from .staging import SPLITS, check_image_size, write_splits
 
 DESCRIPTION = "Synthetic shapes of fpt_d2"
 
 _MAX_ASPECT = 1.6
-_SMALLEST_IMAGE = 64  # below it a shape of the smallest diameter fills the image
 _EMPTY_EVERY, _CROWD_EVERY, _PNG_EVERY = 25, 12, 4
 _MAX_OBJECTS = 100  # annotation ids of one image; a scene has far fewer
 
@@ -58,8 +55,7 @@ def write_shapes(
         FileExistsError: ``root`` holds something, and ``overwrite`` is not set or it is something else.
         DatasetError: a size or a number is out of range.
     """
-    if not _SMALLEST_IMAGE <= image_size[0] <= image_size[1]:
-        raise DatasetError(f"image_size must be (min, max) with {_SMALLEST_IMAGE} <= min <= max, not {image_size}")
+    check_image_size(image_size)
     write_splits(
         root,
         partial(_write_split, image_size=image_size, seed=seed),
@@ -104,14 +100,8 @@ def _write_split(root: Path, split: str, indices: tqdm[int], *, image_size: tupl
         annotations["panoptic"].append(_write_panoptic(root, split, image_id, scene))
     (root / "annotations").mkdir(exist_ok=True)
     for kind, records in annotations.items():
-        content = {
-            "info": {"description": DESCRIPTION, "version": "1.0", "seed": seed},
-            "licenses": [{"id": 1, "name": "CC0 1.0", "url": "https://creativecommons.org/publicdomain/zero/1.0/"}],
-            "images": images,
-            "annotations": records,
-            "categories": categories_of(kind),
-        }
-        (root / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+        content = annotation_file(DESCRIPTION, seed, images, records, categories_of(kind))
+        (root / "annotations" / f"{kind}_{split}.json").write_text(content, encoding="utf-8")
 
 
 def _write_panoptic(root: Path, split: str, image_id: int, scene: Scene) -> Record:
