@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 
 from ..data.labels import read_labels
 from ..errors import ConfigError
+from .context import ContextCOCOEvaluator
 from .panoptic import PanopticQuality
 from .sem_seg_results import SemSegResults
 
@@ -24,7 +25,8 @@ def _load_labels(path: str, dtype: Any) -> np.ndarray:
 
 
 def _coco(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:
-    return d2.COCOEvaluator(name, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    evaluator = ContextCOCOEvaluator if MetadataCatalog.get(name).get("context_classes", None) else d2.COCOEvaluator
+    return evaluator(name, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
 
 
 def _sem_seg(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:
@@ -114,7 +116,8 @@ def metric_names(cfg: CfgNode, dataset_name: str) -> list[str] | None:
 def check_evaluator(dataset_name: str) -> None:
     """Check that a data set can be evaluated here, before a training finds out at its first evaluation.
 
-    Raises ConfigError if no evaluator is known for the data set, or if what it needs is not installed.
+    Raises ConfigError if no evaluator is known for the data set, if what it needs is not installed, or if one of its
+    ``context_classes`` is not a class.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
     if kind not in _EVALUATIONS:
@@ -125,3 +128,11 @@ def check_evaluator(dataset_name: str) -> None:
     package = _EVALUATIONS[kind].requires
     if package is not None and importlib.util.find_spec(package) is None:
         raise ConfigError(f"Evaluating the data set {dataset_name!r} ({kind}) needs the package {package}: install it")
+    metadata = MetadataCatalog.get(dataset_name)
+    classes = metadata.get("thing_classes", None)  # None before data registered from a file are loaded
+    for name in metadata.get("context_classes", None) or ():
+        if classes is not None and name not in classes:
+            raise ConfigError(
+                f"The data set {dataset_name!r} has {name!r} among the context_classes of its metadata: it must be one "
+                f"of its thing_classes, which are {', '.join(classes)}"
+            )

@@ -98,6 +98,58 @@ def test_figures_are_those_of_pycocotools_on_the_saved_results(shapes: Path, cfg
     assert metric_names(cfg, NAME) is None
 
 
+@pytest.mark.parametrize("unseen", [(), ("square",), ("square", "star")])
+def test_context_and_ordinary_classes_are_averaged_apart(shapes: Path, cfg, unseen: tuple[str, ...]) -> None:
+    """Beside Detectron2's own figures; a class without an object in the data does not count."""
+    file = json.loads((shapes / "annotations" / "instances_val.json").read_text())
+    names = {category["id"]: category["name"] for category in file["categories"]}
+    file["annotations"] = [a for a in file["annotations"] if names[a["category_id"]] not in unseen]
+    json_file = Path(cfg.OUTPUT_DIR, "instances.json")
+    json_file.write_text(json.dumps(file))
+    results = {}
+    for name, metadata in ((NAME, {"context_classes": ["square", "star"]}), (f"{NAME}_plain", {})):
+        register_coco_instances(name, metadata, str(json_file), str(shapes / "val"))
+        evaluator, coco, rng = build_evaluator(cfg, name), COCO(json_file), np.random.default_rng(0)
+        evaluator.reset()
+        for record in DatasetCatalog.get(name):
+            instances = near_truth(record, coco, {i + 1: i for i in range(6)}, rng)
+            evaluator.process([record], [{"instances": instances}])
+        results[name] = evaluator.evaluate()
+    cfg.MODEL.MASK_ON = True
+    assert kinds(results[NAME]) == set(metric_names(cfg, NAME))
+    for task in ("bbox", "segm"):
+        plain = results[f"{NAME}_plain"][task]
+        context = [plain[f"AP-{name}"] for name in ("square", "star") if name not in unseen]
+        ordinary = [plain[f"AP-{name}"] for name in ("circle", "triangle", "ring", "cross")]
+        means = {"AP-context": np.mean(context) if context else np.nan, "AP-ordinary": np.mean(ordinary)}
+        assert results[NAME][task] == pytest.approx(plain | means, nan_ok=True)
+
+
+def test_where_nothing_is_detected_neither_kind_has_a_figure(shapes: Path, cfg) -> None:
+    metadata = {"context_classes": ["square"]}
+    json_file = str(shapes / "annotations" / "instances_val.json")
+    register_coco_instances(NAME, metadata, json_file, str(shapes / "val"))
+    evaluator = build_evaluator(cfg, NAME)
+    evaluator.reset()
+    assert evaluator.evaluate() == {}
+    for record in DatasetCatalog.get(NAME):
+        empty = Instances((record["height"], record["width"]))
+        empty.pred_boxes, empty.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
+        empty.pred_classes = torch.zeros(0, dtype=torch.int64)
+        evaluator.process([record], [{"instances": empty}])
+    results = evaluator.evaluate()["bbox"]
+    assert np.isnan([results["AP-context"], results["AP-ordinary"]]).all()
+
+
+def test_a_context_class_that_is_none_is_named_before_training() -> None:
+    MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["dog", "cat"], context_classes=["dgo"])
+    try:
+        with pytest.raises(ValueError, match="'dgo' among the context_classes.*dog, cat"):
+            check_evaluator(NAME)
+    finally:
+        MetadataCatalog.remove(NAME)
+
+
 def kinds(results: dict) -> set[str]:
     """Names of metrics, without those of classes."""
     return {re.sub("-[^-]*$", "-", name) for name in flatten_results_dict(results)}
