@@ -178,7 +178,7 @@ def test_an_existing_data_set_is_replaced_only_when_asked(tmp_path):
 
 def test_another_folder_is_never_deleted(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not a synthetic data set"):
+    with pytest.raises(FileExistsError, match="not a data set of this kind"):
         write_shapes(tmp_path, num_train=1, num_val=1, overwrite=True, **SMALL)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
