@@ -92,6 +92,9 @@ def _add_model_config(cfg: CN) -> None:
     fpt.ATTENTION_IMPL = "auto"
     # Recompute a branch in the backward pass instead of keeping its activations.
     fpt.CHECKPOINT = False
+    # Log, every 20 iterations, how sharp each branch attends, "fpt/entropy/gt_p2_p4" from 0 (one key) to 1 (the mean of
+    # all), and the rms of its output over that of its level, "fpt/rms/gt_p2_p4": a dead or a stuck one can be seen.
+    fpt.LOG_ATTENTION = False
 
     # DropBlock on FPT's output, in training only. The paper uses it without giving its figures; the authors' code
     # carries block size 3, drop probability 0.2, commented out. 0 is off.

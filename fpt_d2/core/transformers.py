@@ -167,13 +167,13 @@ class MixtureTransformer(Branch):
         # A linear map commutes with the average: pooling first is the cheaper order.
         pools = self.kv_stride > 1 or self.max_kv_tokens > 0
         keys, mask = source.tokens(self.kv_stride, self.max_kv_tokens) if pools else source.positions
-        q, k = self._query_and_key(target.positions[0], keys)
+        q, k = self.query_and_key(target.positions[0], keys)
         bias, key, as_dot_product = None, k, SIMILARITIES[self.similarity]
         if as_dot_product is not None and self.logit_scale is None:
             q, key, bias = as_dot_product(q, k, self.num_parts, mask)
         return Attention(q, key, self.value(keys), mixture_gate(k, self.gate, key_mask=mask), bias, mask)
 
-    def _query_and_key(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    def query_and_key(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Of positions (B, Q, C) and (B, K, C)."""
         q, k = self.query(queries), self.key(keys)
         if self.logit_scale is None:
@@ -258,7 +258,7 @@ class LocalGroundingTransformer(MixtureTransformer):
     def transform(self, target: Level, source: Level) -> Tensor:
         """The weights of the parts come from the whole level's mean key."""
         keys, key_mask = source.positions
-        q, k = self._query_and_key(target.positions[0], keys)
+        q, k = self.query_and_key(target.positions[0], keys)
         v, gate = self.value(keys), mixture_gate(k, self.gate, key_mask=key_mask)
         mask = None if source.mask is None else source.mask.squeeze(1)
         q = q.transpose(1, 2).unflatten(2, target.map.shape[-2:])

@@ -48,8 +48,8 @@ def check_optimizer(cfg: CfgNode) -> None:
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """The optimizer of ``cfg.SOLVER`` for what of the model is trained.
 
-    It goes on from the state of one with the same groups and from that of one with Detectron2's groups, which
-    ``--resume`` finds in a checkpoint of version 0.1; any other raises ConfigError.
+    It goes on from the state of one with the same groups, and from that of one with Detectron2's groups, in which gates
+    decay too; any other raises ConfigError.
     """
     check_optimizer(cfg)
     solver = cfg.SOLVER

@@ -25,6 +25,7 @@ from ..checkpoint import FPTCheckpointer
 from ..data import build_train_mapper
 from ..evaluation import build_evaluator
 from ..visualization import plot_learning_curves
+from .attention_log import AttentionLog
 from .checkpoint import SafeCheckpointer
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
 from .inference import tta_config, with_sliding_window, with_tta
@@ -69,6 +70,8 @@ class Trainer(DefaultTrainer):
         ret.insert(2, SaveOnInterrupt(self.checkpointer))
         if not torch.cuda.is_available():
             ret.insert(2, hooks.CallbackHook(after_step=put_memory))
+        if self.cfg.MODEL.FPT.LOG_ATTENTION and comm.is_main_process():
+            ret.insert(1, AttentionLog())  # before the evaluations, which are not measured
         last = [ret.pop()] if comm.is_main_process() else []
         if last and not self.cfg.DEBUG.ENABLED:
             last.append(hooks.CallbackHook(after_train=_plot_curves))
