@@ -281,6 +281,16 @@ BAD: dict[str, tuple[str, Break, str]] = {
         ),
         r"annotation file is not XML \(1\): .*b.xml",
     ),
+    "voc: encoding": (
+        "voc",
+        lambda root: (root / A / "b.xml").write_text('<?xml version="1.0" encoding="none"?><annotation/>'),
+        r"annotation file is not XML \(1\): .*b.xml \(unknown encoding: none\)",
+    ),
+    "voc: list": (
+        "voc",
+        lambda root: (root / M / "val.txt").write_bytes(b"\xe9\n"),
+        "val.txt is not a list in UTF-8: save it as such",
+    ),
     "voc: other XML": (
         "voc",
         lambda root: (root / A / "b.xml").write_text("<svg/>"),

@@ -14,7 +14,7 @@ from ..checks.findings import Findings
 from ..checks.image_files import map_files, size_in_words
 from ..labels import IGNORE_LABEL, UNREADABLE, read_labels
 from .classes import CAMVID_CLASSES, CAMVID_SPLITS
-from .folders import copy_files, names_in, prepared_folder, raise_findings, size_of_whole_image, write_info
+from .folders import copy_files, names_in, prepared_folder, raise_findings, read_lines, size_of_whole_image, write_info
 
 _VOID = len(CAMVID_CLASSES)  # in the download
 _KIND = "CamVid"
@@ -67,7 +67,7 @@ def _find_pairs(folder: Path) -> list[_Pair]:
             raise DatasetError(f"Missing: {', '.join(missing)}. Remedy: {_REMEDY}")
         names = names_in(images) | names_in(masks)
         if listed.is_file():  # its folders are those of the authors' machine
-            names |= {Path(line.split()[0]).name for line in listed.read_text().splitlines() if line.strip()}
+            names |= {Path(line.split()[0]).name for line in read_lines(listed)}
         if not names:
             raise DatasetError(f"{images} is empty. Remedy: {_REMEDY}")
         pairs += [_Pair(images / name, masks / name, split) for name in sorted(names)]

@@ -63,6 +63,15 @@ def names_in(folder: Path) -> set[str]:
     return {entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith(".")}
 
 
+def read_lines(file: Path) -> list[str]:
+    """The lines of a list that are not empty. DatasetError if it is not text."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file} is not a list in UTF-8: save it as such") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def size_of_whole_image(path: Path) -> tuple[int, int]:
     """Width and height as Detectron2 reads the image, all of which is decoded.
 

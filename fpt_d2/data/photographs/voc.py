@@ -21,7 +21,7 @@ from ..checks.findings import Findings
 from ..checks.image_files import size_in_words
 from ..datasets.sem_seg import IMAGE_SUFFIXES
 from ..labels import UNREADABLE
-from .folders import names_in, prepared_folder, raise_findings, size_of_whole_image, write_info
+from .folders import names_in, prepared_folder, raise_findings, read_lines, size_of_whole_image, write_info
 from .instances import ReadImage, box_annotation, count, read_all, write_instances
 from .splits import split_by_seed
 
@@ -119,7 +119,7 @@ def _read_lists(folder: Path) -> dict[str, list[str]]:
 
 
 def _read_list(file: Path) -> list[str]:
-    names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = read_lines(file)
     # Only the suffixes of images: names may have other dots.
     return list(dict.fromkeys(n[: n.rindex(".")] if n.lower().endswith(IMAGE_SUFFIXES) else n for n in names))
 
@@ -163,7 +163,7 @@ def _read_image(folders: _Folders, image_names: Mapping[str, str], name: str) ->
         return image
     try:
         annotation = ElementTree.parse(file).getroot()
-    except (ElementTree.ParseError, OSError, ValueError) as error:
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # the last two: of an odd encoding
         image.problems.append(("annotation file is not XML", f"{file} ({error})"))
         return image
     image.problems += _size_problems(annotation, image, file)
