@@ -24,10 +24,10 @@ from .scene import Scene, SceneObject, hue_range
 ASPECT = (2.8, 3.2)
 _END = 0.6  # from either end of the image: there stand the cue, and the objects that it decides
 # From the edge of the cue to that of the nearest object that it decides, at least. At a short side of 96 pixels these
-# are 153, and a position of a ResNet's fourth stage sees, at most, 105 to either side with 18 layers, 145 with 50.
+# are 153. A position of a ResNet-18's fourth stage sees 105 to either side; of its fifth 217, with little weight there.
 MIN_DISTANCE = ASPECT[0] - 2 * _END
 # Radii of circumscribed circles.
-_SMALL, _MEDIUM, _LARGE, _LARGEST = (0.06, 0.08), (0.10, 0.13), (0.13, 0.16), (0.25, 0.29)
+_SMALL, _MEDIUM, _LARGE, _LARGEST = (0.07, 0.09), (0.10, 0.13), (0.13, 0.16), (0.25, 0.29)
 _ORDINARY = (0.06, 0.2)
 _MARGIN = 0.1  # around a shape, that its shadow may reach
 _SAME_HUE = 0.02  # to either side
