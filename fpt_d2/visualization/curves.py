@@ -33,11 +33,14 @@ _PANELS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def read_metrics(path: str | Path) -> dict[str, Curve]:
+def read_metrics(path: str | Path, *, keep_nan: bool = False) -> dict[str, Curve]:
     """Read the curves of one training, which may have been killed and resumed.
 
     The iterations of training grow within a run. Where they step back, a resumed run has repeated them, and what the
     interrupted run had written from there on is dropped. A line cut short by a kill is skipped.
+
+    Args:
+        keep_nan: with the values that are not finite.
 
     Returns:
         metric name -> [(iteration, value), ...], iterations rising, finite values only.
@@ -55,7 +58,7 @@ def read_metrics(path: str | Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     for iteration, record in sorted(records.items()):
         for key, value in record.items():
-            if key != "iteration" and isinstance(value, (int, float)) and math.isfinite(value):
+            if key != "iteration" and isinstance(value, (int, float)) and (keep_nan or math.isfinite(value)):
                 curves.setdefault(key, []).append((iteration, value))
     return curves
 

@@ -15,6 +15,8 @@ import pytest
 from ablation import costs, running
 from PIL import Image
 
+from fpt_d2.data.synthetic.write_shapes import write_shapes
+
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "quick_schedules" / "faster_rcnn_R_18_FPT_quickstart.yaml")
 OPTS = ["--opts", "SOLVER.MAX_ITER", "10"]
@@ -55,7 +57,7 @@ variants:
   FPT:
   "FPN, FPT's cost": {{keys: {{MODEL.FPT.BRANCHES: []}}, equal_cost_to: FPT}}
 """
-SECONDS = {"FPN": 2.0, "FPT": 5.0, "FPN, FPT's cost": 2.0}
+SECONDS = {"FPN": 2.0, "FPT": 5.0, "light": 1.0}
 
 
 @pytest.fixture
@@ -68,6 +70,7 @@ def measured(monkeypatch):
         return {variant.name: [SECONDS[variant.name] * f for f in (0.9, 1.0, 1.5)] for variant in variants}
 
     monkeypatch.setattr(costs, "_measure", measure)
+    monkeypatch.setattr(costs, "_count", lambda _: {"params_m": 1.5, "gflops": 2.5, "image": (64, 96)})
     return asked
 
 
@@ -86,9 +89,7 @@ def test_finished_trainings_are_compared_and_not_repeated(tmp_path, capsys, untr
     assert "Trainings: 4, of them finished before: 4" in out
     assert "25.0 (20.0 to 30.0)" in out and "40.5 (40.0 to 41.0)" in out
     # 20 and 11 points: mean 15.5, standard error 9 / sqrt(2) / sqrt(2).
-    assert (
-        "| FPT 64 − FPN | bbox/AP  | +15.50            | 4.50             | +11.00 to +20.00    | 2 of 2 seeds |" in out
-    )
+    assert re.search(r"FPT 64 − FPN +\| bbox/AP +\| \+15\.50 +\| 4\.50 +\| \+11\.00 to \+20\.00 +\| 2 of 2 ", out)
     fpn, fpt = json.loads((tmp_path / "ablation.json").read_text())["variants"]
     assert fpn["curves"] == {"bbox/AP": {"1": [[4, 10.0], [9, 20.0]], "2": [[4, 15.0], [9, 30.0]]}}
     assert fpn["gflops"] < fpt["gflops"]
@@ -178,6 +179,14 @@ def test_a_start_that_cannot_be_evaluated_ends_it(tmp_path, monkeypatch, untrain
         ablate.main([*words(("A",)), "--with-start", "--output", str(tmp_path), *OPTS])
 
 
+def test_a_model_that_predicts_nothing_counts_as_zero(tmp_path, capsys, untrained):
+    finished(tmp_path / "FPT" / "seed_1", float("nan"))
+    finished(tmp_path / "FPT" / "seed_2", 20.0)
+    assert ablate.main([*words(("FPT",), seeds=(1, 2)), "--output", str(tmp_path), *OPTS]) == 0
+    out = capsys.readouterr().out
+    assert "10.0 (0.0 to 20.0)" in out and "counts as 0: FPT, seed 1." in out
+
+
 def test_a_failure_is_shown_behind_the_table_of_what_is_finished(tmp_path, monkeypatch, capsys):
     trained = []
     monkeypatch.setattr(running, "_train", lambda training, _: trained.append(training.seed) or "no such data set")
@@ -238,8 +247,8 @@ def test_a_recipe_trains_seed_by_seed_with_the_iterations_of_equal_cost(tmp_path
     assert re.search(r"\| \*\*FPT\*\* +\| 27\.0 \(26\.0 to 28\.0\) \| +3 \|", out)
     assert "5 (×2.50)" in out and "0.833 (×2.50)" in out
     assert "FPN, FPT's cost: 25 iterations cost what the 10 of FPT do, whose step takes 2.50 times as long." in out
-    assert re.search(r"FPT − FPN +\| bbox/AP +\| \+5\.00 +\| 0\.00 +\| \+5\.00 to \+5\.00 +\| 3 of 3 seeds", out)
-    assert measured == [["FPN", "FPT", "FPN, FPT's cost"]]
+    assert re.search(r"FPT − FPN +\| bbox/AP +\| \+5\.00 +\| 0\.00 +\| \+5\.00 to \+5\.00 +\| 3 of 3", out)
+    assert measured == [["FPN", "FPT"]]  # FPN once
     before = (tmp_path / "out" / "ablation.md").read_text()
     for more in ([], ["--report-only"]):
         assert ablate.main([*command, *more]) == 0
@@ -251,16 +260,21 @@ def test_a_further_variant_is_measured_beside_one_that_has_been(tmp_path, monkey
     short = RECIPE[: RECIPE.index('  "FPN, FPT')]
     command = ["--recipe", str(write_recipe(tmp_path, short)), "--output", str(tmp_path / "out"), "--seeds", "1"]
     assert ablate.main(command) == 0
-    write_recipe(tmp_path, RECIPE)
-    SECONDS_NOW = {name: 3 * seconds for name, seconds in SECONDS.items()}  # a busier machine
-    monkeypatch.setitem(globals(), "SECONDS", SECONDS_NOW)
+    write_recipe(tmp_path, short + "  light: {keys: {MODEL.FPT.BRANCH_CHANNELS: 16}, equal_cost_to: FPT}\n")
+    now = {name: 3 * seconds for name, seconds in SECONDS.items()}  # a busier machine
+    monkeypatch.setattr(
+        costs,
+        "_measure",
+        lambda variants, *_: measured.append([v.name for v in variants]) or {v.name: [now[v.name]] for v in variants},
+    )
     trained = []
     monkeypatch.setattr(running, "_train", lambda training, _: trained.append(training) or "enough")
     with pytest.raises(SystemExit, match="enough"):
         ablate.main(command)
-    assert measured[1] == ["FPN", "FPN, FPT's cost"] and trained[0].iterations == 25
-    kept = json.loads((tmp_path / "out" / "costs.json").read_text())
-    assert kept["FPN"]["step_seconds"] == kept["FPN, FPT's cost"]["step_seconds"] == 2.0
+    assert measured[1] == ["FPN", "light"]
+    kept = json.loads((tmp_path / "out" / "costs.json").read_text()).values()
+    assert {row["variant"]: row["step_seconds"] for row in kept} == SECONDS
+    assert [training.iterations for training in trained] == [50]
 
 
 def test_results_of_others_are_merged_by_seed_and_row(tmp_path, capsys, measured, monkeypatch):
@@ -358,3 +372,29 @@ def test_what_cannot_be_planned_is_said_before_training(tmp_path, capsys, argume
         ablate.main([*arguments, "--output", str(tmp_path)])
     assert exit_status.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_recipe_from_end_to_end(tmp_path, monkeypatch, capfd):
+    write_shapes(tmp_path / "datasets" / "fpt_shapes", num_train=4, num_val=2, image_size=(64, 64))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    small = "{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64, MAX_SIZE_TRAIN: 96, MAX_SIZE_TEST: 96}"
+    text = f"""
+    config: {CONFIG}
+    keys: {{INPUT: {small}, SOLVER: {{IMS_PER_BATCH: 1, MAX_ITER: 2}}, MODEL.ROI_HEADS.SCORE_THRESH_TEST: 0.0}}
+    metrics: [bbox/AP]
+    baseline: FPT
+    variants:
+      FPT: {{keys: {{MODEL.FPT.BRANCHES: [st_conv, gt, rt]}}}}
+      FPN: {{keys: {{MODEL.FPT.BRANCHES: []}}, equal_cost_to: FPT}}
+    cost: {{steps: 1, rounds: 1}}
+    """
+    out = tmp_path / "out"
+    command = ["--recipe", str(write_recipe(tmp_path, text)), "--output", str(out)]
+    assert ablate.main([*command, "--jobs", "2"]) == 0
+    fpt, fpn = json.loads((out / "ablation.json").read_text())["variants"]
+    assert fpn["params_m"] < fpt["params_m"]
+    assert fpn["iterations"] == round(2 * fpt["step_seconds"] / fpn["step_seconds"])
+    assert fpn["curves"]["bbox/AP"]["1"][-1][0] == fpn["iterations"] and (out / "ablation.png").exists()
+    assert "[2 of 2] " in capfd.readouterr().out
+    monkeypatch.setattr(running, "_train", lambda training, _: pytest.fail(f"{training} was trained again"))
+    assert ablate.main(command) == 0

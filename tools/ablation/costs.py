@@ -22,33 +22,41 @@ FILE = "costs.json"
 
 
 class Costs:
-    """By variant: ``params_m`` and ``gflops`` of one ``image``; ``step_seconds`` where they were measured.
+    """What each variant costs: ``params_m`` and ``gflops`` of one ``image``; ``step_seconds`` where they were measured.
 
-    A variant's figures are of its settings as the recipe has them; they count anew where those have changed.
+    They belong to settings: variants that differ in their number of iterations for equal cost alone share them, and
+    they count anew where a variant has changed.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
+        """Raises ConfigError if the config of a variant cannot be read."""
         self._recipe, self._file = recipe, folder / FILE
+        self._settings = {v.name: settings_of(read(v.config_file, v.opts)) for v in recipe.variants}
         with users_files():
             kept = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        self._settings = {v.name: settings_of(read(v.config_file, v.opts)) for v in recipe.variants}
-        self._rows: dict[str, dict[str, Any]] = {
-            name: row for name, row in kept.items() if row["settings"] == self._settings.get(name)
-        }
+        self._rows: dict[str, dict[str, Any]] = kept
 
     def __getitem__(self, variant: str) -> dict[str, Any]:
-        return self._rows[variant]
+        return self._rows.get(self._settings[variant], {})
 
     def step_seconds(self) -> dict[str, float]:
-        return {name: row["step_seconds"] for name, row in self._rows.items() if "step_seconds" in row}
+        return {name: self[name]["step_seconds"] for name in self._settings if "step_seconds" in self[name]}
 
     def missing_steps(self) -> list[Variant]:
-        return [variant for variant in self._recipe.variants if variant.name not in self.step_seconds()]
+        """Variants whose steps have not been measured, one of each settings."""
+        known = self.step_seconds()
+        return [variant for variant in self._first_of_each() if variant.name not in known]
+
+    def _first_of_each(self) -> list[Variant]:
+        first: dict[str, Variant] = {}
+        for variant in self._recipe.variants:
+            first.setdefault(self._settings[variant.name], variant)
+        return list(first.values())
 
     def count(self) -> None:
         """Count parameters and multiply-adds of what has not been counted yet."""
-        for variant in self._recipe.variants:
-            if "image" not in self._rows.get(variant.name, {}):
+        for variant in self._first_of_each():
+            if "image" not in self[variant.name]:
                 self._add(variant.name, _count(variant))
         self._save()
 
@@ -60,7 +68,7 @@ class Costs:
         """
         missing, known = self.missing_steps(), self.step_seconds()
         anchor = [variant for variant in self._recipe.variants if variant.name in known][:1]
-        print(f"Measuring training steps of {', '.join(v.name for v in missing)}", flush=True)
+        print(f"Measuring training steps: {'; '.join(variant.name for variant in missing)}", flush=True)
         rounds = _measure([*anchor, *missing], self._recipe.steps, self._recipe.rounds)
         seconds = {name: median(means) for name, means in rounds.items()}
         factor = known[anchor[0].name] / seconds[anchor[0].name] if anchor else 1.0
@@ -70,12 +78,12 @@ class Costs:
         self._save()
 
     def _add(self, name: str, figures: dict[str, Any]) -> None:
-        self._rows[name] = self._rows.get(name, {"settings": self._settings[name]}) | figures
+        self._rows.setdefault(self._settings[name], {"variant": name}).update(figures)
 
     def _save(self) -> None:
         make_folder(self._file.parent)
         with users_files():
-            self._file.write_text(json.dumps(self._rows, indent=2) + "\n", encoding="utf-8")
+            self._file.write_text(json.dumps(self._rows, indent=1) + "\n", encoding="utf-8")
 
 
 def _count(variant: Variant) -> dict[str, Any]:

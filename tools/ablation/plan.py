@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +42,17 @@ class Training:
         return self.config.SOLVER.MAX_ITER
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """By name; 0 for NaN, which Detectron2 writes where a model has predicted nothing."""
+        return {name: [(i, 0.0 if isnan(y) else y) for i, y in curve] for name, curve in self._logged().items()}
+
+    def ends_in_nan(self, metric: str) -> bool:
+        return isnan(self._logged()[metric][-1][1])
+
+    def _logged(self) -> dict[str, list[tuple[int, float]]]:
         from fpt_d2.visualization import read_metrics
 
         file = self.folder / "metrics.json"
-        return read_metrics(file) if file.exists() else {}
+        return read_metrics(file, keep_nan=True) if file.exists() else {}
 
     def last_record(self) -> dict[str, Any]:
         """What the training has logged last; empty before that."""

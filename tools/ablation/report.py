@@ -82,6 +82,8 @@ def _notes(results: Mapping[str, Any]) -> str:
             )
     if results["unfinished"]:
         notes.append(f"Not finished: {'; '.join(results['unfinished'])}.")
+    if nothing := "; ".join(results["nothing"]):
+        notes.append(f"A metric was NaN, as Detectron2 has it without a prediction, and counts as 0: {nothing}.")
     return "\n\n".join(notes)
 
 
@@ -95,7 +97,7 @@ def paired_table(results: Mapping[str, Any]) -> str:
             own, other = _ends(row, metric), _ends(base, metric)
             if pairs := [own[seed] - other[seed] for seed in own if seed in other]:
                 lines.append([f"{row['variant']} − {base['variant']}", metric, *_paired_cells(pairs)])
-    headers = ["", "metric", "mean difference", "standard error", "lowest to highest", "better in"]
+    headers = ["", "metric", "mean difference", "standard error", "lowest to highest", "seeds better"]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True) if lines else ""
 
 
@@ -103,7 +105,7 @@ def _paired_cells(pairs: Sequence[float]) -> list[str]:
     """Of three seeds the standard error says little: it stands beside all that there is."""
     error = f"{stdev(pairs) / len(pairs) ** 0.5:.2f}" if len(pairs) > 1 else ""
     spread = f"{min(pairs):+.2f} to {max(pairs):+.2f}" if len(pairs) > 1 else ""
-    return [f"{mean(pairs):+.2f}", error, spread, f"{sum(pair > 0 for pair in pairs)} of {len(pairs)} seeds"]
+    return [f"{mean(pairs):+.2f}", error, spread, f"{sum(pair > 0 for pair in pairs)} of {len(pairs)}"]
 
 
 def _ends(row: Row, metric: str) -> dict[str, float]:

@@ -26,8 +26,8 @@ def collect(recipe: Recipe, trainings: Sequence[Training], costs: Costs, start: 
     """The results of those ``trainings`` that are finished.
 
     Returns:
-        ``metrics``; ``start``, what each was before the training, if known; ``unfinished`` trainings in words; and the
-        ``variants``, each a row with at least one seed.
+        ``metrics``; ``start``, what each was before the training, if known; ``unfinished`` trainings and those with
+        ``nothing`` predicted, in words; and the ``variants``, each a row with at least one seed.
     """
     finished = [training for training in trainings if training.is_finished()]
     rows = [
@@ -36,7 +36,9 @@ def collect(recipe: Recipe, trainings: Sequence[Training], costs: Costs, start: 
         if (own := [training for training in finished if training.variant == variant.name])
     ]
     unfinished = [f"{t.variant}, seed {t.seed}" for t in trainings if t not in finished]
-    return {"metrics": list(recipe.metrics), "start": dict(start), "unfinished": unfinished, "variants": rows}
+    nothing = [f"{t.variant}, seed {t.seed}" for t in finished if any(map(t.ends_in_nan, recipe.metrics))]
+    about = {"metrics": list(recipe.metrics), "start": dict(start), "unfinished": unfinished, "nothing": nothing}
+    return about | {"variants": rows}
 
 
 def _row(variant: Variant, trainings: Sequence[Training], cost: Row, metrics: Sequence[str]) -> Row:
@@ -45,9 +47,9 @@ def _row(variant: Variant, trainings: Sequence[Training], cost: Row, metrics: Se
     times = [curve["time"][-1][1] for curve in curves.values() if "time" in curve]  # not in one of a few iterations
     named = {key: value for key, value in asdict(variant).items() if key in ("baseline", "equal_cost_to", "is_claim")}
     return {
+        **cost,
         "variant": variant.name,
         **named,
-        **cost,
         "settings": settings_of(trainings[0].config),
         "iterations": trainings[0].iterations,
         "seconds_per_iteration": median(times) if times else None,
