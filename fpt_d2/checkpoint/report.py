@@ -66,10 +66,11 @@ class LoadReport:
         return "; ".join([*shown, f"and {hidden} more"] if hidden else shown)
 
     def check(self) -> None:
-        """Raises WeightsError if the weights are of another trunk, of one with another norm, or of another width."""
+        """Raises WeightsError if the weights are of another trunk, norm, width or kind of attention."""
         self._check_trunk()
         self._check_norm()
         self._check_width()
+        self._check_attention()
 
     def _check_trunk(self) -> None:
         missing = [*self.missing, *(name for name, _, _ in self.mismatched)]
@@ -106,6 +107,17 @@ class LoadReport:
                 raise WeightsError(
                     f"The neck in {self.source} has the width {widths[0][0]}, the model's {widths[0][1]}: set {key} "
                     f"{widths[0][0]}, or give other weights"
+                )
+
+    def _check_attention(self) -> None:
+        """The linear maps of attention have the same names and shapes with normalised query and key and without."""
+        loaded = set(self.loaded)
+        for names, trained in ((self.missing, False), (self.unexpected, True)):
+            branches = [name.removesuffix(".logit_scale") for name in names if name.endswith(".logit_scale")]
+            if any(f"{branch}.query.weight" in loaded for branch in branches):
+                raise WeightsError(
+                    f"{self.source} was trained with MODEL.FPT.QK_NORM {trained}, without which its attention is "
+                    f"another one: set it to {trained}, or give other weights"
                 )
 
     def check_whole(self, *, is_idle: bool) -> None:

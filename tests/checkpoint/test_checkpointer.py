@@ -171,6 +171,20 @@ def test_branches_of_another_width(model: nn.Module, save: Callable[..., str]) -
     assert_refused(model, save(build(cfg).state_dict()), said)
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_weights_of_the_other_kind_of_attention(save: Callable[..., str], trained: bool) -> None:
+    """Names and shapes of the linear maps are the same, so that they would load and mean something else."""
+    models = []
+    for qk_norm in (trained, not trained):
+        cfg = small_config(fpt=True)
+        cfg.MODEL.FPT.QK_NORM = qk_norm
+        models.append(build(cfg))
+    path = save(models[0].state_dict())
+    with pytest.raises(WeightsError, match=rf"was trained with MODEL\.FPT\.QK_NORM {trained}, .* set it to {trained}"):
+        FPTCheckpointer(models[1]).load(path)
+    FPTCheckpointer(models[0], whole=True).load(path)
+
+
 @pytest.fixture(scope="module")
 def gn_weights() -> dict[str, torch.Tensor]:
     cfg = small_config(fpt=False)
