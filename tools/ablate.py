@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
     recipe = recipe_of(args)
     costs = Costs(recipe, args.output)  # reads every config: a wrong key shows before anything is measured or trained
+    if not args.report_only:
+        _check_devices(plan(recipe, args.output))
     recipe = _with_costs(recipe, costs, measures=not args.report_only)
     trainings = plan(recipe, args.output)
     unfinished = _check(trainings, recipe.metrics)
@@ -70,6 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failures:
         raise SystemExit("\n".join(failures))
     return 0
+
+
+def _check_devices(trainings: Sequence[Training]) -> None:
+    """Raises ConfigError if a model's device is not here."""
+    from fpt_d2.engine.checks import check_device
+
+    for device in {training.config.MODEL.DEVICE for training in trainings}:
+        check_device(device, 1, key="MODEL.DEVICE", on_cpu="--opts MODEL.DEVICE cpu")
 
 
 def _with_costs(recipe: Recipe, costs: Costs, *, measures: bool) -> Recipe:

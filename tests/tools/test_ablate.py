@@ -305,6 +305,12 @@ def test_results_of_others_are_merged_by_seed_and_row(tmp_path, capsys, measured
             ablate.main([*report, str(file)])
 
 
+def test_costs_that_cannot_be_read_are_named(tmp_path, untrained):
+    (tmp_path / "costs.json").write_text('{"a')
+    with pytest.raises(SystemExit, match="costs.json is not valid JSON: remove it"):
+        ablate.main([*words(FPN), "--output", str(tmp_path), *OPTS])
+
+
 def test_nothing_to_report(tmp_path, untrained, measured):
     command = ["--recipe", str(write_recipe(tmp_path, RECIPE)), "--output", str(tmp_path / "out"), "--report-only"]
     with pytest.raises(SystemExit, match="--report-only: the steps of FPN, FPT's cost, FPT have not been measured"):
@@ -362,6 +368,7 @@ def test_a_place_for_each_core_or_gpu(monkeypatch):
         (["--variant", "A", "--config-file", CONFIG, "--seeds", "1", "1"], "--seeds 1 1: give each seed once"),
         (["--variant", "A", "--config-file", CONFIG, "--baseline", "B"], "baseline names B, which is not a variant"),
         (["--variant", "A", "--config-file", CONFIG, "--jobs", "0"], "--jobs: '0' is not a whole number above 0"),
+        (["--variant", "A", "--config-file", CONFIG, "--opts", "MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'"),
         (["--recipe", "nowhere.yaml"], "The recipe nowhere.yaml cannot be read"),
         (["--recipe", "a.yaml", "--variant", "A"], "not allowed with argument"),
         ([], "one of the arguments --recipe --variant is required"),
@@ -369,7 +376,7 @@ def test_a_place_for_each_core_or_gpu(monkeypatch):
 )
 def test_what_cannot_be_planned_is_said_before_training(tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit) as exit_status:
-        ablate.main([*arguments, "--output", str(tmp_path)])
+        ablate.main(["--output", str(tmp_path), *arguments])
     assert exit_status.value.code == 2
     assert message in capsys.readouterr().err
 

@@ -32,9 +32,16 @@ class Costs:
         """Raises ConfigError if the config of a variant cannot be read."""
         self._recipe, self._file = recipe, folder / FILE
         self._settings = {v.name: settings_of(read(v.config_file, v.opts)) for v in recipe.variants}
-        with users_files():
-            kept = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        self._rows: dict[str, dict[str, Any]] = kept
+        self._rows: dict[str, dict[str, Any]] = self._load()
+
+    def _load(self) -> dict[str, dict[str, Any]]:
+        if not self._file.exists():
+            return {}
+        try:
+            with users_files():
+                return json.loads(self._file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{self._file} is not valid JSON: remove it, and the steps are measured again") from error
 
     def __getitem__(self, variant: str) -> dict[str, Any]:
         return self._rows.get(self._settings[variant], {})
@@ -83,7 +90,9 @@ class Costs:
     def _save(self) -> None:
         make_folder(self._file.parent)
         with users_files():
-            self._file.write_text(json.dumps(self._rows, indent=1) + "\n", encoding="utf-8")
+            new = self._file.with_suffix(".new")  # the figures must not be lost, whenever this is killed
+            new.write_text(json.dumps(self._rows, indent=1) + "\n", encoding="utf-8")
+            new.replace(self._file)
 
 
 def _count(variant: Variant) -> dict[str, Any]:
