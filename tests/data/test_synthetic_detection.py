@@ -135,7 +135,7 @@ def test_no_object_touches_another(scenes: list[Scene]) -> None:
 def outline_of(scene_object: SceneObject) -> str:
     """Square or cross, by the share of its box that it fills; these are turned by 0.3 at most."""
     box = box_of(scene_object)
-    return "square" if scene_object.area / 16 > 0.6 * np.prod(box[2:] - box[:2]) else "cross"
+    return "square" if scene_object.area / 16 > 0.62 * np.prod(box[2:] - box[:2]) else "cross"
 
 
 def mean_color(scene: Scene, scene_object: SceneObject) -> np.ndarray:
