@@ -62,9 +62,10 @@ def _add_model_config(cfg: CN) -> None:
     # Scores are divided by the root of the channels of a softmax's part ("parts") or of all ("channels": the authors'
     # code). The paper states no temperature.
     fpt.ST_TEMPERATURE = "parts"
-    # Normalise query and key in each part of a mixture, with a learned temperature, and start the key as a copy of the
-    # query. The paper's scores (False) go with the square of the features' scale: small features get the mean of all
-    # positions, large ones a single position, and neither learns. Has no effect on GT_SIMILARITY "dot".
+    # Normalise query and key in each part of a mixture, with a learned temperature, and start the key of every second
+    # part as a copy of the query. The paper's scores (False) go with the square of the features' scale: small features
+    # get the mean of all positions, large ones a single position, and neither learns. Has no effect on GT_SIMILARITY
+    # "dot".
     fpt.QK_NORM = False
     # Grounding Transformer: number of softmaxes in the mixture. The paper uses 4. "dot" has no softmax and ignores it.
     fpt.GT_NUM_PARTS = 4

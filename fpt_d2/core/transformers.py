@@ -100,9 +100,10 @@ class Attention(NamedTuple):
 class MixtureTransformer(Branch):
     """Attention of a target's positions to a source's by a mixture of softmaxes; query, key and value are linear.
 
-    With ``qk_norm`` the scores are ``exp(t_n) cos(q_n, k_n)`` with a learned t for each part, and the key starts as a
-    copy of the query: the attention is then as sharp for small features as for large ones, and starts from likeness.
-    Without it, both go with the square of the features' scale.
+    With ``qk_norm`` the scores are ``exp(t_n) cos(q_n, k_n)`` with a learned t for each part: the attention is then as
+    sharp for small features as for large ones, while without it the sharpness goes with the square of their scale. In
+    every second part (a lone one too) the key starts as a copy of the query, so that it looks for what is alike; the
+    others start anywhere, so that they can come to look for something else, which copies hardly learn.
     """
 
     def __init__(
@@ -146,13 +147,16 @@ class MixtureTransformer(Branch):
         self.logit_scale: nn.Parameter | None = None
         if qk_norm:
             self.logit_scale = nn.Parameter(torch.full((num_parts,), math.log(START_LOGIT_SCALE)))
-            self._start_alike()
+            self._start_scores()
         self.project: nn.Conv2d | None = None
 
     @torch.no_grad()
-    def _start_alike(self) -> None:
-        """No biases either: beside small features they would be all there is."""
-        self.key.weight.copy_(self.query.weight)
+    def _start_scores(self) -> None:
+        keys, queries = (linear.weight.unflatten(0, (self.num_parts, -1)) for linear in (self.key, self.query))
+        keys[1::2] = queries[1::2]
+        if self.num_parts == 1:
+            keys.copy_(queries)
+        # Beside small features a bias would be all there is.
         self.query.bias.zero_()
         self.key.bias.zero_()
 

@@ -129,14 +129,16 @@ def test_normalised_attention_is_as_sharp_at_any_scale(make, scale):
         assert error < 1e-5 if qk_norm else error > 1e-3
 
 
-def test_normalised_attention_starts_from_likeness():
-    """A key that is the query's own copy gets the highest weight; its score is the start of the learned scale."""
-    module = SelfTransformer(WIDTH, num_parts=2, qk_norm=True)
+@pytest.mark.parametrize("parts, alike", [(1, [0]), (2, [1]), (4, [1, 3])])
+def test_normalised_attention_starts_from_likeness_in_every_second_part(parts, alike):
+    """There a key that is the query's own copy gets the highest score, the start of the learned scale."""
+    module = SelfTransformer(WIDTH, num_parts=parts, qk_norm=True)
     q, k, *_ = module.attention(*[Level(maps((3, 4), (1, 1))[0].float())] * 2)
-    scores = module.scale * torch.einsum("bqnd,bknd->bnqk", *(t.unflatten(2, (2, -1)) for t in (q, k)))
+    scores = module.scale * torch.einsum("bqnd,bknd->bnqk", *(t.unflatten(2, (parts, -1)) for t in (q, k)))
     diagonal = scores.diagonal(dim1=2, dim2=3)
-    assert torch.allclose(diagonal, torch.full_like(diagonal, 10.0), rtol=1e-4)
-    assert (scores <= diagonal.unsqueeze(3) + 1e-4).all()
+    is_highest = [bool((s <= d.unsqueeze(2) + 1e-4).all()) for s, d in zip(scores.unbind(1), diagonal.unbind(1))]
+    assert [n for n in range(parts) if is_highest[n]] == alike
+    assert torch.allclose(diagonal[:, alike], torch.full_like(diagonal[:, alike], 10.0), rtol=1e-3)
 
 
 def test_normalised_scores_are_bounded():
