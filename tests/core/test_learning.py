@@ -98,4 +98,4 @@ def test_normalised_attention_finds_a_far_cue_at_any_scale(within, scale):
 @pytest.mark.parametrize("within", [True, False], ids=["self", "grounding"])
 def test_the_papers_scores_do_not_learn_to_recall_at_every_scale(within, scale):
     """Why ``QK_NORM`` is there: the sharpness of these goes with the square of the scale; chance is 0.25."""
-    assert accuracy(recall, scale, within=within, qk_norm=False) <= 0.8
+    assert accuracy(recall, scale, within=within, qk_norm=False) < 0.9
