@@ -31,9 +31,9 @@ MIN_CHUNK = 16
 STEP_BYTES = 4 * 2**20
 
 # Torch's fused attention multiplies with the values once for each part, chunks once for all parts but in several passes
-# over the scores. Up to so many channels more, (N - 1) V, the former is faster on the CPU (measured, forward and
-# backward: 1.3 times at N = 1, 1.5 times at 32 channels and N = 2 to 4; 0.8 times at 64 channels and N = 2 to 4).
-MAX_REPEATED_CHANNELS = 96
+# over the scores. On the CPU the former is faster for one part, and for several up to this many channels (measured,
+# forward and backward: 1.3 times at N = 1, 1.5 times at 32 channels and N = 2 and 4; 0.8 times at 64 channels).
+MAX_FUSED_CHANNELS = 32
 
 
 def mixture_gate(k: Tensor, weight: Tensor | None, *, key_mask: Tensor | None = None) -> Tensor:
@@ -107,7 +107,7 @@ def _prefers_sdpa(q: Tensor, v: Tensor, num_parts: int) -> bool:
     # A recorded graph is to run without this package, so it gets torch's own operator.
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or q.device.type != "cpu":
         return True
-    return v.shape[2] * (num_parts - 1) <= MAX_REPEATED_CHANNELS
+    return num_parts == 1 or v.shape[2] <= MAX_FUSED_CHANNELS
 
 
 class _Mixture(torch.autograd.Function):
