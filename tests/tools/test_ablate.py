@@ -12,7 +12,7 @@ from pathlib import Path
 import ablate
 import model_costs
 import pytest
-from ablation import costs, running
+from ablation import costs, report, running
 from PIL import Image
 
 from fpt_d2.data.synthetic.write_shapes import write_shapes
@@ -277,19 +277,34 @@ def test_a_further_variant_is_measured_beside_one_that_has_been(tmp_path, monkey
     assert [training.iterations for training in trained] == [50]
 
 
+def test_costs_are_divided_by_the_baseline_that_others_lead_to():
+    def row(name, baseline, seconds):
+        shared = {"is_claim": False, "iterations": 60, "params_m": None, "gflops": None, "equal_cost_to": None}
+        return shared | {
+            "variant": name,
+            "baseline": baseline,
+            "step_seconds": seconds,
+            "curves": {"bbox/AP": {"1": [[59, 1.0]]}},
+        }
+
+    rows = [row("FPN", None, 2.0), row("FPT", "FPN", 5.0), row("control", "FPT", 3.0)]
+    text = report.table({"metrics": ["bbox/AP"], "start": {}, "variants": rows})
+    assert "5 (×2.50)" in text and "3 (×1.50)" in text and "| 2 " in text
+
+
 def test_results_of_others_are_merged_by_seed_and_row(tmp_path, capsys, measured, monkeypatch):
     monkeypatch.setattr(running, "_train", lambda t, _: finished(t.folder, 20.0 + t.seed, last=t.iterations - 1) or "")
     recipe = str(write_recipe(tmp_path, RECIPE))
     for seed in ("1", "2"):
         assert ablate.main(["--recipe", recipe, "--output", str(tmp_path / seed), "--seeds", seed]) == 0
-    report = ["--recipe", recipe, "--output", str(tmp_path / "1"), "--seeds", "1", "--report-only", "--merge"]
+    again = ["--recipe", recipe, "--output", str(tmp_path / "1"), "--seeds", "1", "--report-only", "--merge"]
     other = tmp_path / "2" / "ablation.json"
     results = json.loads(other.read_text())
     del results["variants"][2]
     results["variants"][1]["variant"] = "FPT elsewhere"
     other.write_text(json.dumps(results))
     capsys.readouterr()
-    assert ablate.main([*report, str(other)]) == 0
+    assert ablate.main([*again, str(other)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"\*\*FPN\*\* +\| 21\.5 \(21\.0 to 22\.0\) \| +2", out)
     assert re.search(r"\*\*FPT elsewhere\*\* +\| 22\.0 +\| +1", out)
@@ -302,7 +317,7 @@ def test_results_of_others_are_merged_by_seed_and_row(tmp_path, capsys, measured
         (tmp_path / "1" / "costs.json", "costs.json is not the ablation.json of an ablation"),
     ):
         with pytest.raises(SystemExit, match=message):
-            ablate.main([*report, str(file)])
+            ablate.main([*again, str(file)])
 
 
 def test_costs_that_cannot_be_read_are_named(tmp_path, untrained):

@@ -138,13 +138,15 @@ def measure_steps(
     for step, _ in steppers.values():
         step()  # libraries set up what they need once
     means: dict[str, list[float]] = {name: [] for name in steppers}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         totals = dict.fromkeys(steppers, 0.0)
         for _ in range(steps):
             for name, (step, device) in steppers.items():
                 totals[name] += measure_time(step, device).seconds
         for name, total in totals.items():
             means[name].append(total / steps)
+        seconds = ", ".join(f"{name} {of_round[-1]:.3g} s" for name, of_round in means.items())
+        print(f"Round {number} of {rounds}, a step: {seconds}", flush=True)
     return means
 
 

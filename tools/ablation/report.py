@@ -14,7 +14,8 @@ from .results import Row
 
 _STEP_NOTE = (
     "s / step: seconds of one training step without the loading of its batch, on one thread of the processor (on a GPU "
-    "by the clock), measured in turn with the other rows; training: all steps, without evaluations."
+    "by the clock), measured in turn with the other rows; training: all steps, without evaluations; "
+    "×: over the baseline."
 )
 
 
@@ -62,8 +63,8 @@ def _time_cells(row: Row, rows: Sequence[Row]) -> Row:
     if "step_seconds" not in row:
         return {"s / iteration": row["seconds_per_iteration"]}
     seconds, minutes = f"{row['step_seconds']:.3g}", f"{_minutes(row):.3g}"
-    base = _find(rows, row["baseline"])
-    if base and "step_seconds" in base:
+    base = _root(rows, row)
+    if base is not row and "step_seconds" in base:
         seconds += f" (×{row['step_seconds'] / base['step_seconds']:.2f})"
         minutes += f" (×{_minutes(row) / _minutes(base):.2f})"
     return {"s / step": seconds, "training (min)": minutes}
@@ -119,6 +120,13 @@ def _minutes(row: Row) -> float | None:
 
 def _find(rows: Sequence[Row], name: str | None) -> Row | None:
     return next((row for row in rows if row["variant"] == name), None)
+
+
+def _root(rows: Sequence[Row], row: Row) -> Row:
+    """The row that a chain of baselines ends with: its cost is what the others' is divided by."""
+    for _ in rows:  # as long as a chain can be
+        row = _find(rows, row["baseline"]) or row
+    return row
 
 
 def _spread(values: Sequence[float]) -> str:
