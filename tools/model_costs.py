@@ -100,9 +100,6 @@ def _without_values(model: nn.Module, device: str) -> nn.Module:
     for module in model.modules():
         if getattr(module, "read_padding", False):
             module.read_padding = False  # which cannot be read without values: everything counts as image
-        if getattr(module, "impl", "") == "auto" and device == "cpu":
-            # Where that takes fused attention on the CPU, it computes products that the mixture does without.
-            module.impl = "chunked"
     return model.to_empty(device=device).eval()
 
 

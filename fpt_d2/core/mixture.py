@@ -30,11 +30,6 @@ MIN_CHUNK = 16
 # Small maps: so many bytes of scores are worth one step, with more queries and images in it.
 STEP_BYTES = 4 * 2**20
 
-# Torch's fused attention multiplies with the values once for each part, chunks once for all parts but in several passes
-# over the scores. On the CPU the former is faster for one part, and for several up to this many channels (measured,
-# forward and backward: 1.3 times at N = 1, 1.5 times at 32 channels and N = 2 and 4; 0.8 times at 64 channels).
-MAX_FUSED_CHANNELS = 32
-
 
 def mixture_gate(k: Tensor, weight: Tensor | None, *, key_mask: Tensor | None = None) -> Tensor:
     """Weights of the parts, ``softmax_n(w_n . mean_j k_j)`` (paper; the authors' code takes the mean of q).
@@ -88,7 +83,9 @@ def dot_product_mixture(
         raise ArgumentError("impl", impl, one_of(IMPLEMENTATIONS))
     if q.shape[2] % gate.shape[1] != 0:
         raise ValueError(f"{q.shape[2]} channels cannot be cut into {gate.shape[1]} equal parts")
-    if impl == "sdpa" or (impl == "auto" and _prefers_sdpa(q, v, gate.shape[1])):
+    # A recorded graph is to run without this package, so it gets torch's own operator.
+    is_recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if impl == "sdpa" or (impl == "auto" and (is_recorded or q.device.type != "cpu")):
         return _sdpa(q, k, v, gate, bias, key_mask, scale)
     if key_mask is not None:
         padding = (
@@ -101,13 +98,6 @@ def dot_product_mixture(
         return _all_at_once(q, k, v, gate, bias, scale)
     out: Tensor = _Mixture.apply(q, k, v, gate, bias, scale)
     return out
-
-
-def _prefers_sdpa(q: Tensor, v: Tensor, num_parts: int) -> bool:
-    # A recorded graph is to run without this package, so it gets torch's own operator.
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or q.device.type != "cpu":
-        return True
-    return num_parts == 1 or v.shape[2] <= MAX_FUSED_CHANNELS
 
 
 class _Mixture(torch.autograd.Function):

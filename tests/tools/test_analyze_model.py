@@ -76,7 +76,7 @@ def test_a_gpus_attention_is_counted_without_a_gpu():
 
 def test_nothing_is_lost_without_values_and_steps():
     """The same count as over a real forward pass, in which attention goes in many steps."""
-    cfg = _config(impl="chunked")
+    cfg = _config()
     cost = measure("fpt", cfg, *SIZE)
     backbone = build_model(cfg).eval().backbone
     with FlopCounterMode(display=False) as counter, torch.no_grad():
