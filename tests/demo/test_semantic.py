@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
     torch.save({"model": model.state_dict()}, folder / "model_final.pth")
     (folder / "last_checkpoint").write_text("model_final.pth")
     yield folder
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
+    DatasetCatalog.pop(NAME, None)  # a test may have run alone in its process, without one that registers it
+    MetadataCatalog.pop(NAME, None)
 
 
 @pytest.mark.parametrize("opts", [[], WINDOW, TTA, WINDOW + TTA], ids=["plain", "window", "tta", "both"])
