@@ -20,7 +20,7 @@ from fpt_d2.errors import UserError
 SIZES: dict[str, dict[str, int]] = {
     "detection": {"num_train": 600, "num_val": 200, "min_size": 96, "max_size": 160},
     "semantic": {"num_train": 1000, "num_val": 100},
-    "context-detection": {"num_train": 1000, "num_val": 200, "min_size": 96, "max_size": 128},
+    "context-detection": {"num_train": 4000, "num_val": 200, "min_size": 96, "max_size": 128},
 }
 DIFFICULTIES = ("presence", "matching", "relation")  # classes.CONTEXT_DETECTION, for which torch would be imported
 

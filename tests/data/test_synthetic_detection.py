@@ -27,8 +27,15 @@ NUM_SCENES = 200
 CUES, CONTEXT = (2, 3), (4, 5)  # categories, in each difficulty
 
 
-def scene_of(difficulty: str, index: int, **options: Any) -> Scene:
-    return nth_detection_scene(0, difficulty, "train", index, (64, 64), **options)
+def scene_of(difficulty: str, index: int, split: str = "val", **options: Any) -> Scene:
+    return nth_detection_scene(0, difficulty, split, index, (64, 64), **options)
+
+
+def is_easy(difficulty: str, scene: Scene) -> bool:
+    """Whether no comparison is needed: all stars are alike, or all small shapes squares."""
+    if difficulty == "matching":
+        return len({o.category for o in scene.objects if o.category in CUES}) == 1
+    return all(outline_of(o) == "square" for o in scene.objects if o.category in CONTEXT)
 
 
 def box_of(scene_object: SceneObject) -> np.ndarray:
@@ -84,7 +91,7 @@ def test_annotations_are_those_of_the_scene(difficulty: str, tmp_path: Path) -> 
     assert coco.dataset["categories"] == context_categories(difficulty)
     assert coco.dataset["info"]["description"].endswith(difficulty)
     for index, image in enumerate(coco.dataset["images"]):
-        scene = scene_of(difficulty, index)
+        scene = scene_of(difficulty, index, "train")
         with Image.open(root / "train" / image["file_name"]) as opened:
             assert opened.size == (image["width"], image["height"]) == scene.pixels.shape[1::-1]
         annotations = coco.imgToAnns[image["id"]]
@@ -228,6 +235,31 @@ def test_nothing_but_the_rule_tells_the_class(difficulty: str, scenes: list[Scen
     distances = np.linalg.norm(values[:, None] - values[None], axis=2)
     distances[numbers[:, None] == numbers[None]] = np.inf
     assert abs(np.mean(labels[distances.argmin(axis=1)] == labels) - 0.5) < 3 * deviation
+
+
+@pytest.mark.parametrize("difficulty", ["matching", "relation"])
+def test_half_of_the_training_images_are_easy_and_no_other(difficulty: str) -> None:
+    """By chance a relation that is not easy looks so: one in four, eight or sixteen of them."""
+    in_train, in_val = (
+        [is_easy(difficulty, scene_of(difficulty, index, split)) for index in range(NUM_SCENES)]
+        for split in ("train", "val")
+    )
+    by_chance = 0.0 if difficulty == "matching" else (1 / 4 + 1 / 8 + 1 / 16) / 3
+    assert np.mean(in_val) == pytest.approx(by_chance, abs=0.08)
+    assert np.mean(in_train) == pytest.approx(0.5 + 0.5 * by_chance, abs=0.12)
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+def test_classes_of_training_images_follow_the_rule_too(difficulty: str) -> None:
+    right, first = [], []
+    for index in range(NUM_SCENES):
+        scene = scene_of(difficulty, index, "train")
+        for scene_object in scene.objects:
+            if scene_object.category in CONTEXT:
+                right.append(told_by_the_rule(difficulty, scene, scene_object) == scene_object.category)
+                first.append(scene_object.category == CONTEXT[0])
+    assert np.mean(right) > (0.97 if difficulty == "matching" else 0.999)
+    assert abs(np.mean(first) - 0.5) < 3 * 0.5 / NUM_SCENES**0.5
 
 
 def test_neither_half_of_a_relation_tells_the_class() -> None:

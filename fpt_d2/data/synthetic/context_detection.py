@@ -4,10 +4,14 @@ The cue stands at one end of a long image, the objects that it decides at the ot
 decide nothing, stand anywhere. Nothing but the cue tells the two context classes apart, and either is as frequent. What
 the cue is makes the difficulty:
 
-presence: a small star or a small cross. Large squares are of one class where there is a star, of another where a cross.
+presence: a large star or a large cross. Small squares are of one class where there is a star, of another where a cross.
 matching: three stars of different colors, some with a dark dot. A square is of the class of the star of its own color.
 relation: a large square or cross. A small square or cross is of one class if its outline is that of the large one, of
 another if not.
+
+Of the last two there are *easy* scenes as well, in which the cue tells without a comparison: all stars are alike, or
+all small shapes are squares. Training needs some: where no fact by itself tells anything about the class, the gradient
+does not say where to look either.
 
 Shape legend: H, W are the image's height and width. Lengths that are not in pixels are in short sides of the image.
 """
@@ -59,16 +63,17 @@ class _Layout:
 
 
 def draw_context_detection(
-    rng: np.random.Generator, height: int, width: int, difficulty: str, *, exchanged: bool = False
+    rng: np.random.Generator, height: int, width: int, difficulty: str, *, easy: bool = False, exchanged: bool = False
 ) -> Scene:
     """Draw a scene of a ``difficulty``, a key of `classes.CONTEXT_DETECTION`; there are its objects' categories.
 
+    With ``easy`` no comparison is needed; a scene of presence needs none anyway.
     With ``exchanged`` the cue is the other one: star and cross, dot and no dot, large square and large cross change
     places. From the same ``rng`` that gives the same image but for the cue, and the other class of every object that
     the cue decides.
     """
     layout = _Layout(rng, height, width)
-    _ARRANGE[difficulty](rng, layout, exchanged)
+    _ARRANGE[difficulty](rng, layout, easy, exchanged)
     _add_ordinary(rng, layout)
     mirrored = rng.random() < 0.5
     image, background = draw_background(rng, height, width)
@@ -91,32 +96,32 @@ def _add_ordinary(rng: np.random.Generator, layout: _Layout) -> None:
         layout.add_anywhere(_look(label, ("circle", "triangle")[label]), (radius, radius))
 
 
-def _arrange_presence(rng: np.random.Generator, layout: _Layout, exchanged: bool) -> None:
+def _arrange_presence(rng: np.random.Generator, layout: _Layout, easy: bool, exchanged: bool) -> None:
     which = int(rng.integers(2)) ^ exchanged
-    layout.add_cue(_look(2 + which, ("star", "cross")[which]), _SMALL)
+    layout.add_cue(_look(2 + which, ("star", "cross")[which]), _LARGEST)
     for _ in range(rng.integers(2, 5)):
-        layout.add_object(_look(4 + which, "square"), _LARGE)
+        layout.add_object(_look(4 + which, "square"), _MEDIUM)
 
 
-def _arrange_matching(rng: np.random.Generator, layout: _Layout, exchanged: bool) -> None:
-    # One or two of three are dotted: where all were alike, any would do.
-    dotted = rng.permutation([False, True, rng.random() < 0.5])
+def _arrange_matching(rng: np.random.Generator, layout: _Layout, easy: bool, exchanged: bool) -> None:
+    # One or two of three are dotted: where all are alike, any will do.
+    dotted = np.full(3, rng.random() < 0.5) if easy else rng.permutation([False, True, rng.random() < 0.5])
     middles = rng.random() + np.arange(3) / 3 + rng.uniform(-0.04, 0.04, 3)
     hues = [(middle - _SAME_HUE, middle + _SAME_HUE) for middle in middles]
     for star, has_dot in enumerate(dotted ^ exchanged):
-        layout.add_cue(_look(2 + int(has_dot), "star", hues[star], dotted=bool(has_dot)), _MEDIUM, (star, 3))
+        layout.add_cue(_look(2 + int(has_dot), "star", hues[star], dotted=bool(has_dot)), _LARGE, (star, 3))
     for _ in range(rng.integers(2, 5)):
         # First the class, then a star of it: else what most stars are would tell.
-        star = rng.choice(np.flatnonzero(dotted == (rng.random() < 0.5)))
+        star = rng.integers(3) if easy else rng.choice(np.flatnonzero(dotted == (rng.random() < 0.5)))
         layout.add_object(_look(4 + int(dotted[star] ^ exchanged), "square", hues[star]), _LARGE)
 
 
-def _arrange_relation(rng: np.random.Generator, layout: _Layout, exchanged: bool) -> None:
+def _arrange_relation(rng: np.random.Generator, layout: _Layout, easy: bool, exchanged: bool) -> None:
     outlines = ("square", "cross")
     which = int(rng.integers(2)) ^ exchanged
-    layout.add_cue(_look(2 + which, outlines[which], _ANY_HUE), _LARGEST)
+    layout.add_cue(_look(2 + which, outlines[which]), _LARGEST)
     for _ in range(rng.integers(2, 5)):
-        own = int(rng.integers(2))
+        own = 0 if easy else int(rng.integers(2))
         layout.add_object(_look(4 + int(own != which), outlines[own], _ANY_HUE), _SMALL)
 
 

@@ -22,6 +22,7 @@ IMAGE_SIZE = (96, 128)
 DESCRIPTION = "Synthetic scenes for detection in context of fpt_d2: {}"
 # With the difficulty's place it enters the seed: no randomness is shared with other data sets.
 _STREAM = 2
+_EASY_SHARE = 0.5  # of the training images
 _MAX_OBJECTS = 100  # annotation ids of one image; a scene has far fewer
 
 
@@ -29,7 +30,7 @@ def write_context_detection(
     root: str | os.PathLike[str],
     difficulty: str,
     *,
-    num_train: int = 1000,
+    num_train: int = 4000,
     num_val: int = 200,
     image_size: tuple[int, int] = IMAGE_SIZE,
     seed: int = 0,
@@ -64,12 +65,16 @@ def nth_detection_scene(
     *,
     exchanged: bool = False,
 ) -> Scene:
-    """Image ``index`` of a split, drawn by :func:`.context_detection.draw_context_detection`."""
+    """Image ``index`` of a split, drawn by :func:`.context_detection.draw_context_detection`.
+
+    Half of the training images are easy, none of the others.
+    """
     stream = _STREAM + list(CONTEXT_DETECTION).index(difficulty)
     rng = np.random.default_rng([seed, SPLITS.index(split), index, stream])
     short = int(rng.integers(image_size[0], image_size[1] + 1))
     height, width = rng.permutation([short, round(short * rng.uniform(*ASPECT))]).tolist()
-    return draw_context_detection(rng, height, width, difficulty, exchanged=exchanged)
+    easy = split == "train" and rng.random() < _EASY_SHARE
+    return draw_context_detection(rng, height, width, difficulty, easy=easy, exchanged=exchanged)
 
 
 def _write_split(
