@@ -10,17 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from ..core import Level, LocalGroundingTransformer, PyramidTransform, ValidSizes
-from ..core.local import ratio_of
-from ..core.similarity import SIMILARITIES
+from ..core import Level, PyramidTransform
 from ..core.transformers import MixtureTransformer
+from ..core.weights import attention_weights, first_image
 
 # Of the detector's writers, which then write what is new.
 PERIOD = 20
@@ -85,19 +82,10 @@ def attention_entropy(
     Returns:
         Scalar, float32, 0 to 1. None where there is a single key.
     """
-    target, source = _first_image(target), _first_image(source)
-    chosen = _random_positions(target, random)
-    is_local = isinstance(branch, LocalGroundingTransformer)
-    scores = _local_scores(branch, target, source, chosen) if is_local else _scores(branch, target, source, chosen)
-    keys = scores.shape[-1]
-    return None if keys < 2 else torch.special.entr(scores.softmax(-1)).sum(-1).mean() / math.log(keys)
-
-
-def _first_image(level: Level) -> Level:
-    valid = level.valid
-    if valid is not None:
-        valid = ValidSizes(valid.full, valid.tensor[:1], None if valid.numbers is None else valid.numbers[:1])
-    return Level(level.map[:1], valid, stride=level.stride)
+    target = first_image(target)
+    weights = attention_weights(branch, target, source, _random_positions(target, random)).parts
+    keys = weights.shape[-1]
+    return None if keys < 2 else torch.special.entr(weights).sum(-1).mean() / math.log(keys)
 
 
 def _random_positions(level: Level, random: torch.Generator) -> Tensor:
@@ -105,41 +93,3 @@ def _random_positions(level: Level, random: torch.Generator) -> Tensor:
     mask, device = level.positions[1], level.map.device
     places = torch.arange(level.map[0, 0].numel(), device=device) if mask is None else mask[0].nonzero()[:, 0]
     return places[torch.randperm(len(places), generator=random)[:NUM_QUERIES].to(device)]
-
-
-def _scores(branch: MixtureTransformer, target: Level, source: Level, chosen: Tensor) -> Tensor:
-    """(1, N, Q, K), of the chosen positions and all valid keys."""
-    q, k, _, _, bias, mask = branch.attention(target, source)
-    scores = _dot_products(branch, q[:, chosen], k, bias)
-    return scores if mask is None else scores[..., mask[0]]
-
-
-def _local_scores(branch: Any, target: Level, source: Level, chosen: Tensor) -> Tensor:
-    """(Q, N, 1, S S), of the chosen positions and their squares, where a place beyond the image is a key of zeros."""
-    positions, mask = source.positions
-    q, k = branch.query_and_key(target.positions[0][:, chosen], positions)
-    if mask is not None:
-        k = k.masked_fill(~mask.unsqueeze(2), 0)
-    (height, width), side = target.map.shape[-2:], branch.square_size
-    border = side // 2
-    k = k[0].t().unflatten(1, source.map.shape[-2:])
-    k = F.pad(k, (border, border + width, border, border + height))  # as far as a square can reach
-    ratio = source.stride // target.stride if source.stride and target.stride else None
-    ratios = (ratio, ratio) if ratio else ratio_of(target.map, source.map)
-    steps = torch.arange(side, device=chosen.device)
-    rows, columns = ((place // r)[:, None] + steps for place, r in zip((chosen // width, chosen % width), ratios))
-    keys = k[:, rows[:, :, None], columns[:, None]].flatten(2).permute(1, 2, 0)  # (Q, S S, C)
-    queries, bias, as_dot_product = q[0].unsqueeze(1), None, SIMILARITIES[branch.similarity]
-    if as_dot_product is not None and branch.logit_scale is None:
-        queries, keys, bias = as_dot_product(queries, keys, branch.num_parts, None)
-    return _dot_products(branch, queries, keys, bias)
-
-
-def _dot_products(branch: MixtureTransformer, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    """``scale (q_n . k_n + bias_n)`` of q (B, Q, C), k (B, K, C) and bias (B, N, K): (B, N, Q, K), float32."""
-    with torch.autocast(q.device.type, enabled=False):
-        q, k = (t.float().unflatten(2, (branch.num_parts, -1)).transpose(1, 2) for t in (q, k))
-        scores = q @ k.transpose(2, 3)
-        if bias is not None:
-            scores = scores + bias.float().unsqueeze(2)
-        return torch.mul(scores, branch.scale)

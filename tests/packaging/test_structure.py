@@ -23,7 +23,7 @@ ARROWS = {
     "data": set(),
     "evaluation": {"data", "visualization"},
     "checkpoint": {"core"},
-    "visualization": {"data"},
+    "visualization": {"core", "data"},
     "engine": {"core", "modeling", "data", "evaluation", "checkpoint", "visualization"},
 }
 # Files beside the rooms, which any may import.

@@ -112,7 +112,7 @@ def _arrange_matching(rng: np.random.Generator, layout: _Layout, easy: bool, exc
         layout.add_cue(_look(2 + int(has_dot), "star", hues[star], dotted=bool(has_dot)), _LARGE, (star, 3))
     for _ in range(rng.integers(2, 5)):
         # First the class, then a star of it: else what most stars are would tell.
-        star = rng.integers(3) if easy else rng.choice(np.flatnonzero(dotted == (rng.random() < 0.5)))
+        star = int(rng.choice(np.arange(3) if easy else np.flatnonzero(dotted == (rng.random() < 0.5))))
         layout.add_object(_look(4 + int(dotted[star] ^ exchanged), "square", hues[star]), _LARGE)
 
 

@@ -1,0 +1,173 @@
+"""The attention explorer: what it says of a model, against the model itself, and its command line."""
+
+from __future__ import annotations
+
+import logging
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from detectron2.utils.logger import setup_logger
+
+from fpt_d2 import model_zoo
+from fpt_d2.errors import UserError
+from fpt_d2.visualization.attention import Exploration, draw_exploration, explore
+
+ROOT = Path(__file__).parents[2]
+CONFIG = model_zoo.get_config_file("quick_schedules/faster_rcnn_R_18_FPT_quickstart.yaml")
+BOX = (30.0, 20.0, 60.0, 45.0)
+KEYS: list[Any] = ["MODEL.FPT.ZERO_INIT_FUSE", False, "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
+
+
+def config(*keys: Any) -> CfgNode:
+    cfg = model_zoo.get_config("quick_schedules/faster_rcnn_R_18_FPT_quickstart.yaml")
+    cfg.merge_from_list([*KEYS, *keys])
+    return cfg
+
+
+def predictor(*keys: Any) -> DefaultPredictor:
+    torch.manual_seed(0)
+    return DefaultPredictor(config(*keys))
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (75, 120, 3), dtype=np.uint8)
+
+
+def kinds(exploration: Exploration) -> list[tuple[str, str]]:
+    return [(gathered.kind, gathered.source) for gathered in exploration.gathered]
+
+
+def test_every_branch_of_a_level_is_there_and_all_sums_to_one(image: np.ndarray) -> None:
+    of_model = predictor()
+    exploration = explore(of_model, image, BOX, level="p4")
+    assert kinds(exploration) == [("st", "p4"), ("gt", "p5"), ("rt", "p2"), ("rt", "p3")]
+    assert exploration.own_share + sum(g.share for g in exploration.gathered) == pytest.approx(1, abs=1e-6)
+    assert all(0 < g.share < 1 for g in exploration.gathered)
+    for gathered in exploration.gathered:
+        assert gathered.map.sum().item() == pytest.approx(1, abs=1e-5) and gathered.map.min() >= 0
+        assert (gathered.entropy is None) == (gathered.parts is None) == (gathered.kind == "rt")
+    st = exploration.gathered[0]
+    assert st.parts is not None and st.gate is not None and st.parts.shape[0] == 2
+    torch.testing.assert_close(torch.einsum("n,nhw->hw", st.gate, st.parts), st.map)
+
+
+def test_a_box_is_asked_of_the_level_that_its_head_reads(image: np.ndarray) -> None:
+    of_model = predictor()
+    assert explore(of_model, image, BOX).level == "p2"
+    assert explore(of_model, image, (0, 0, 0, 0)).level == "p2"
+    large = np.zeros((800, 1000, 3), dtype=np.uint8)
+    of_large = predictor("INPUT.MIN_SIZE_TEST", 256, "INPUT.MAX_SIZE_TEST", 320)
+    assert explore(of_large, large, (0, 0, 999, 799)).level == "p4"
+
+
+def test_a_branch_without_softmax_is_shown_where_it_reads(image: np.ndarray) -> None:
+    """RT reads a finer level around the place itself."""
+    exploration = explore(predictor("MODEL.FPT.BRANCHES", ["rt"]), image, (100, 60, 100, 60), level="p3")
+    ((kind, source),) = kinds(exploration)
+    assert (kind, source) == ("rt", "p2")
+    rows, columns = exploration.gathered[0].map.shape
+    peak = int(exploration.gathered[0].map.argmax())
+    scale = 64 / 75
+    assert abs(peak // columns - 60 * scale / 4) <= 6 and abs(peak % columns - 100 * scale / 4) <= 6
+
+
+def test_the_model_predicts_as_before(image: np.ndarray) -> None:
+    of_model = predictor("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
+    before = of_model(image)["instances"]
+    explore(of_model, image, BOX)
+    after = of_model(image)["instances"]
+    torch.testing.assert_close(after.pred_boxes.tensor, before.pred_boxes.tensor)
+    assert not any(m._forward_pre_hooks for m in of_model.model.modules())
+
+
+def test_a_model_with_nothing_to_explore_is_refused(image: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"no branches to explore: MODEL\.FPT\.BRANCHES is empty"):
+        explore(predictor("MODEL.FPT.BRANCHES", []), image, BOX)
+    with pytest.raises(UserError, match="no level 'p7'; FPT's levels are p2, p3, p4, p5"):
+        explore(predictor(), image, BOX, level="p7")
+    with pytest.raises(UserError, match="No branch of FPT writes to p2"):
+        explore(predictor("MODEL.FPT.BRANCHES", ["rt"]), image, BOX, level="p2")
+
+
+def test_a_picture_is_drawn_of_wide_and_of_tall_images(image: np.ndarray, tmp_path: Path) -> None:
+    of_model = predictor()
+    for name, picture in (("wide", image[:30]), ("tall", image)):
+        box = (10.0, 5.0, 10.0, 5.0)
+        draw_exploration(
+            picture, box, explore(of_model, picture, box), tmp_path / "new" / f"{name}.png", title="a pixel"
+        )
+        written = cv2.imread(str(tmp_path / "new" / f"{name}.png"))
+        assert min(written.shape[:2]) > 200 and written.std() > 10
+
+
+@pytest.fixture(autouse=True)
+def no_handlers():
+    """Those of a command line write to what standard output was then."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "fpt_d2"):
+        logging.getLogger(name).handlers.clear()
+
+
+@pytest.fixture
+def files(image: np.ndarray, tmp_path: Path) -> tuple[str, str]:
+    """An image and weights."""
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    torch.save({"model": predictor().model.state_dict()}, tmp_path / "model.pth")
+    return str(tmp_path / "image.png"), str(tmp_path / "model.pth")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, output: Path, files: tuple[str, str], *words: str) -> None:
+    words = ("--config-file", CONFIG, "--input", files[0], "--output", str(output), *words)
+    opts = ["--opts", "MODEL.WEIGHTS", files[1], *map(str, KEYS)]
+    monkeypatch.setattr(sys, "argv", ["explore_attention.py", *words, *opts])
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "explore_attention.py"), run_name="__main__")
+    assert ended.value.code == 0
+
+
+def test_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, tmp_path / "point.png", files, "--point", "100,60", "--level", "p3")
+    run(monkeypatch, tmp_path / "object.png", files, "--object", "1", "--confidence-threshold", "0.01")
+    assert (tmp_path / "point.png").exists() and (tmp_path / "object.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--point", "120,20"], "--point 120,20 is outside the image, which is 120 x 75 pixels"),
+        (["--point", "12"], "'12' is not X,Y in pixels, such as 120,80"),
+        (
+            ["--object", "1", "--confidence-threshold", "1.0"],
+            "There is no object 1: the model detected 0 in this image",
+        ),
+        (["--object", "0"], "There is no object 0"),
+        (["--point", "1,1", "--object", "1"], "not allowed with argument"),
+        (["--point", "1,1", "--level", "p1"], "There is no level 'p1'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    files: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(AssertionError):
+        run(monkeypatch, tmp_path / "out.png", files, *words)
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out.png").exists()
