@@ -19,7 +19,7 @@ from fpt_d2.engine.optimizer import build_optimizer, make_resumable, trunk_prefi
 from fpt_d2.modeling import check_model
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICKSTART = str(ROOT / "configs" / "quick_schedules" / "mask_rcnn_R_18_FPT_quickstart.yaml")
+QUICKSTART = str(ROOT / "configs" / "quick_schedules" / "Base-quickstart.yaml")
 UFP = str(ROOT / "configs" / "quick_schedules" / "ufp_fpt_R_50_quickstart.yaml")
 FCOS = str(ROOT / "configs" / "quick_schedules" / "fcos_R_18_FPT_quickstart.py")
 PARTS = ["SOLVER.OPTIMIZER", "AdamW", "SOLVER.BACKBONE_MULTIPLIER", 0.1, "SOLVER.FPT_MULTIPLIER", 4.0]
