@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
-from fpt_d2.data import register_from_config
-from fpt_d2.engine.inference import build_predictor
+from fpt_d2.engine.inference import build_predictor, class_metadata
 from fpt_d2.errors import UserError
-
-logger = logging.getLogger("fpt_d2.demo")
 
 
 class VisualizationDemo:
@@ -32,7 +27,7 @@ class VisualizationDemo:
     """
 
     def __init__(self, cfg: CfgNode, instance_mode: ColorMode = ColorMode.IMAGE) -> None:
-        self.metadata = _get_metadata(cfg)
+        self.metadata = class_metadata(cfg)
         self.instance_mode = instance_mode
         self.predictor = build_predictor(cfg)
 
@@ -81,20 +76,3 @@ def _draw(outputs: dict[str, Any], visualizer: Visualizer | VideoVisualizer, *fr
     if drawn is None:
         raise UserError(f"The model puts out {sorted(outputs)}: only instances, sem_seg and panoptic_seg can be drawn")
     return drawn
-
-
-def _get_metadata(cfg: CfgNode) -> Metadata:
-    """Names and colors of the categories of the first test set; numbers where it is not at hand."""
-    name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused"
-    metadata = MetadataCatalog.get(name)
-    try:
-        register_from_config(cfg)
-        if name in DatasetCatalog and not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
-            DatasetCatalog.get(name)  # A set in COCO format learns its names when it is read.
-    except (OSError, ValueError) as error:
-        logger.warning("Categories are drawn by number, as the data set %s cannot be read: %s", name, error)
-    if metadata.get("thing_classes") or metadata.get("stuff_classes"):
-        return metadata
-    num_things = max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES)
-    things, stuff = range(num_things), range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-    return Metadata(name="__unused", thing_classes=[*map(str, things)], stuff_classes=[*map(str, stuff)])

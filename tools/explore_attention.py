@@ -40,29 +40,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--point", type=point, metavar="X,Y", help="ask about this pixel")
     what.add_argument("--object", type=int, metavar="N", help="ask about the N-th detected object; the surest is 1")
-    parser.add_argument("--level", help="the level whose positions are asked about; default: that of the object, or p2")
+    parser.add_argument(
+        "--level",
+        help="the level that is asked; default: the one that the object is pooled from, or the finest",
+    )
     add_confidence_threshold(parser)
     add_opts(parser)
     args = parser.parse_args(argv)
 
-    from detectron2.data import MetadataCatalog
     from detectron2.data.detection_utils import read_image
     from detectron2.utils.logger import setup_logger
 
-    from fpt_d2.data import register_from_config
-    from fpt_d2.engine.inference import build_predictor, get_inference_config
+    from fpt_d2.engine.inference import build_predictor, class_metadata, get_inference_config
     from fpt_d2.visualization.attention import draw_exploration, explore
 
     setup_logger(name="fpt_d2")
     setup_logger(name="fvcore")
     cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
-    register_from_config(cfg)
     with reading(args.input):
         image = read_image(args.input, format="BGR")
     predictor = build_predictor(cfg)
     if args.point is None:
-        metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else None
-        box, title = _object(predictor(image), args.object, metadata)
+        box, title = _object(predictor(image), args.object, class_metadata(cfg))
     else:
         box, title = (*args.point, *args.point), f"pixel {args.point[0]:g}, {args.point[1]:g}"
         height, width = image.shape[:2]
@@ -93,7 +92,7 @@ def _object(outputs: dict[str, Any], number: int, metadata: Any) -> tuple[tuple[
         raise UserError(f"There is no object {number}: the model detected {len(order)} in this image; {remedy}")
     index = int(order[number - 1])
     label, score = int(instances.pred_classes[index]), float(instances.scores[index])
-    names = (metadata.get("thing_classes") if metadata is not None else None) or []
+    names = metadata.get("thing_classes") or []
     name = names[label] if label < len(names) else f"class {label}"
     return tuple(instances.pred_boxes.tensor[index].tolist()), f"{name} {score:.0%}"
 

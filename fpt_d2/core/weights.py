@@ -23,10 +23,10 @@ from .transformers import LocalGroundingTransformer, MixtureTransformer
 class Weights(NamedTuple):
     """
     Attributes:
-        parts: (Q, N, K), each softmax sums to one. Of locality-constrained grounding the keys are those of a square.
+        parts: (Q, N, K), each softmax sums to one. In locality-constrained grounding the keys are those of a square.
         gate: (N,), the weights of the softmaxes, which sum to one.
-        maps: (N, h, w), ``parts`` at the source's positions, their mean over the queries. A key that is a mean of
-            positions gives each of them its share. Each sums to one, less what falls beyond the image in
+        maps: (N, h, w), ``parts`` averaged over the chosen positions and laid out over the source. A key that is a
+            mean of positions gives each of them its share. Each sums to one, less what falls beyond the image in
             locality-constrained grounding.
     """
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA, SemanticSegmentor
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 from ..checkpoint import FPTCheckpointer, find_weights
 from ..config import SEMANTIC_SEGMENTATION
 from ..config_file import read_config
+from ..data import register_from_config
 from ..data.labels import flipped_classes
 from ..errors import WeightsError
 from ..modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
@@ -132,3 +134,20 @@ def _check_weights(cfg: CfgNode) -> None:
             "train first, or give a trained model as MODEL.WEIGHTS path/to/model_final.pth"
         )
     find_weights(weights, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
+
+
+def class_metadata(cfg: CfgNode) -> Metadata:
+    """Names and colors of the categories of the first test set; numbers where it is not at hand."""
+    name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused"
+    metadata = MetadataCatalog.get(name)
+    try:
+        register_from_config(cfg)
+        if name in DatasetCatalog and not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
+            DatasetCatalog.get(name)  # A set in COCO format learns its names when it is read.
+    except (OSError, ValueError) as error:
+        logger.warning("Categories are drawn by number, as the data set %s cannot be read: %s", name, error)
+    if metadata.get("thing_classes") or metadata.get("stuff_classes"):
+        return metadata
+    num_things = max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES)
+    things, stuff = range(num_things), range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    return Metadata(name="__unused", thing_classes=[*map(str, things)], stuff_classes=[*map(str, stuff)])

@@ -25,11 +25,10 @@ from ..core.transformers import MixtureTransformer
 from ..core.weights import Weights, attention_weights, first_image
 from ..errors import UserError
 
-# Of a large object, so many positions speak for all.
-MAX_QUERIES = 64
-# Of the picture, in pixels.
+# Of a large object so many rows and columns are asked about, evenly spaced.
+MAX_ROWS = 8
+# Width of the image in a picture, in pixels.
 _PANEL = 420
-_KINDS = {"st": "its own level", "gt": "a coarser level", "rt": "a finer level"}
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,18 @@ class Gathered:
     Attributes:
         kind: "st", "gt" or "rt".
         source: the level that is read.
-        share: how large this branch's part in the level's output is, beside the other branches and the level itself;
-            all shares sum to one.
-        map: (h, w), how much each position of the source contributes. Of a branch with softmaxes its attention: the
-            mean over the place's positions of the weights, the parts mixed by their gate; it sums to one, less what
-            falls beyond the image in locality-constrained grounding. Of any other branch, the product of the source
-            with the derivative of the branch's output along itself, brought to a sum of one.
-        parts: (N, h, w), the attention of each softmax; None of a branch without.
-        gate: (N,), their weights; None of a branch without.
-        entropy: of the softmaxes, mean, from 0 (a single key) to 1 (all alike); None of a branch without.
+        share: how large this branch's part in the level's output is, beside the other branches and the level itself,
+            before norm and bias. All shares sum to one. With ``MODEL.FPT.ST_RESIDUAL`` that of ST holds what it adds
+            of the level itself.
+        map: (h, w), how much each position of the source contributes. For a branch with softmaxes this is its
+            attention, exact: the mean over the positions asked about, the parts mixed by their gate. It sums to one,
+            less what falls beyond the image in locality-constrained grounding. For any other branch it is the absolute
+            value of the source times the gradient of the branch's output in its own direction, brought to a sum of
+            one; zeros where the branch puts out nothing.
+        parts: (N, h, w), the attention of each softmax; None for a branch without softmaxes.
+        gate: (N,), their weights; None for a branch without softmaxes.
+        entropy: of the softmaxes, mean, from 0 (a single key) to 1 (all alike); None for a branch without
+            softmaxes.
     """
 
     kind: str
@@ -64,7 +66,7 @@ class Exploration:
     """
     Attributes:
         level: whose positions were asked about.
-        own_share: part of the level itself in its output, ``fpn_output`` of it without the branches.
+        own_share: the level's own part in its output.
         gathered: of each branch of the level, in the order of their concatenation.
         size: (height, width) of the image within each source map, by level, in positions.
     """
@@ -78,28 +80,34 @@ class Exploration:
 def explore(predictor: Any, image: np.ndarray, box: Sequence[float], *, level: str | None = None) -> Exploration:
     """Ask what the positions of a level within a box gather from each position of each level.
 
+    Sliding windows and test-time augmentation are left out: the model sees the image once, whole. Where it has several
+    transforms, the first one is asked.
+
     Args:
         predictor: a ``DefaultPredictor`` of a model with FPT.
         image: (H, W, 3) uint8 BGR.
         box: x1, y1, x2, y2 in pixels of the image; a point is a box without extent.
-        level: such as "p3". None: that from which the model's box head takes such a box; of a point, or of a model
-            without one, the finest.
+        level: such as "p3". None: the level from which Detectron2's box head pools such a box; for a point, or a model
+            without that head, the finest that a branch writes to.
 
     Raises:
         UserError: a model without branches, or without that level.
     """
+    model = _without_wrappers(predictor.model)
     inputs, scale = _inputs(predictor, image)
     scaled = [value * factor for value, factor in zip(box, (*scale, *scale))]
-    transform = _transform(predictor.model)
-    level = level or _pooled_level(predictor.model, transform, scaled)
+    transform = _transform(model)
+    level = level or _pooled_level(model, transform, scaled)
     if level not in transform.levels:
         raise UserError(f"There is no level {level!r}; FPT's levels are {', '.join(transform.levels)}")
+    if level not in (written := _written(transform)):
+        raise UserError(
+            f"No branch of FPT writes to {level}; those of MODEL.FPT.BRANCHES write to {', '.join(written)}"
+        )
     found: list[Exploration] = []
-    with _watch(predictor.model, transform, level, scaled, inputs["image"].shape[1:], found), torch.no_grad():
-        predictor.model.eval()([inputs])
-    if not found:
-        raise UserError(f"No branch of FPT writes to {level}: MODEL.FPT.BRANCHES has none for it")
-    return found[-1]
+    with _watch(model, transform, level, scaled, inputs["image"].shape[1:], found), torch.no_grad():
+        model.eval()([inputs])
+    return found[0]
 
 
 def _inputs(predictor: Any, image: np.ndarray) -> tuple[dict[str, Any], tuple[float, float]]:
@@ -112,6 +120,13 @@ def _inputs(predictor: Any, image: np.ndarray) -> tuple[dict[str, Any], tuple[fl
     return inputs, (resized.shape[1] / width, resized.shape[0] / height)
 
 
+def _without_wrappers(model: nn.Module) -> nn.Module:
+    """Without sliding windows and test-time augmentation, which see the image in pieces or changed."""
+    while isinstance(inner := getattr(model, "model", None), nn.Module):
+        model = inner
+    return model
+
+
 def _transform(model: nn.Module) -> PyramidTransform:
     for module in model.modules():
         if isinstance(module, PyramidTransform) and module.ends:
@@ -119,7 +134,14 @@ def _transform(model: nn.Module) -> PyramidTransform:
     raise UserError("The model has no branches to explore: MODEL.FPT.BRANCHES is empty, or the backbone is not FPT")
 
 
+def _written(transform: PyramidTransform) -> list[str]:
+    """The levels that a branch writes to."""
+    targets = {target for _, _, target, _ in transform.ends}
+    return [level for level in transform.levels if level in targets]
+
+
 def _pooled_level(model: nn.Module, transform: PyramidTransform, box: Sequence[float]) -> str:
+    levels = _written(transform)
     pooler = getattr(getattr(model, "roi_heads", None), "box_pooler", None)
     if isinstance(pooler, ROIPooler) and box[2] > box[0] and box[3] > box[1]:
         of_box = assign_boxes_to_levels(
@@ -130,9 +152,10 @@ def _pooled_level(model: nn.Module, transform: PyramidTransform, box: Sequence[f
             pooler.canonical_level,
         )
         stride = 2 ** (pooler.min_level + int(of_box))
-        if found := [name for name, of_level in transform.strides.items() if of_level == stride]:
+        if found := [name for name in levels if transform.strides[name] >= stride]:
             return found[0]
-    return transform.levels[0]
+        return levels[-1]
+    return levels[0]
 
 
 @contextmanager
@@ -207,10 +230,10 @@ def _positions(box: Sequence[float], stride: int, shape: Sequence[int], size: Se
         last = min(length, -(-int(pixels) // stride)) - 1
         inside = [i for i in range(last + 1) if low <= (i + 0.5) * stride <= high]
         ranges.append(inside or [min(max(int((low + high) / 2 / stride), 0), last)])
-    chosen = torch.tensor([row * int(shape[1]) + column for row in ranges[0] for column in ranges[1]])
-    if len(chosen) > MAX_QUERIES:
-        chosen = chosen[torch.linspace(0, len(chosen) - 1, MAX_QUERIES).long()]
-    return chosen
+        ranges[-1] = [
+            ranges[-1][i] for i in np.linspace(0, len(ranges[-1]) - 1, min(len(ranges[-1]), MAX_ROWS)).astype(int)
+        ]
+    return torch.tensor([row * int(shape[1]) + column for row in ranges[0] for column in ranges[1]])
 
 
 def _strength(x: Tensor, chosen: Tensor) -> float:
@@ -248,12 +271,14 @@ def _entropy(weights: Weights) -> float:
 def _attributed(
     branch: Callable[[Level, Level], Tensor], target: Level, source: Level, out: Tensor, chosen: Tensor
 ) -> Tensor:
-    direction = torch.zeros_like(out)
+    direction = out.new_zeros(out.shape)
     direction.flatten(2)[..., chosen] = F.normalize(out.detach().flatten(2)[..., chosen], dim=1)
     leaf = source.map.detach().requires_grad_()
     again = branch(target.again(), Level(leaf, source.valid, stride=source.stride))
-    (gradient,) = torch.autograd.grad(again, leaf, direction, allow_unused=True)
-    if gradient is None:
+    gradient = None
+    if again.requires_grad:
+        (gradient,) = torch.autograd.grad(again, leaf, direction, allow_unused=True)
+    if gradient is None:  # it does not read the source
         return torch.zeros(leaf.shape[-2:])
     product = (gradient * leaf.detach())[0].float().sum(0).abs().cpu()
     return product / product.sum().clamp(min=1e-12)
@@ -274,11 +299,14 @@ def draw_exploration(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
+    image, box = _small(image, box)
     height, width = image.shape[:2]
     panels = len(exploration.gathered) + 2
     columns = 3 if width < 2 * height else 2
     rows = -(-panels // columns)
-    figure: Figure = plt.figure(figsize=(columns * 4.2, rows * (4.2 * height / width + 0.35)), dpi=100)
+    figure: Figure = plt.figure(
+        figsize=(columns * _PANEL / 100, rows * (_PANEL / 100 * height / width + 0.35)), dpi=100
+    )
     figure.set_layout_engine("constrained")
     try:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -307,6 +335,14 @@ def draw_exploration(
         figure.savefig(path)
     finally:
         plt.close(figure)
+
+
+def _small(image: np.ndarray, box: Sequence[float]) -> tuple[np.ndarray, list[float]]:
+    """No larger than a picture shows; a copy of a photograph for each branch would take gigabytes."""
+    height, width = image.shape[:2]
+    factor = min(1.0, 2 * _PANEL / width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(Image.fromarray(image).resize(size)), [value * factor for value in box]
 
 
 def _name(gathered: Gathered) -> str:

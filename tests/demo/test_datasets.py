@@ -9,7 +9,7 @@ from PIL import Image
 
 from fpt_d2.data.synthetic.classes import CATEGORIES
 from fpt_d2.data.synthetic.write_shapes import write_shapes
-from fpt_d2.engine.inference import get_inference_config
+from fpt_d2.engine.inference import class_metadata, get_inference_config
 
 TOOL = Path(__file__).parents[2] / "tools" / "visualize_predictions.py"
 
@@ -69,15 +69,11 @@ def test_what_cannot_be_drawn_is_said_first(tool, argv, capsys):
 
 
 def test_categories_have_the_names_of_the_users_data(demo, config_file, own_data):
-    import predictor
-
-    metadata = predictor._get_metadata(get_inference_config(config_file, own_data))
+    metadata = class_metadata(get_inference_config(config_file, own_data))
     assert tuple(metadata.thing_classes) == tuple(CATEGORIES)
 
 
 def test_categories_are_numbered_where_the_data_are_not_at_hand(demo, config_file, caplog):
-    import predictor
-
     opts = ["DATASETS.REGISTER_COCO", "(('gone','gone.json','gone'),)", "DATASETS.TEST", "('gone',)"]
-    metadata = predictor._get_metadata(get_inference_config(config_file, opts))
+    metadata = class_metadata(get_inference_config(config_file, opts))
     assert metadata.thing_classes[:2] == ["0", "1"] and "gone.json" in caplog.text

@@ -17,8 +17,10 @@ from detectron2.engine import DefaultPredictor
 from detectron2.utils.logger import setup_logger
 
 from fpt_d2 import model_zoo
+from fpt_d2.config_file import read_config
 from fpt_d2.errors import UserError
-from fpt_d2.visualization.attention import Exploration, draw_exploration, explore
+from fpt_d2.modeling.sem_seg import SlidingWindow
+from fpt_d2.visualization.attention import Exploration, _positions, draw_exploration, explore
 
 ROOT = Path(__file__).parents[2]
 CONFIG = model_zoo.get_config_file("quick_schedules/faster_rcnn_R_18_FPT_quickstart.yaml")
@@ -60,6 +62,41 @@ def test_every_branch_of_a_level_is_there_and_all_sums_to_one(image: np.ndarray)
     torch.testing.assert_close(torch.einsum("n,nhw->hw", st.gate, st.parts), st.map)
 
 
+def test_a_branch_whose_convolution_is_zero_has_no_share(image: np.ndarray) -> None:
+    of_model = predictor()
+    before = explore(of_model, image, BOX, level="p4")
+    fusion = of_model.model.backbone.fpn_output4
+    assert [list(group) for group in fusion.branch_groups] == [[0, 1], [2, 3]]
+    with torch.no_grad():
+        fusion.fuse[1].weight[:, 32:] = 0  # the last branch, RT from p3
+        fusion.fuse[0].weight[:, :32] *= 3  # the first one, ST
+    after = explore(of_model, image, BOX, level="p4")
+    assert after.gathered[3].share == 0 < before.gathered[3].share
+    ratios = [a.share / b.share for a, b in zip(after.gathered[:3], before.gathered)]
+    assert ratios[0] == pytest.approx(3 * ratios[1]) and ratios[1] == pytest.approx(ratios[2])
+    assert after.own_share / before.own_share == pytest.approx(ratios[1])
+
+
+def test_windows_and_augmentation_are_left_out(image: np.ndarray) -> None:
+    file = model_zoo.get_config_file("quick_schedules/ufp_fpt_R_50_quickstart.yaml")
+    cfg = read_config(file, ["MODEL.DEVICE", "cpu"])
+    torch.manual_seed(0)
+    of_model = DefaultPredictor(cfg)
+    whole = explore(of_model, image, (10, 10, 10, 10))
+    assert whole.level == "u1" and [g.source for g in whole.gathered[:2]] == ["u1", "u7"]
+    of_model.model = SlidingWindow(of_model.model, size=(32, 48), stride=(16, 24))
+    again = explore(of_model, image, (10, 10, 10, 10))
+    torch.testing.assert_close([g.map for g in again.gathered], [g.map for g in whole.gathered])
+
+
+def test_a_large_object_is_asked_about_all_over() -> None:
+    chosen = _positions((0, 0, 252, 84), 4, (25, 64), (100, 256))
+    rows, columns = chosen // 64, chosen % 64
+    assert rows.unique().tolist() == [0, 2, 5, 8, 11, 14, 17, 20] and columns.min() == 0 and columns.max() == 62
+    assert len(chosen) == len(chosen.unique()) == 64
+    assert _positions((-9, -9, -5, -5), 4, (25, 64), (100, 256)).tolist() == [0]  # beyond the image
+
+
 def test_a_box_is_asked_of_the_level_that_its_head_reads(image: np.ndarray) -> None:
     of_model = predictor()
     assert explore(of_model, image, BOX).level == "p2"
@@ -94,13 +131,19 @@ def test_a_model_with_nothing_to_explore_is_refused(image: np.ndarray) -> None:
         explore(predictor("MODEL.FPT.BRANCHES", []), image, BOX)
     with pytest.raises(UserError, match="no level 'p7'; FPT's levels are p2, p3, p4, p5"):
         explore(predictor(), image, BOX, level="p7")
-    with pytest.raises(UserError, match="No branch of FPT writes to p2"):
+    with pytest.raises(
+        UserError, match="No branch of FPT writes to p2; those of MODEL.FPT.BRANCHES write to p3, p4, p5"
+    ):
         explore(predictor("MODEL.FPT.BRANCHES", ["rt"]), image, BOX, level="p2")
 
 
 def test_a_picture_is_drawn_of_wide_and_of_tall_images(image: np.ndarray, tmp_path: Path) -> None:
     of_model = predictor()
-    for name, picture in (("wide", image[:30]), ("tall", image)):
+    for name, picture in (
+        ("wide", image[:30]),
+        ("tall", image.transpose(1, 0, 2)),
+        ("photo", np.tile(image, (9, 9, 1))),
+    ):
         box = (10.0, 5.0, 10.0, 5.0)
         draw_exploration(
             picture, box, explore(of_model, picture, box), tmp_path / "new" / f"{name}.png", title="a pixel"
@@ -126,21 +169,20 @@ def files(image: np.ndarray, tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "image.png"), str(tmp_path / "model.pth")
 
 
-def run(monkeypatch: pytest.MonkeyPatch, output: Path, files: tuple[str, str], *words: str) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, output: Path, files: tuple[str, str], *words: str) -> int:
+    """The exit status."""
     words = ("--config-file", CONFIG, "--input", files[0], "--output", str(output), *words)
     opts = ["--opts", "MODEL.WEIGHTS", files[1], *map(str, KEYS)]
     monkeypatch.setattr(sys, "argv", ["explore_attention.py", *words, *opts])
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "tools" / "explore_attention.py"), run_name="__main__")
-    assert ended.value.code == 0
+    return int(ended.value.code)
 
 
-def test_the_command_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: tuple[str, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(monkeypatch, tmp_path / "point.png", files, "--point", "100,60", "--level", "p3")
-    run(monkeypatch, tmp_path / "object.png", files, "--object", "1", "--confidence-threshold", "0.01")
+def test_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: tuple[str, str]) -> None:
+    assert run(monkeypatch, tmp_path / "point.png", files, "--point", "100,60", "--level", "p3") == 0
+    assert run(monkeypatch, tmp_path / "object.png", files, "--object", "1", "--confidence-threshold", "0.01") == 0
     assert (tmp_path / "point.png").exists() and (tmp_path / "object.png").exists()
 
 
@@ -166,8 +208,7 @@ def test_a_wrong_command_line_is_one_sentence(
     files: tuple[str, str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(AssertionError):
-        run(monkeypatch, tmp_path / "out.png", files, *words)
+    assert run(monkeypatch, tmp_path / "out.png", files, *words) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "out.png").exists()
