@@ -59,26 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
     with reading(args.input):
         image = read_image(args.input, format="BGR")
+    (height, width), (x, y) = image.shape[:2], args.point or (0, 0)
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(f"--point {x:g},{y:g} is outside the image, which is {width} x {height} pixels")
     predictor = build_predictor(cfg)
     if args.point is None:
         box, title = _object(predictor(image), args.object, class_metadata(cfg))
     else:
-        box, title = (*args.point, *args.point), f"pixel {args.point[0]:g}, {args.point[1]:g}"
-        height, width = image.shape[:2]
-        if not (0 <= box[0] < width and 0 <= box[1] < height):
-            raise UserError(f"--point {box[0]:g},{box[1]:g} is outside the image, which is {width} x {height} pixels")
+        box, title = (x, y, x, y), f"pixel {x:g}, {y:g}"
     exploration = explore(predictor, image, box, level=args.level)
     with users_files():
         draw_exploration(image[:, :, ::-1], box, exploration, args.output, title=title)
     for gathered in exploration.gathered:
         sharpness = "" if gathered.entropy is None else f", entropy {gathered.entropy:.2f}"
-        logger.info("%s from %s: %.1f%% of %s%s", *_words(gathered), exploration.level, sharpness)
+        logger.info("%s: %.1f%% of %s%s", gathered.name, 100 * gathered.share, exploration.level, sharpness)
     logger.info("Wrote %s", args.output)
     return 0
-
-
-def _words(gathered: Any) -> tuple[str, str, float]:
-    return gathered.kind.upper(), gathered.source, 100 * gathered.share
 
 
 def _object(outputs: dict[str, Any], number: int, metadata: Any) -> tuple[tuple[float, ...], str]:

@@ -7,7 +7,10 @@ Shape legend: N parts of the mixture, Q chosen positions of the target, K keys, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,19 +23,32 @@ from .similarity import SIMILARITIES
 from .transformers import LocalGroundingTransformer, MixtureTransformer
 
 
-class Weights(NamedTuple):
-    """
+@dataclass(frozen=True)
+class Weights:
+    """The softmaxes of the chosen positions.
+
     Attributes:
-        parts: (Q, N, K), each softmax sums to one. In locality-constrained grounding the keys are those of a square.
-        gate: (N,), the weights of the softmaxes, which sum to one.
-        maps: (N, h, w), ``parts`` averaged over the chosen positions and laid out over the source. A key that is a
-            mean of positions gives each of them its share. Each sums to one, less what falls beyond the image in
-            locality-constrained grounding.
+        parts: (Q, N, K), each sums to one. In locality-constrained grounding the keys are those of a square.
+        gate: (N,), the weights of the parts in the mixture, which sum to one.
+        lay_out: computes :meth:`maps`, which not every caller needs.
     """
 
     parts: Tensor
     gate: Tensor
-    maps: Tensor
+    lay_out: Callable[[], Tensor]
+
+    def maps(self) -> Tensor:
+        """``parts`` averaged over the chosen positions and laid out over the source: (N, h, w).
+
+        A key that is a mean of positions gives each of them its share. Each map sums to one, less what falls beyond the
+        image in locality-constrained grounding.
+        """
+        return self.lay_out()
+
+    def entropy(self) -> Tensor | None:
+        """Of each softmax, in units of ``log K``: (Q, N), from 0 (one key) to 1 (all alike). None for a single key."""
+        keys = self.parts.shape[-1]
+        return None if keys < 2 else torch.special.entr(self.parts).sum(-1) / math.log(keys)
 
 
 @torch.no_grad()
@@ -52,8 +68,8 @@ def attention_weights(branch: MixtureTransformer, target: Level, source: Level, 
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     parts = scores.softmax(-1).transpose(0, 1)
-    maps = _spread(parts.mean(0), branch, source)
-    return Weights(parts if mask is None else parts[..., mask[0]], gate[0].float(), maps)
+    of_image = parts if mask is None else parts[..., mask[0]]
+    return Weights(of_image, gate[0].float(), partial(_spread, parts.mean(0), branch, source))
 
 
 def first_image(level: Level) -> Level:
@@ -96,12 +112,15 @@ def _local_weights(branch: LocalGroundingTransformer, target: Level, source: Lev
     if as_dot_product is not None and branch.logit_scale is None:
         queries, keys, bias = as_dot_product(queries, keys, branch.num_parts, None)
     parts = _dot_products(branch, queries, keys, bias).squeeze(2).softmax(-1)  # (Q, N, S S)
-    maps = parts.new_zeros(parts.shape[1], *k.shape[1:])
-    for squares, row, column in zip(parts, rows, columns):
-        maps[:, row[:, None], column] += squares.unflatten(1, (side, side)) / len(parts)
-    h, w = source.map.shape[-2:]
-    maps = source.without_padding(maps[None, :, border : border + h, border : border + w])[0]
-    return Weights(parts, gate.float(), maps)
+
+    def lay_out() -> Tensor:
+        maps = parts.new_zeros(parts.shape[1], *k.shape[1:])
+        for squares, row, column in zip(parts, rows, columns):
+            maps[:, row[:, None], column] += squares.unflatten(1, (side, side)) / len(parts)
+        h, w = source.map.shape[-2:]
+        return source.without_padding(maps[None, :, border : border + h, border : border + w])[0]
+
+    return Weights(parts, gate.float(), lay_out)
 
 
 def _dot_products(branch: MixtureTransformer, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:

@@ -7,7 +7,6 @@ that is dead has an rms of 0, one that is stuck an entropy that stays at 1 or fa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -83,9 +82,8 @@ def attention_entropy(
         Scalar, float32, 0 to 1. None where there is a single key.
     """
     target = first_image(target)
-    weights = attention_weights(branch, target, source, _random_positions(target, random)).parts
-    keys = weights.shape[-1]
-    return None if keys < 2 else torch.special.entr(weights).sum(-1).mean() / math.log(keys)
+    entropy = attention_weights(branch, target, source, _random_positions(target, random)).entropy()
+    return None if entropy is None else entropy.mean()
 
 
 def _random_positions(level: Level, random: torch.Generator) -> Tensor:

@@ -5,8 +5,7 @@ Shape legend: N parts of a mixture, O channels of a level's output, h x w source
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 from ..core import Fusion, Level, PyramidTransform
 from ..core.pyramid import Edge
 from ..core.transformers import MixtureTransformer
-from ..core.weights import Weights, attention_weights, first_image
+from ..core.weights import attention_weights, first_image
 from ..errors import UserError
 
-# Of a large object so many rows and columns are asked about, evenly spaced.
+# A large object is asked at so many rows and columns, evenly spaced.
 MAX_ROWS = 8
 # Width of the image in a picture, in pixels.
 _PANEL = 420
@@ -48,8 +47,8 @@ class Gathered:
             one; zeros where the branch puts out nothing.
         parts: (N, h, w), the attention of each softmax; None for a branch without softmaxes.
         gate: (N,), their weights; None for a branch without softmaxes.
-        entropy: of the softmaxes, mean, from 0 (a single key) to 1 (all alike); None for a branch without
-            softmaxes.
+        entropy: of the softmaxes, mean, from 0 (one key has all) to 1 (all alike); None for a branch without softmaxes,
+            or with a single key.
     """
 
     kind: str
@@ -59,6 +58,11 @@ class Gathered:
     parts: Tensor | None = None
     gate: Tensor | None = None
     entropy: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Such as "GT from p4"."""
+        return f"{self.kind.upper()} from {self.source}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Exploration:
     size: dict[str, tuple[float, float]]
 
 
+@torch.no_grad()
 def explore(predictor: Any, image: np.ndarray, box: Sequence[float], *, level: str | None = None) -> Exploration:
     """Ask what the positions of a level within a box gather from each position of each level.
 
@@ -104,10 +109,8 @@ def explore(predictor: Any, image: np.ndarray, box: Sequence[float], *, level: s
         raise UserError(
             f"No branch of FPT writes to {level}; those of MODEL.FPT.BRANCHES write to {', '.join(written)}"
         )
-    found: list[Exploration] = []
-    with _watch(model, transform, level, scaled, inputs["image"].shape[1:], found), torch.no_grad():
-        model.eval()([inputs])
-    return found[0]
+    fusion, x, edges = _seen(model, transform, level, inputs)
+    return _explore_level(fusion, x, edges, transform, level, scaled, inputs["image"].shape[1:])
 
 
 def _inputs(predictor: Any, image: np.ndarray) -> tuple[dict[str, Any], tuple[float, float]]:
@@ -158,51 +161,42 @@ def _pooled_level(model: nn.Module, transform: PyramidTransform, box: Sequence[f
     return levels[0]
 
 
-@contextmanager
-def _watch(
-    model: nn.Module,
-    transform: PyramidTransform,
-    level: str,
-    box: Sequence[float],
-    size: Sequence[int],
-    found: list[Exploration],
-) -> Iterator[None]:
-    """Within it, every forward of the model adds what the level's positions gathered."""
-    ends = {
-        id(getattr(transform, kind)[key]): (kind, source)
-        for kind, key, target, source in transform.ends
-        if target == level
-    }
+def _seen(
+    model: nn.Module, transform: PyramidTransform, level: str, inputs: dict[str, Any]
+) -> tuple[Fusion, Tensor, Sequence[Edge]]:
+    """What fuses a level, and what it is called with in a forward of the model."""
+    branches = set(map(id, transform.branches(level).values()))
+    calls: list[tuple[Fusion, Tensor, Sequence[Edge]]] = []
 
     def look(fusion: nn.Module, arguments: tuple[Any, ...]) -> None:
-        edges = arguments[1] if len(arguments) > 1 else ()
-        if isinstance(fusion, Fusion) and edges and id(edges[0].branch) in ends:
-            found.append(_explore_level(fusion, arguments[0], edges, ends, level, box, size))
+        if isinstance(fusion, Fusion) and any(id(edge.branch) in branches for edge in arguments[1]):
+            calls.append((fusion, *arguments))
 
     handles = [module.register_forward_pre_hook(look) for module in model.modules() if isinstance(module, Fusion)]
     try:
-        yield
+        model.eval()([inputs])
     finally:
         for handle in handles:
             handle.remove()
+    return calls[0]
 
 
 def _explore_level(
     fusion: Fusion,
     x: Tensor,
     edges: Sequence[Edge],
-    ends: dict[int, tuple[str, str]],
+    transform: PyramidTransform,
     level: str,
     box: Sequence[float],
     size: Sequence[int],
 ) -> Exploration:
-    stride = edges[0].target.stride or 1
-    chosen = _positions(box, stride, x.shape[-2:], size)
+    chosen = _positions(box, transform.strides[level], x.shape[-2:], size).to(x.device)
     own = _strength(F.conv2d(x[:1], fusion.weight, padding=1), chosen)
-    strengths, gathered = [], []
+    ends = [(kind, source) for kind, _, target, source in transform.ends if target == level]
     convs = {
         i: (conv, place) for conv, group in zip(fusion.fuse, fusion.branch_groups) for place, i in enumerate(group)
     }
+    strengths, gathered = [], []
     for i, edge in enumerate(edges):
         target, source = first_image(edge.target), first_image(edge.source)
         out = edge.branch(target, source)
@@ -210,61 +204,51 @@ def _explore_level(
         width = out.shape[1]
         weight = conv.get_parameter("weight")[:, place * width : (place + 1) * width]
         strengths.append(_strength(F.conv2d(out, weight, padding=1), chosen))
-        gathered.append(_gather(*ends[id(edge.branch)], edge.branch, target, source, out, chosen))
-    total = own + sum(strengths)
-    total = total if total > 0 else 1.0
-    levels = {ends[id(edge.branch)][1]: edge.source for edge in edges}
+        gathered.append(_gather(edge.branch, target, source, out, chosen))
+    total = max(own + sum(strengths), 1e-12)
     return Exploration(
         level,
         own / total,
-        [Gathered(share=strength / total, **what) for strength, what in zip(strengths, gathered)],
-        {name: (size[0] / (of.stride or 1), size[1] / (of.stride or 1)) for name, of in levels.items()},
+        [Gathered(*end, strength / total, **what) for end, strength, what in zip(ends, strengths, gathered)],
+        {name: (size[0] / transform.strides[name], size[1] / transform.strides[name]) for _, name in ends},
     )
 
 
 def _positions(box: Sequence[float], stride: int, shape: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Indices of the positions whose centres are in the box; at least the one that holds its centre."""
-    x1, y1, x2, y2 = box
-    ranges = []
-    for low, high, length, pixels in ((y1, y2, shape[0], size[0]), (x1, x2, shape[1], size[1])):
-        last = min(length, -(-int(pixels) // stride)) - 1
-        inside = [i for i in range(last + 1) if low <= (i + 0.5) * stride <= high]
-        ranges.append(inside or [min(max(int((low + high) / 2 / stride), 0), last)])
-        ranges[-1] = [
-            ranges[-1][i] for i in np.linspace(0, len(ranges[-1]) - 1, min(len(ranges[-1]), MAX_ROWS)).astype(int)
-        ]
-    return torch.tensor([row * int(shape[1]) + column for row in ranges[0] for column in ranges[1]])
+    """Indices of the positions of a map whose centres are in the box; at least of the one nearest to its centre."""
+    rows = _along(box[1], box[3], stride, min(int(shape[0]), -(-int(size[0]) // stride)))
+    columns = _along(box[0], box[2], stride, min(int(shape[1]), -(-int(size[1]) // stride)))
+    return (rows[:, None] * int(shape[1]) + columns).flatten()
+
+
+def _along(low: float, high: float, stride: int, count: int) -> Tensor:
+    """Which of ``count`` positions, :data:`MAX_ROWS` at most."""
+    centres = (torch.arange(count) + 0.5) * stride
+    inside = ((low <= centres) & (centres <= high)).nonzero()[:, 0]
+    if not len(inside):
+        inside = (centres - (low + high) / 2).abs().argmin()[None]
+    return inside[torch.linspace(0, len(inside) - 1, min(len(inside), MAX_ROWS)).long()]
 
 
 def _strength(x: Tensor, chosen: Tensor) -> float:
     """The mean length of the vectors at the chosen positions of (1, O, H, W)."""
-    return float(torch.linalg.vector_norm(x[0].flatten(1)[:, chosen.to(x.device)].float(), dim=0).mean().item())
+    return float(torch.linalg.vector_norm(x[0].flatten(1)[:, chosen].float(), dim=0).mean().item())
 
 
 def _gather(
-    kind: str,
-    name: str,
-    branch: Callable[[Level, Level], Tensor],
-    target: Level,
-    source: Level,
-    out: Tensor,
-    chosen: Tensor,
+    branch: Callable[[Level, Level], Tensor], target: Level, source: Level, out: Tensor, chosen: Tensor
 ) -> dict[str, Any]:
-    """The fields of :class:`Gathered` but the share."""
-    chosen = chosen.to(out.device)
+    """The fields of :class:`Gathered` that need the maps."""
     if not isinstance(branch, MixtureTransformer):
-        return {"kind": kind, "source": name, "map": _attributed(branch, target, source, out, chosen)}
+        return {"map": _attributed(branch, target, source, out, chosen)}
     weights = attention_weights(branch, target, source, chosen)
-    mixed = torch.einsum("n,nhw->hw", weights.gate, weights.maps)
-    parts, gate = weights.maps.cpu(), weights.gate.cpu()
-    entropy = _entropy(weights)
-    return {"kind": kind, "source": name, "map": mixed.cpu(), "parts": parts, "gate": gate, "entropy": entropy}
-
-
-def _entropy(weights: Weights) -> float:
-    keys = weights.parts.shape[-1]
-    each = torch.special.entr(weights.parts).sum(-1) / np.log(max(keys, 2))  # (Q, N)
-    return float((each * weights.gate).sum(-1).mean().item())
+    parts, gate, entropy = weights.maps().cpu(), weights.gate.cpu(), weights.entropy()
+    return {
+        "map": torch.einsum("n,nhw->hw", gate, parts),
+        "parts": parts,
+        "gate": gate,
+        "entropy": None if entropy is None else float((entropy * weights.gate).sum(-1).mean().item()),
+    }
 
 
 @torch.enable_grad()
@@ -320,7 +304,7 @@ def draw_exploration(
                 heading = f"{title or 'the place'}, level {exploration.level}"
             else:
                 axis.imshow(_heated(image, gathered.map, exploration.size[gathered.source]))
-                heading = f"{_name(gathered)}: {gathered.share:.0%}"
+                heading = f"{gathered.name}: {gathered.share:.0%}"
                 if gathered.entropy is not None:
                     heading += f", entropy {gathered.entropy:.2f}"
             axis.set_title(heading, fontsize=9, loc="left")
@@ -345,10 +329,6 @@ def _small(image: np.ndarray, box: Sequence[float]) -> tuple[np.ndarray, list[fl
     return np.asarray(Image.fromarray(image).resize(size)), [value * factor for value in box]
 
 
-def _name(gathered: Gathered) -> str:
-    return f"{gathered.kind.upper()} from {gathered.source}"
-
-
 def _heated(image: np.ndarray, weights: Tensor, size: tuple[float, float]) -> np.ndarray:
     """The image in grey, under the weights of a map (h, w), of which the image fills ``size``."""
     import matplotlib
@@ -366,7 +346,7 @@ def _heated(image: np.ndarray, weights: Tensor, size: tuple[float, float]) -> np
 
 
 def _draw_shares(axis: Any, exploration: Exploration) -> None:
-    names = [f"{exploration.level} itself", *map(_name, exploration.gathered)]
+    names = [f"{exploration.level} itself", *(gathered.name for gathered in exploration.gathered)]
     shares = [exploration.own_share, *(gathered.share for gathered in exploration.gathered)]
     places = range(len(names))
     axis.barh(places, shares, color=["#999999", *["#0072b2"] * len(exploration.gathered)])

@@ -45,7 +45,7 @@ def levels(request: pytest.FixtureRequest, branch: MixtureTransformer) -> tuple[
 def test_over_the_values_they_give_the_output(branch: MixtureTransformer, levels: tuple[Level, Level]) -> None:
     target, source = levels
     weights = attention_weights(branch, target, source, CHOSEN)
-    mixed = torch.einsum("n,nhw->hw", weights.gate, weights.maps)
+    mixed = torch.einsum("n,nhw->hw", weights.gate, weights.maps())
     found = mixed.flatten() @ branch.value(source.positions[0])[0]
     expected: Tensor = branch.transform(target, source)[0].flatten(1)[:, CHOSEN].mean(1)
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
@@ -56,10 +56,11 @@ def test_each_softmax_and_the_gate_sum_to_one(branch: MixtureTransformer, levels
     weights = attention_weights(branch, *levels, CHOSEN)
     torch.testing.assert_close(weights.parts.sum(2), torch.ones(len(CHOSEN), branch.num_parts))
     torch.testing.assert_close(weights.gate.sum(), torch.ones(()))
-    sums = weights.maps.sum((1, 2))
+    maps = weights.maps()
+    sums = maps.sum((1, 2))
     if isinstance(branch, LocalGroundingTransformer):
         assert (0 < sums).all() and (sums < 1).all()  # position 0 sees beyond the image
     else:
         torch.testing.assert_close(sums, torch.ones(branch.num_parts))
     mask = levels[1].mask
-    assert mask is None or (weights.maps.masked_select(~mask[0, 0].expand_as(weights.maps)) == 0).all()
+    assert mask is None or (maps.masked_select(~mask[0, 0].expand_as(maps)) == 0).all()

@@ -1,6 +1,5 @@
 """A data set of a few small images and a small model on it, for whole trainings within seconds."""
 
-import logging
 import runpy
 import shutil
 import sys
@@ -12,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from detectron2.utils.logger import setup_logger
 
 from fpt_d2.cli import training_parser
 from fpt_d2.data.synthetic.classes import CATEGORIES
 from fpt_d2.data.synthetic.write_shapes import write_shapes
+from tests.loggers import forget_loggers
 
 ROOT = Path(__file__).resolve().parents[2]
 RES = ["res2", "res3", "res4", "res5"]
@@ -73,9 +72,7 @@ def one_thread() -> None:
 def fresh_loggers() -> Iterator[None]:
     """Without it every training would write to the log files of all before it."""
     yield
-    setup_logger.cache_clear()
-    for name in ("detectron2", "fvcore", "fpt_d2"):
-        logging.getLogger(name).handlers.clear()
+    forget_loggers()
 
 
 @pytest.fixture(scope="session")

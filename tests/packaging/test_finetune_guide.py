@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import runpy
@@ -14,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import setup_logger
+
+from tests.loggers import forget_loggers
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")
@@ -49,9 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-    setup_logger.cache_clear()
-    for name in ("detectron2", "fvcore", "fpt_d2"):
-        logging.getLogger(name).handlers.clear()
+    forget_loggers()
     shutil.rmtree(tmp_path / "output", ignore_errors=True)
 
 

@@ -1,10 +1,7 @@
-"""The attention explorer: what it says of a model, against the model itself, and its command line."""
+"""The attention explorer: what it says of a model, against the model itself."""
 
 from __future__ import annotations
 
-import logging
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
-from detectron2.utils.logger import setup_logger
 
 from fpt_d2 import model_zoo
 from fpt_d2.config_file import read_config
@@ -22,8 +18,6 @@ from fpt_d2.errors import UserError
 from fpt_d2.modeling.sem_seg import SlidingWindow
 from fpt_d2.visualization.attention import Exploration, _positions, draw_exploration, explore
 
-ROOT = Path(__file__).parents[2]
-CONFIG = model_zoo.get_config_file("quick_schedules/faster_rcnn_R_18_FPT_quickstart.yaml")
 BOX = (30.0, 20.0, 60.0, 45.0)
 KEYS: list[Any] = ["MODEL.FPT.ZERO_INIT_FUSE", False, "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
 
@@ -150,65 +144,3 @@ def test_a_picture_is_drawn_of_wide_and_of_tall_images(image: np.ndarray, tmp_pa
         )
         written = cv2.imread(str(tmp_path / "new" / f"{name}.png"))
         assert min(written.shape[:2]) > 200 and written.std() > 10
-
-
-@pytest.fixture(autouse=True)
-def no_handlers():
-    """Those of a command line write to what standard output was then."""
-    yield
-    setup_logger.cache_clear()
-    for name in ("detectron2", "fvcore", "fpt_d2"):
-        logging.getLogger(name).handlers.clear()
-
-
-@pytest.fixture
-def files(image: np.ndarray, tmp_path: Path) -> tuple[str, str]:
-    """An image and weights."""
-    cv2.imwrite(str(tmp_path / "image.png"), image)
-    torch.save({"model": predictor().model.state_dict()}, tmp_path / "model.pth")
-    return str(tmp_path / "image.png"), str(tmp_path / "model.pth")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, output: Path, files: tuple[str, str], *words: str) -> int:
-    """The exit status."""
-    words = ("--config-file", CONFIG, "--input", files[0], "--output", str(output), *words)
-    opts = ["--opts", "MODEL.WEIGHTS", files[1], *map(str, KEYS)]
-    monkeypatch.setattr(sys, "argv", ["explore_attention.py", *words, *opts])
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "tools" / "explore_attention.py"), run_name="__main__")
-    return int(ended.value.code)
-
-
-def test_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: tuple[str, str]) -> None:
-    assert run(monkeypatch, tmp_path / "point.png", files, "--point", "100,60", "--level", "p3") == 0
-    assert run(monkeypatch, tmp_path / "object.png", files, "--object", "1", "--confidence-threshold", "0.01") == 0
-    assert (tmp_path / "point.png").exists() and (tmp_path / "object.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--point", "120,20"], "--point 120,20 is outside the image, which is 120 x 75 pixels"),
-        (["--point", "12"], "'12' is not X,Y in pixels, such as 120,80"),
-        (
-            ["--object", "1", "--confidence-threshold", "1.0"],
-            "There is no object 1: the model detected 0 in this image",
-        ),
-        (["--object", "0"], "There is no object 0"),
-        (["--point", "1,1", "--object", "1"], "not allowed with argument"),
-        (["--point", "1,1", "--level", "p1"], "There is no level 'p1'"),
-    ],
-)
-def test_a_wrong_command_line_is_one_sentence(
-    words: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    files: tuple[str, str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(monkeypatch, tmp_path / "out.png", files, *words) == 2
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
-    assert not (tmp_path / "out.png").exists()
