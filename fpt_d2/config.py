@@ -46,6 +46,12 @@ def _add_model_config(cfg: CN) -> None:
     fpt.BRANCHES = ["st", "gt", "rt"]
     # Width in which the branches compute and enter the fusion. 256 as in the paper; 64 is the light model.
     fpt.BRANCH_CHANNELS = 256
+    # What the 3x3 convolution that fuses a level's branches reads: "concat", their concatenation (the paper), or
+    # "sum".
+    fpt.FUSE = "concat"
+    # A level finer than this stride gathers at this stride, averaged over cells, and every position of a cell gets what
+    # the cell has gathered: with 8, what p2 gathers costs a quarter. 0: every level at its own stride (the paper).
+    fpt.MIN_STRIDE = 0
     # Normalisation of every branch's output, as in Detectron2's get_norm: "", "BN", "SyncBN", "GN", ...
     fpt.NORM = ""
     # Read off the zeros at the bottom and right of each image how much of it is padding, and keep the padding out of

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from .level import Level, ValidSizes, is_recorded
-from .pyramid import Edge, PyramidTransform
+from .pyramid import Edge, PyramidTransform, join
 from .transformers import LinearGroundingTransformer, Norm
 
 
@@ -24,7 +24,7 @@ class Fusion(nn.Conv2d):
     ``norm(conv(x) + sum_i conv_i(branch_i))`` is that convolution, cut along its input channels. The part of ``x`` is
     this module's own weight, as in Detectron2's FPN, those of the branches are ``fuse``, which may start at zero. Each
     convolves as many branches as are together as wide as the output: a concatenation of all never exists, and without
-    gradients no more branches than those do.
+    gradients no more branches than those do. With "sum" one convolution reads the sum of all branches.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Fusion(nn.Conv2d):
         branches: Sequence[nn.Module] = (),
         *,
         branch_channels: int = 0,
+        fuse: str = "concat",
         norm: nn.Module | None = None,
         zero_init: bool = True,
         drop_block: nn.Module | None = None,
@@ -41,6 +42,7 @@ class Fusion(nn.Conv2d):
         """
         Args:
             branches: those that are going to be fused, ``branch_channels`` wide each; they are not kept.
+            fuse: "concat" or "sum", see :class:`.pyramid.PyramidTransform`.
             norm: of the sum, which then has no bias.
             zero_init: start the convolutions of the branches at zero.
             drop_block: applied last, e.g. :class:`.drop_block.DropBlock`.
@@ -49,8 +51,13 @@ class Fusion(nn.Conv2d):
         nn.init.kaiming_uniform_(self.weight, a=1)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        self.branch_groups = _groups(branches, max(1, out_channels // max(1, branch_channels)))
-        widths = [len(group) * branch_channels for group in self.branch_groups]
+        self.joins_by = fuse
+        if fuse == "sum":
+            self.branch_groups = [list(range(len(branches)))] if branches else []
+            widths = [branch_channels] * len(self.branch_groups)
+        else:
+            self.branch_groups = _groups(branches, max(1, out_channels // max(1, branch_channels)))
+            widths = [len(group) * branch_channels for group in self.branch_groups]
         self.fuse = nn.ModuleList(nn.Conv2d(width, out_channels, 3, padding=1, bias=False) for width in widths)
         self._start(zero_init, widths)
         self.norm, self.drop_block = norm, drop_block
@@ -77,18 +84,13 @@ class Fusion(nn.Conv2d):
         affine: list[tuple[nn.Module, Edge]] = []
         for conv, group in zip(self.fuse, self.branch_groups):
             first = edges[group[0]]
-            if isinstance(first.branch, LinearGroundingTransformer) and _is_foldable(conv, first):
+            if len(group) == 1 and _is_foldable(conv, first):
                 affine.append((conv, first))
                 continue
-            maps = []
-            for i in group:
-                maps.append(edges[i].branch(edges[i].target, edges[i].source))
-            joined = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
-            del maps  # or it would outlive the convolution
-            y += conv(joined)
-            del joined
+            maps = (edge.branch(edge.target, edge.source) for edge in map(edges.__getitem__, group))
+            y += _enlarge(conv(join(maps, self.joins_by)), first.ratio, y)
         if affine:
-            y += convolve_affine(affine)
+            y += _enlarge(convolve_affine(affine), affine[0][1].ratio, y)
         if self.norm is not None:
             y = self.norm(y)
         return y if self.drop_block is None else self.drop_block(y)  # type: ignore[no-any-return]
@@ -164,6 +166,7 @@ def make_fusions(
             out_channels,
             [] if transform is None else list(transform.branches(n).values()),
             branch_channels=0 if transform is None else transform.channels,
+            fuse="concat" if transform is None else transform.fuse,
             norm=None if norm is None else norm(out_channels),
             zero_init=zero_init,
             drop_block=None if make_drop_block is None else make_drop_block(),
@@ -183,6 +186,16 @@ def _groups(branches: Sequence[nn.Module], side_by_side: int) -> list[list[int]]
         groups[-1].append(i)
         is_open = not alone
     return groups
+
+
+def _enlarge(x: Tensor, ratio: int, like: Tensor) -> Tensor:
+    """Each position of (B, O, h, w) repeated in ``ratio`` x ``ratio`` places, as far as a map (B, O, H, W) has them.
+
+    Not interpolated: between the last valid position and the padding a blend would depend on the padding.
+    """
+    if ratio == 1:
+        return x
+    return F.interpolate(x, scale_factor=float(ratio), mode="nearest")[..., : like.shape[2], : like.shape[3]]
 
 
 def _is_foldable(conv: nn.Module, edge: Edge) -> bool:

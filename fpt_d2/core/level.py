@@ -174,23 +174,24 @@ class Level:
         Returns:
             (B, K, C) and the mask (B, K) of the valid ones, or None where all are.
         """
-        level = self if stride == 1 else self._pooled(stride)
+        level = self if stride == 1 else self.pooled(stride)
         if max_tokens > 0 and (is_recorded() or (level.valid is not None and level.valid.numbers is None)):
             return _pool_in_graph(level, max_tokens)
         if 0 < max_tokens < level.map.shape[2] * level.map.shape[3]:
             return _pool(level, max_tokens)
         return level.positions
 
-    def _pooled(self, stride: int) -> Level:
-        """Averages over cells; those that an image's border cuts are averaged over what they have of it."""
-        x = F.avg_pool2d(self.map, stride, ceil_mode=True, count_include_pad=False)
+    def pooled(self, ratio: int) -> Level:
+        """Averages over cells of that side; those that an image's border cuts over what they have of it."""
+        x = F.avg_pool2d(self.map, ratio, ceil_mode=True, count_include_pad=False)
+        stride = None if self.stride is None else self.stride * ratio
         if self.valid is None or self.mask is None:
-            return Level(x)
-        share = F.avg_pool2d(self.mask.to(x.dtype), stride, ceil_mode=True, count_include_pad=False)
+            return Level(x, stride=stride)
+        share = F.avg_pool2d(self.mask.to(x.dtype), ratio, ceil_mode=True, count_include_pad=False)
         x = x / share.clamp(min=torch.finfo(x.dtype).tiny)
         numbers = self.valid.numbers
-        cells = None if numbers is None else [(-(-h // stride), -(-w // stride)) for h, w in numbers]
-        return Level(x, ValidSizes((x.shape[2], x.shape[3]), -(-self.valid.tensor // stride), cells))
+        cells = None if numbers is None else [(-(-h // ratio), -(-w // ratio)) for h, w in numbers]
+        return Level(x, ValidSizes((x.shape[2], x.shape[3]), -(-self.valid.tensor // ratio), cells), stride=stride)
 
 
 def to_tokens(x: Tensor) -> Tensor:

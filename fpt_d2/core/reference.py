@@ -161,7 +161,8 @@ def pyramid_transform(
     for b in range(len(next(iter(sizes.values())))):
         image = {n: x[b : b + 1, :, : sizes[n][b][0], : sizes[n][b][1]] for n, x in features.items()}
         for n, y in _pyramid_transform(module, image).items():
-            full = out.setdefault(n, y.new_zeros(len(features[n]), y.shape[1], *features[n].shape[-2:]))
+            height, width = (-(-side // module.ratios[n]) for side in features[n].shape[-2:])
+            full = out.setdefault(n, y.new_zeros(len(features[n]), y.shape[1], height, width))
             full[b, :, : y.shape[2], : y.shape[3]] = y[0]
     return out
 
@@ -170,24 +171,35 @@ def _pyramid_transform(module: Any, features: Mapping[str, Tensor]) -> dict[str,
     maps = {n: module.reduce[n](x) for n, x in features.items()}
     out = {}
     for i, n in enumerate(module.levels):
-        branches = [attend(module.st[n], maps[n], maps[n])] if n in module.st else []
+        target = _pool_cells(maps[n], module.ratios[n])
+        branches = [attend(module.st[n], target, maps[n])] if n in module.st else []
         for m in module.levels[i + 1 :] if len(module.gt) > 0 else ():
-            ratio = module.strides[m] // module.strides[n]
-            branches.append(attend(module.gt[f"{n}_{m}"], maps[n], maps[m], ratio))
+            ratio = module.strides[m] // (module.strides[n] * module.ratios[n])
+            branches.append(attend(module.gt[f"{n}_{m}"], target, maps[m], ratio))
         for m in module.levels[:i] if len(module.rt) > 0 else ():
-            branches.append(render(module.rt[f"{n}_{m}"], maps[n], maps[m]))
+            branches.append(render(module.rt[f"{n}_{m}"], target, maps[m]))
         if branches:
-            out[n] = torch.cat(branches, dim=1)
+            out[n] = torch.cat(branches, dim=1) if module.fuse == "concat" else torch.stack(branches).sum(0)
     return out
 
 
-def fuse(fusion: Any, x: Tensor, branches: Tensor | None) -> Tensor:
-    """What a :class:`.fusion.Fusion` computes: one convolution over the concatenation, then the norm."""
+def fuse(fusion: Any, x: Tensor, branches: Tensor | None, ratio: int = 1) -> Tensor:
+    """What a :class:`.fusion.Fusion` computes: one convolution over the concatenation, then the norm.
+
+    Args:
+        branches: what :func:`pyramid_transform` returns of the level, or None.
+        ratio: stride of the branches over that of ``x``: what is convolved there is repeated.
+    """
     weight = fusion.weight
-    if branches is not None:
+    if branches is not None and ratio == 1:
         weight = torch.cat([weight, *(conv.weight for conv in fusion.fuse)], dim=1)
         x = torch.cat((x, branches), dim=1)
-    return _norm(fusion, F.conv2d(x, weight, fusion.bias, padding=1))
+    out = F.conv2d(x, weight, fusion.bias, padding=1)
+    if branches is not None and ratio > 1:
+        coarse = F.conv2d(branches, torch.cat([conv.weight for conv in fusion.fuse], dim=1), padding=1)
+        fine = coarse.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3)
+        out = out + fine[:, :, : x.shape[2], : x.shape[3]]
+    return _norm(fusion, out)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:

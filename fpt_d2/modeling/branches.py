@@ -89,7 +89,15 @@ def build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) 
         factories[kind] = partial(branch, cfg)
     check_norm(cfg, "FPT.NORM", "FPT.BRANCH_CHANNELS")
     with arguments_from("MODEL.FPT", channels="BRANCH_CHANNELS", strides="strides of the levels"):
-        return PyramidTransform(strides, in_channels, fpt.BRANCH_CHANNELS, use_checkpoint=fpt.CHECKPOINT, **factories)
+        return PyramidTransform(
+            strides,
+            in_channels,
+            fpt.BRANCH_CHANNELS,
+            fuse=fpt.FUSE,
+            min_stride=fpt.MIN_STRIDE,
+            use_checkpoint=fpt.CHECKPOINT,
+            **factories,
+        )
 
 
 def build_drop_block(cfg: CfgNode) -> Callable[[], nn.Module] | None:

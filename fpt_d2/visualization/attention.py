@@ -190,8 +190,11 @@ def _explore_level(
     box: Sequence[float],
     size: Sequence[int],
 ) -> Exploration:
-    chosen = _positions(box, transform.strides[level], x.shape[-2:], size).to(x.device)
+    stride = transform.strides[level]
+    chosen = _positions(box, stride, x.shape[-2:], size).to(x.device)
     own = _strength(F.conv2d(x[:1], fusion.weight, padding=1), chosen)
+    # Where the level gathers, which may be at a coarser stride than its own.
+    chosen = _positions(box, stride * edges[0].ratio, edges[0].target.map.shape[-2:], size).to(x.device)
     ends = [(kind, source) for kind, _, target, source in transform.ends if target == level]
     convs = {
         i: (conv, place) for conv, group in zip(fusion.fuse, fusion.branch_groups) for place, i in enumerate(group)
@@ -201,8 +204,9 @@ def _explore_level(
         target, source = first_image(edge.target), first_image(edge.source)
         out = edge.branch(target, source)
         conv, place = convs[i]
-        width = out.shape[1]
-        weight = conv.get_parameter("weight")[:, place * width : (place + 1) * width]
+        width, weight = out.shape[1], conv.get_parameter("weight")
+        if fusion.joins_by == "concat":
+            weight = weight[:, place * width : (place + 1) * width]
         strengths.append(_strength(F.conv2d(out, weight, padding=1), chosen))
         gathered.append(_gather(edge.branch, target, source, out, chosen))
     total = max(own + sum(strengths), 1e-12)

@@ -42,6 +42,11 @@ OPTIONS = [
     {"st": None, "gt": Linear, "rt": None},
     {"gt": partial(GT, max_kv_tokens=5), "rt": partial(RenderingTransformer, gate="authors")},
     {"use_checkpoint": True},
+    {"fuse": "sum"},
+    {"fuse": "sum", "gt": Linear, "min_stride": 8},
+    {"min_stride": 16, "gt": partial(GT, max_kv_tokens=5)},
+    {"min_stride": 8, "gt": Linear},
+    {"min_stride": 8, "gt": Local},
 ]
 PADDINGS = [None, valid_sizes(IMAGES, IMAGES, SMALL)]
 
@@ -59,7 +64,8 @@ def features(batch=2):
 def textbook(neck, maps, valid):
     """The branches concatenated, with modules that are called."""
     branches = neck.transform(maps, valid)
-    return {n: reference.fuse(neck.fusion[n], x, branches.get(n)) for n, x in maps.items()}
+    ratios = neck.transform.ratios
+    return {n: reference.fuse(neck.fusion[n], x, branches.get(n), ratios[n]) for n, x in maps.items()}
 
 
 def with_gradients(function, neck, valid):
@@ -89,6 +95,35 @@ def test_narrow_branches_go_side_by_side(channels, groups):
     maps = features()
     for n, y in neck(maps).items():
         assert relative_error(y, textbook(neck, maps, None)[n]) < 1e-12
+
+
+def test_the_sum_is_the_concatenation_with_one_weight_for_all():
+    wide, narrow, maps = build(), build(fuse="sum"), features()
+    narrow.load_state_dict(wide.state_dict(), strict=False)
+    for n, level in narrow.fusion.items():
+        assert [conv.in_channels for conv in level.fuse] == [4]
+        with torch.no_grad():
+            for conv in wide.fusion[n].fuse:
+                conv.weight.copy_(level.fuse[0].weight.repeat(1, conv.in_channels // 4, 1, 1))
+    for n, y in narrow(maps).items():
+        assert relative_error(y, wide(maps)[n]) < 1e-12
+
+
+def test_a_level_finer_than_the_minimal_stride_gathers_at_it():
+    """Without neighbours in the fusion, a position gets exactly what the mean of its cell gathers; others as ever."""
+    plain, coarse, maps = build(norm=None), build(norm=None, min_stride=8), features()
+    assert list(plain.state_dict()) == list(coarse.state_dict())
+    for level in coarse.fusion.values():
+        for conv in level.fuse:
+            with torch.no_grad():
+                conv.weight *= nn.functional.pad(torch.ones(1, 1), (1, 1, 1, 1))
+    plain.load_state_dict(coarse.state_dict())
+    expected, out = plain(maps), coarse(maps)
+    assert torch.equal(out["p3"], expected["p3"]) and torch.equal(out["p4"], expected["p4"])
+    assert relative_error(out["p2"], expected["p2"]) > 1e-3
+    # A map that is the same within every cell is its own mean.
+    maps["p2"] = maps["p3"].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert relative_error(coarse(maps)["p2"], plain(maps)["p2"]) < 1e-12
 
 
 def test_branches_start_at_zero_or_as_parts_of_one_convolution():

@@ -41,6 +41,9 @@ OPTIONS = [
     {"st": partial(ST, **POOLED), "gt": partial(GT, **POOLED)},
     {"st": partial(ST, residual=True, temperature="channels"), "rt": partial(RT, gate="authors")},
     {kind: partial(make, norm=group_norm) for kind, make in (("st", ST), ("gt", GT), ("rt", RT))},
+    {"fuse": "sum", "min_stride": 8},
+    {"min_stride": 16, "gt": partial(GT, max_kv_tokens=5), "rt": partial(RT, gate="authors")},
+    {"min_stride": 8, "gt": Local},
 ]
 
 
@@ -72,7 +75,7 @@ def test_equals_the_reference(options):
         expected = reference.pyramid_transform(transform, features, by_level(valid, SIZES))
         assert list(out) == list(expected) == list(STRIDES)
         for n in out:
-            assert out[n].shape[1] == 24
+            assert out[n].shape[1] == (8 if transform.fuse == "sum" else 24)
             assert relative_error(out[n], expected[n]) < 1e-12
 
 
@@ -87,6 +90,7 @@ def test_padding_changes_nothing(options):
         canvas[n][:, :, :h, :w] = alone[n]
     expected, known, unknown = transform(alone), transform(canvas, valid_sizes(IMAGES, image)), transform(canvas)
     for n, (h, w) in valid.items():
+        h, w = -(-h // transform.ratios[n]), -(-w // transform.ratios[n])
         assert relative_error(known[n][:, :, :h, :w], expected[n]) < 1e-10
         assert known[n][:, :, h:].abs().max() == 0 == known[n][:, :, :, w:].abs().max()
         assert relative_error(unknown[n][:, :, :h, :w], expected[n]) > 0.1
@@ -124,7 +128,8 @@ def random_case(seed):
         "rt": partial(RT, final_conv=draw(0, 2) == 0, gate=("paper", "authors")[draw(0, 2)], norm=norm),
     }
     options = {kind: make if draw(0, 4) > 0 else None for kind, make in factories.items()}
-    options |= {"channels": channels, "use_checkpoint": draw(0, 3) == 0}
+    options |= {"channels": channels, "use_checkpoint": draw(0, 3) == 0, "fuse": ("concat", "sum")[draw(0, 2)]}
+    options["min_stride"] = 0 if square else (0, stride // 2, stride, 2 * stride)[draw(0, 4)]
     images = [(draw(1, 4 * height + 1), draw(1, 4 * width + 1)) for _ in range(batch)]
     valid = ValidSizes.of(images, torch.empty(batch, 1, 4 * height, 4 * width)) if draw(0, 2) else None
     return strides, sizes, in_channels, batch, options, valid
@@ -140,8 +145,9 @@ def test_200_random_pyramids():
         with torch.set_grad_enabled(seed % 8 == 0):
             out = transform(features, valid)
         for n, y in out.items():
-            channels = options["channels"] * len(transform.branches(n))
-            assert y.shape == (batch, channels, *sizes[n]) and torch.isfinite(y).all(), seed
+            channels = options["channels"] * (1 if transform.fuse == "sum" else len(transform.branches(n)))
+            size = [-(-side // transform.ratios[n]) for side in sizes[n]]
+            assert y.shape == (batch, channels, *size) and torch.isfinite(y).all(), seed
         if seed % 8 == 0 and out:
             sum(y.square().mean() for y in out.values()).backward()
             assert all(torch.isfinite(p.grad).all() for p in transform.parameters() if p.grad is not None), seed
@@ -254,6 +260,10 @@ def test_batch_norm_takes_a_level_of_one_position():
         ({"strides": {"p3": 8, "p2": 4}}, "strides is .*; allowed: fine to coarse, each the one before times a power"),
         ({"strides": {"p2": 4, "p3": 12}}, "strides is {'p2': 4, 'p3': 12}"),
         ({"strides": {}}, "strides is {}"),
+        ({"fuse": "mean"}, "fuse is 'mean'; allowed: 'concat' or 'sum'"),
+        ({"min_stride": -4}, "min_stride is -4; allowed: 0, or the stride of a level times a power of two"),
+        ({"min_stride": 12}, "min_stride is 12"),
+        ({"min_stride": 16, "gt": Local}, "min_stride is 16; allowed: with a square no more than the stride of what"),
         ({"channels": 0}, "channels is 0; allowed: a positive number"),
         ({"st": partial(ST, num_parts=3)}, "num_parts is 3"),
     ],

@@ -71,6 +71,20 @@ def test_a_branch_whose_convolution_is_zero_has_no_share(image: np.ndarray) -> N
     assert after.own_share / before.own_share == pytest.approx(ratios[1])
 
 
+def test_branches_that_are_summed_at_a_coarser_stride(image: np.ndarray) -> None:
+    """One convolution serves all of them; p2 gathers at stride 8, at the place of the object there."""
+    of_model = predictor("MODEL.FPT.FUSE", "sum", "MODEL.FPT.MIN_STRIDE", 8)
+    exploration = explore(of_model, image, BOX, level="p2")
+    assert kinds(exploration) == [("st", "p2"), ("gt", "p3"), ("gt", "p4"), ("gt", "p5")]
+    assert exploration.own_share + sum(g.share for g in exploration.gathered) == pytest.approx(1, abs=1e-6)
+    assert all(0 < g.share < 1 for g in exploration.gathered)
+    assert [g.map.sum().item() for g in exploration.gathered] == pytest.approx([1] * 4, abs=1e-5)
+    (conv,) = of_model.model.backbone.fpn_output2.fuse
+    with torch.no_grad():
+        conv.weight.zero_()
+    assert explore(of_model, image, BOX, level="p2").own_share == pytest.approx(1)
+
+
 def test_windows_and_augmentation_are_left_out(image: np.ndarray) -> None:
     file = model_zoo.get_config_file("quick_schedules/ufp_fpt_R_50_quickstart.yaml")
     cfg = read_config(file, ["MODEL.DEVICE", "cpu"])
