@@ -204,7 +204,8 @@ def _explore_level(
         target, source = first_image(edge.target), first_image(edge.source)
         out = edge.branch(target, source)
         conv, place = convs[i]
-        width, weight = out.shape[1], conv.get_parameter("weight")
+        width = out.shape[1]
+        weight: Tensor = conv.get_parameter("weight")
         if fusion.joins_by == "concat":
             weight = weight[:, place * width : (place + 1) * width]
         strengths.append(_strength(F.conv2d(out, weight, padding=1), chosen))
