@@ -31,13 +31,16 @@ EXACT = ("MODEL.FPT.MAX_KV_TOKENS", 0, "MODEL.FPT.KV_STRIDE", 1)
 BUDGET = ("MODEL.FPT.MAX_KV_TOKENS", 1024)
 # The authors' grounding, which folds into the fusion convolution.
 DOT = (*BUDGET, "MODEL.FPT.GT_SIMILARITY", "dot")
-LIGHT = ("MODEL.FPT.MAX_KV_TOKENS", 256, "MODEL.FPT.BRANCH_CHANNELS", 64)
+# Branches summed before one convolution, at stride 8 and coarser.
+CHEAP = ("MODEL.FPT.FUSE", "sum", "MODEL.FPT.MIN_STRIDE", 8)
+LIGHT = (*CHEAP, "MODEL.FPT.MAX_KV_TOKENS", 256, "MODEL.FPT.BRANCH_CHANNELS", 64)
 NECKS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
     "BiFPN": ("MODEL.BACKBONE.NAME", "build_resnet_bifpn_backbone"),
     "FPT budget": BUDGET,
     "FPT budget, dot": DOT,
+    "FPT budget, summed at stride 8": (*BUDGET, *CHEAP),
     "FPT light": LIGHT,
 }
 
@@ -89,7 +92,8 @@ def run_textbook(
 ) -> dict[str, Tensor]:
     """What ``fuse`` computes, as a textbook does: every score is stored, every level is one concatenation."""
     branches = reference.pyramid_transform(transform, source)
-    return {name: reference.fuse(fusions[name], x, branches.get(name)) for name, x in source.items()}
+    ratios = {} if transform is None else transform.ratios
+    return {n: reference.fuse(fusions[n], x, branches.get(n), ratios.get(n, 1)) for n, x in source.items()}
 
 
 def _make_neck(name: str, setting: Setting) -> Workload:
