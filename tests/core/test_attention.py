@@ -236,10 +236,19 @@ def test_another_scale_is_another_length_of_the_vectors(impl, similarity):
     assert relative_error(mixture_attention(q, k, v, gate, scale=0.3, **options), expected) < 1e-12
 
 
-def test_auto_is_chunked_on_the_cpu_and_reference_can_be_forced():
+@pytest.mark.parametrize(
+    "parts, width, chosen", [(4, 2, "chunked"), (2, 64, "chunked"), (2, 32, "sdpa"), (1, 8, "sdpa")]
+)
+def test_auto_is_the_faster_path_on_the_cpu(parts, width, chosen):
+    q, k, v, gate, _ = attention_inputs(12, queries=[9], keys=[7], parts=parts, width=width)
+    results = {impl: mixture_attention(q, k, v, gate, impl=impl) for impl in ("auto", "chunked", "sdpa")}
+    assert torch.equal(results["auto"], results[chosen])
+    assert not torch.equal(results["chunked"], results["sdpa"])
+
+
+def test_the_reference_can_be_forced():
     q, k, v, gate, _ = attention_inputs(12, queries=[9], keys=[7], parts=2)
-    results = {impl: mixture_attention(q, k, v, gate, impl=impl) for impl in ("auto", "chunked", "reference")}
-    assert torch.equal(results["auto"], results["chunked"])
+    results = {impl: mixture_attention(q, k, v, gate, impl=impl) for impl in ("chunked", "reference")}
     assert (
         relative_error(results["reference"], reference.mixture_attention(q, k, v, gate, similarity="embedded")) < 1e-14
     )
