@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from .level import Level, ValidSizes, is_recorded
-from .pyramid import Edge, PyramidTransform, join
+from .pyramid import Edge, PyramidTransform
 from .transformers import LinearGroundingTransformer, Norm
 
 
@@ -84,13 +84,22 @@ class Fusion(nn.Conv2d):
         affine: list[tuple[nn.Module, Edge]] = []
         for conv, group in zip(self.fuse, self.branch_groups):
             first = edges[group[0]]
-            if len(group) == 1 and _is_foldable(conv, first):
+            if isinstance(first.branch, LinearGroundingTransformer) and len(group) == 1 and _is_foldable(conv, first):
                 affine.append((conv, first))
                 continue
-            maps = (edge.branch(edge.target, edge.source) for edge in map(edges.__getitem__, group))
-            y += _enlarge(conv(join(maps, self.joins_by)), first.ratio, y)
+            maps: list[Tensor] = []
+            for i in group:
+                out = edges[i].branch(edges[i].target, edges[i].source)
+                # Summed as they come, so that no two of them are kept.
+                maps = [maps[0] + out] if maps and self.joins_by == "sum" else [*maps, out]
+            joined = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+            del out, maps  # or they would outlive the convolution
+            fused = conv(joined)
+            y += fused if first.ratio == 1 else _enlarge(fused, first.ratio, y)
+            del joined, fused
         if affine:
-            y += _enlarge(convolve_affine(affine), affine[0][1].ratio, y)
+            fused, ratio = convolve_affine(affine), affine[0][1].ratio
+            y += fused if ratio == 1 else _enlarge(fused, ratio, y)
         if self.norm is not None:
             y = self.norm(y)
         return y if self.drop_block is None else self.drop_block(y)  # type: ignore[no-any-return]
@@ -193,8 +202,6 @@ def _enlarge(x: Tensor, ratio: int, like: Tensor) -> Tensor:
 
     Not interpolated: between the last valid position and the padding a blend would depend on the padding.
     """
-    if ratio == 1:
-        return x
     return F.interpolate(x, scale_factor=float(ratio), mode="nearest")[..., : like.shape[2], : like.shape[3]]
 
 

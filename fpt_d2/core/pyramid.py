@@ -6,7 +6,7 @@ Shape legend: B batch, C channels, H_n x W_n size of level n.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
@@ -164,7 +164,7 @@ class PyramidTransform(nn.Module):
             their sum (B, channels, H_n, W_n); of a level finer than ``min_stride`` at that stride.
         """
         edges = self.edges(features, valid)
-        return {n: join((e.branch(e.target, e.source) for e in some), self.fuse) for n, some in edges.items() if some}
+        return {n: _join([e.branch(e.target, e.source) for e in some], self.fuse) for n, some in edges.items() if some}
 
 
 def _ratios(strides: Mapping[str, int], min_stride: int) -> dict[str, int]:
@@ -179,11 +179,10 @@ def _ratios(strides: Mapping[str, int], min_stride: int) -> dict[str, int]:
     return ratios
 
 
-def join(maps: Iterable[Tensor], how: str) -> Tensor:
-    """Maps (B, C, H, W), computed one after the other, as one: joined by "concat" or by "sum"."""
+def _join(maps: list[Tensor], how: str) -> Tensor:
+    """Maps (B, C, H, W) as one: joined by "concat" or by "sum"."""
     if how == "sum":
         return reduce(torch.add, maps)
-    maps = list(maps)
     return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
 
 
