@@ -66,6 +66,7 @@ $(READY): $(wildcard requirements/*.txt standin/*.py standin/*.pth) setup.py
 		$(PIP) -r requirements/torch.txt; }
 	@echo "Set-up: what Detectron2 and the tests need"
 	@$(PIP) -r requirements/runtime.txt -r requirements/dev.txt
+	@$(PY) -c 'import triton' 2>/dev/null || $(PIP) --no-deps -r requirements/triton.txt
 	@$(PY) -c 'import sys, importlib.util as u; d2 = u.find_spec("detectron2"); \
 		sys.exit(d2 is None or type(d2.loader).__module__ == "detectron2_standin")' || { \
 		echo "Set-up: no Detectron2 here, so its Python files out of LabGym"; \

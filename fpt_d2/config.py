@@ -94,8 +94,9 @@ def _add_model_config(cfg: CN) -> None:
     # Pool the keys and values of an edge to at most this many positions, the aspect kept, so that the cost grows
     # linearly with the image. 0 keeps every position (exact).
     fpt.MAX_KV_TOKENS = 0
-    # How attention is computed: "auto" picks the exact linear-memory path that suits the input; "chunked", "sdpa" and
-    # "reference" (which stores every score; small maps only) force one.
+    # How attention is computed: "auto" picks the exact linear-memory path that suits the input; "chunked", "sdpa",
+    # "triton" (kernels for CUDA GPUs, whose speed has not been measured: "auto" does not pick them) and "reference"
+    # (which stores every score; small maps only) force one.
     fpt.ATTENTION_IMPL = "auto"
     # Recompute a branch in the backward pass instead of keeping its activations.
     fpt.CHECKPOINT = False

@@ -39,16 +39,17 @@ def mixture_attention(
         key_mask: (B, K) bool, False where a key is padding; at least one True in each row. None: all are valid.
         scale: of the scores, in the place of 1 / sqrt(D).
         impl: "auto" takes "chunked" for mixtures on the CPU; "sdpa" for a single softmax and for two narrow ones, on
-            other devices and wherever the graph is recorded (torch.compile, torch.export, torch.jit.trace). "reference"
-            stores every score, and so do second derivatives and torch.func.grad of "chunked". A derivative is right or
-            raises an error: forward-mode ones (torch.func.jvp) need "reference", and second ones with "sdpa" depend on
-            the kernel that torch chooses.
+            other devices and wherever the graph is recorded (torch.compile, torch.export, torch.jit.trace). "triton",
+            for CUDA GPUs, is never chosen by "auto", because it has not been measured on one: see
+            :mod:`.triton_mixture`. "reference" stores every score, and so do second derivatives and torch.func.grad of
+            "chunked" and "triton". A derivative is right or raises an error: forward-mode ones (torch.func.jvp) need
+            "reference", and second ones with "sdpa" depend on the kernel that torch chooses.
 
     Returns:
         (B, Q, V) in the dtype of ``v``; scores and softmax are float32 or wider.
 
     Raises:
-        ValueError: unknown similarity or impl, or channels that N does not divide.
+        ValueError: unknown similarity or impl, channels that N does not divide, or what "triton" cannot compute.
     """
     if similarity not in SIMILARITIES:
         raise ArgumentError("similarity", similarity, one_of(SIMILARITIES))

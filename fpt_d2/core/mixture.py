@@ -3,7 +3,7 @@
 On the CPU queries go in chunks, and the backward pass computes the scores again: memory is linear. The two passes are
 operators of their own, ``torch.ops.fpt_d2.mixture`` and ``mixture_backward``, so that fake tensors and torch's FLOP
 counter see one operator each and not the thousands of chunks. Elsewhere, and with a single softmax, it is torch's fused
-attention.
+attention, or by choice Triton's kernels (:mod:`.triton_mixture`).
 
 Shape legend: B batch, N parts of the mixture, Q queries, K keys, C query and key channels, D = C / N, V value channels,
 G images that are computed together, T queries of one chunk.
@@ -11,6 +11,8 @@ G images that are computed together, T queries of one chunk.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from torch.utils.flop_counter import register_flop_formula
 from .arguments import ArgumentError, one_of
 from .similarity import mean_weights
 
-IMPLEMENTATIONS = ("auto", "chunked", "sdpa", "reference")
+IMPLEMENTATIONS = ("auto", "chunked", "sdpa", "triton", "reference")
 
 # A step's T x K score buffer stays below this many bytes; four such buffers live in the backward pass. More than 256
 # queries a chunk gains nothing (the buffer leaves the processor's cache), far fewer starve the matrix products.
@@ -78,7 +80,7 @@ def dot_product_mixture(
         (B, Q, V) in the dtype of ``v``.
 
     Raises:
-        ValueError: unknown impl, or channels that N does not divide.
+        ValueError: unknown impl, channels that N does not divide, or what "triton" cannot compute.
     """
     if impl not in IMPLEMENTATIONS:
         raise ArgumentError("impl", impl, one_of(IMPLEMENTATIONS))
@@ -90,15 +92,13 @@ def dot_product_mixture(
         impl = "sdpa"
     if impl == "sdpa":
         return _sdpa(q, k, v, gate, bias, key_mask, scale)
-    if key_mask is not None:
-        padding = (
-            torch.zeros_like(key_mask, dtype=torch.promote_types(q.dtype, torch.float32))
-            .masked_fill_(~key_mask, float("-inf"))
-            .unsqueeze(1)
-        )
-        bias = padding if bias is None else bias + padding
+    if impl == "triton":
+        from .triton_mixture import triton_mixture
+
+        return triton_mixture(q, k, v, gate, bias, key_mask, scale)
+    bias = with_padding(bias, key_mask, torch.promote_types(q.dtype, torch.float32))
     if impl == "reference":
-        return _all_at_once(q, k, v, gate, bias, scale)
+        return all_at_once(q, k, v, gate, bias, scale)
     out: Tensor = _Mixture.apply(q, k, v, gate, bias, scale)
     return out
 
@@ -110,6 +110,14 @@ def _is_for_fused(num_parts: int, channels: int) -> bool:
     times with 256 channels, 2 times with 32 and 64), with two narrow ones (1.2 to 1.5 times), and then no more.
     """
     return num_parts == 1 or (num_parts == 2 and channels <= 64)
+
+
+def with_padding(bias: Tensor | None, key_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """The bias, with -inf for every key that is padding."""
+    if key_mask is None:
+        return bias
+    padding = torch.zeros_like(key_mask, dtype=dtype).masked_fill_(~key_mask, float("-inf")).unsqueeze(1)
+    return padding if bias is None else bias + padding
 
 
 class _Mixture(torch.autograd.Function):
@@ -126,15 +134,8 @@ class _Mixture(torch.autograd.Function):
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:5]
         if torch.is_grad_enabled():  # create_graph, or torch.func: this derivative may be differentiated in its turn
-
-            def of_wanted(*wanted: Tensor) -> Tensor:
-                given = iter(wanted)
-                q, k, v, gate, bias = (next(given) if need else t for t, need in zip(inputs, needed))
-                return _all_at_once(q, k, v, gate, bias, ctx.scale)
-
-            pull_back = torch.func.vjp(of_wanted, *(t for t, need in zip(inputs, needed) if need))[1]
-            grads = iter(pull_back(grad_out))
-            return (*(next(grads) if need else None for need in needed), None)
+            plain = partial(all_at_once, scale=ctx.scale)
+            return (*plain_gradients(plain, inputs, needed, grad_out), None)
         grads = _mixture_backward(grad_out, *inputs, ctx.scale)
         return (*(g if need else None for g, need in zip(grads, needed)), None)
 
@@ -146,19 +147,37 @@ class _Mixture(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Tensor, int]:
-        """The mapped dimension joins the batch, of which every image is computed by itself anyway."""
         *tensors, scale = inputs
-        size, flat = info.batch_size, []
-        for tensor, dim in zip(tensors, in_dims):
-            if tensor is not None:
-                tensor = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-                tensor = tensor.flatten(0, 1)
-            flat.append(tensor)
-        out: Tensor = _Mixture.apply(*flat, scale)
-        return out.unflatten(0, (size, -1)), 0
+        out: Tensor = _Mixture.apply(*join_batch(info, in_dims, tensors), scale)
+        return out.unflatten(0, (info.batch_size, -1)), 0
 
 
-def _all_at_once(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def plain_gradients(
+    function: Callable[..., Tensor], inputs: Sequence[Tensor | None], needed: Sequence[bool], grad_out: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``function(*inputs)`` that may be differentiated in their turn; None where none is needed."""
+
+    def of_wanted(*wanted: Tensor) -> Tensor:
+        given = iter(wanted)
+        return function(*(next(given) if need else t for t, need in zip(inputs, needed)))
+
+    pull_back = torch.func.vjp(of_wanted, *(t for t, need in zip(inputs, needed) if need))[1]
+    grads = iter(pull_back(grad_out))
+    return tuple(next(grads) if need else None for need in needed)
+
+
+def join_batch(info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The mapped dimension of vmap joins the batch, of which every image is computed by itself anyway."""
+    size, flat = info.batch_size, []
+    for tensor, dim in zip(tensors, in_dims):
+        if tensor is not None:
+            tensor = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            tensor = tensor.flatten(0, 1)
+        flat.append(tensor)
+    return flat
+
+
+def all_at_once(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """The mixture by plain operators, which store every score."""
     dtype, num_parts = torch.promote_types(q.dtype, torch.float32), gate.shape[1]
     with torch.autocast(q.device.type, enabled=False):

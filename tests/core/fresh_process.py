@@ -25,6 +25,7 @@ before = set(sys.modules)
 from fpt_d2 import core  # noqa: E402
 
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+loaded |= {name for name in sys.modules if name.startswith("fpt_d2.core.triton")}  # on demand only
 
 CHANNELS, PARTS = 16, 2
 core.mixture.STEP_BYTES = 2**20  # smaller steps for smaller maps than the real ones

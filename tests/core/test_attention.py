@@ -259,7 +259,7 @@ def test_the_reference_can_be_forced():
     "options, message",
     [
         ({"similarity": "cosine"}, "similarity is 'cosine'; allowed: 'euclidean' or 'embedded'"),
-        ({"impl": "fast"}, "impl is 'fast'; allowed: 'auto', 'chunked', 'sdpa' or 'reference'"),
+        ({"impl": "fast"}, "impl is 'fast'; allowed: 'auto', 'chunked', 'sdpa', 'triton' or 'reference'"),
         ({}, "8 channels cannot be cut into 3 equal parts"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from fpt_d2.core import (
     LocalGroundingTransformer,
     PyramidNeck,
     PyramidTransform,
+    SelfTransformer,
     ValidSizes,
     linear_attention,
     local_mixture_attention,
@@ -25,6 +27,8 @@ from .cases import assert_same, attention_inputs, images, level, pyramid_feature
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 every_path = pytest.mark.parametrize("impl", ["auto", "chunked", "sdpa"])
+# Of float64 it computes nothing, see test_triton_mixture.py for its values.
+triton = pytest.param("triton", marks=pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"))
 every_similarity = pytest.mark.parametrize("similarity", ["embedded", "euclidean"])
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 3e-3}
 MATRIX = 16384 * 4096 * 4
@@ -75,10 +79,12 @@ def test_pyramid_equals_the_cpu():
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+@pytest.mark.parametrize("impl", ["auto", triton])
 @pytest.mark.parametrize("max_kv_tokens", [0, 20])
-def test_a_neck_reads_the_device_no_more_than_once(max_kv_tokens):
-    gt = partial(GroundingTransformer, max_kv_tokens=max_kv_tokens)
-    neck = PyramidNeck(PyramidTransform({"p2": 4, "p3": 8}, 8, channels=8, gt=gt), 8, 8).cuda()
+def test_a_neck_reads_the_device_no_more_than_once(impl, max_kv_tokens):
+    gt = partial(GroundingTransformer, max_kv_tokens=max_kv_tokens, impl=impl)
+    st = partial(SelfTransformer, impl=impl)
+    neck = PyramidNeck(PyramidTransform({"p2": 4, "p3": 8}, 8, channels=8, gt=gt, st=st), 8, 8).cuda()
     features = {n: x.float().cuda() for n, x in pyramid_features({"p2": (16, 24), "p3": (8, 12)}, 8, batch=2).items()}
     valid = ValidSizes.read(images((64, 96), (64, 96), (48, 32)).cuda())
     neck(features, valid)
@@ -99,7 +105,7 @@ def peak_of_training(function, inputs):
     return torch.cuda.max_memory_allocated() - start
 
 
-@every_path
+@pytest.mark.parametrize("impl", ["auto", "chunked", "sdpa", triton])
 @every_similarity
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("masked", [False, True])
