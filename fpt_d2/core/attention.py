@@ -38,7 +38,7 @@ def mixture_attention(
         similarity: one of :data:`.similarity.SIMILARITIES`.
         key_mask: (B, K) bool, False where a key is padding; at least one True in each row. None: all are valid.
         scale: of the scores, in the place of 1 / sqrt(D).
-        impl: "auto" takes "chunked" for mixtures on the CPU; "sdpa" for a single softmax and for two narrow ones, on
+        impl: "auto" takes "chunked" for mixtures on the CPU; "sdpa" for a single softmax, on
             other devices and wherever the graph is recorded (torch.compile, torch.export, torch.jit.trace). "triton",
             for CUDA GPUs, is never chosen by "auto", because it has not been measured on one: see
             :mod:`.triton_mixture`. "reference" stores every score, and so do second derivatives and torch.func.grad of

@@ -236,9 +236,7 @@ def test_another_scale_is_another_length_of_the_vectors(impl, similarity):
     assert relative_error(mixture_attention(q, k, v, gate, scale=0.3, **options), expected) < 1e-12
 
 
-@pytest.mark.parametrize(
-    "parts, width, chosen", [(4, 2, "chunked"), (2, 64, "chunked"), (2, 32, "sdpa"), (1, 8, "sdpa")]
-)
+@pytest.mark.parametrize("parts, width, chosen", [(4, 2, "chunked"), (2, 2, "chunked"), (1, 8, "sdpa")])
 def test_auto_is_the_faster_path_on_the_cpu(parts, width, chosen):
     q, k, v, gate, _ = attention_inputs(12, queries=[9], keys=[7], parts=parts, width=width)
     results = {impl: mixture_attention(q, k, v, gate, impl=impl) for impl in ("auto", "chunked", "sdpa")}

@@ -352,7 +352,7 @@ def test_a_lone_softmax_has_no_gate():
     "make, options, message",
     [
         (Grounding, {"similarity": "cosine"}, "similarity is 'cosine'; allowed: 'euclidean' or 'embedded'"),
-        (Grounding, {"impl": "fast"}, "impl is 'fast'; allowed: 'auto', 'chunked', 'sdpa' or 'reference'"),
+        (Grounding, {"impl": "fast"}, "impl is 'fast'; allowed: 'auto', 'chunked', 'sdpa', 'triton' or 'reference'"),
         (Grounding, {"num_parts": 3}, "num_parts is 3; allowed: a positive divisor of the 8 channels"),
         (Grounding, {"num_parts": 0}, "num_parts is 0"),
         (Grounding, {"kv_stride": 0}, "kv_stride is 0"),
