@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from .level import Level, ValidSizes, is_recorded
+from .plain import is_plain
 from .pyramid import Edge, PyramidTransform
 from .transformers import LinearGroundingTransformer, Norm
+from .winograd import applies, convolve, winograd_conv3x3
 
 
 class Fusion(nn.Conv2d):
@@ -38,6 +39,7 @@ class Fusion(nn.Conv2d):
         norm: nn.Module | None = None,
         zero_init: bool = True,
         drop_block: nn.Module | None = None,
+        winograd: bool = False,
     ) -> None:
         """
         Args:
@@ -46,6 +48,7 @@ class Fusion(nn.Conv2d):
             norm: of the sum, which then has no bias.
             zero_init: start the convolutions of the branches at zero.
             drop_block: applied last, e.g. :class:`.drop_block.DropBlock`.
+            winograd: compute the convolutions by Winograd's algorithm where that is faster, see :mod:`.winograd`.
         """
         super().__init__(in_channels, out_channels, 3, padding=1, bias=norm is None)
         nn.init.kaiming_uniform_(self.weight, a=1)
@@ -60,7 +63,7 @@ class Fusion(nn.Conv2d):
             widths = [len(group) * branch_channels for group in self.branch_groups]
         self.fuse = nn.ModuleList(nn.Conv2d(width, out_channels, 3, padding=1, bias=False) for width in widths)
         self._start(zero_init, widths)
-        self.norm, self.drop_block = norm, drop_block
+        self.norm, self.drop_block, self.winograd = norm, drop_block, winograd
 
     @torch.no_grad()
     def _start(self, zero: bool, widths: Sequence[int]) -> None:
@@ -80,7 +83,10 @@ class Fusion(nn.Conv2d):
         Returns:
             (B, O, H, W).
         """
-        y = self._conv_forward(x, self.weight, self.bias)
+        if self.winograd and applies(x, self.weight) and is_plain(self, Fusion):
+            y = winograd_conv3x3(x, self.weight, self.bias)
+        else:
+            y = self._conv_forward(x, self.weight, self.bias)
         affine: list[tuple[nn.Module, Edge]] = []
         for conv, group in zip(self.fuse, self.branch_groups):
             first = edges[group[0]]
@@ -94,15 +100,18 @@ class Fusion(nn.Conv2d):
                 maps = [maps[0] + out] if maps and self.joins_by == "sum" else [*maps, out]
             joined = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
             del out, maps  # or they would outlive the convolution
-            fused = conv(joined)
-            y += fused if first.ratio == 1 else _enlarge(fused, first.ratio, y)
+            if self.winograd and first.ratio == 1:
+                fused = convolve(conv, joined, add_to=y)
+            else:
+                fused = convolve(conv, joined) if self.winograd else conv(joined)
+                y += fused if first.ratio == 1 else _enlarge(fused, first.ratio, y)
             del joined, fused
         if affine:
-            fused, ratio = convolve_affine(affine), affine[0][1].ratio
+            fused, ratio = convolve_affine(affine, winograd=self.winograd), affine[0][1].ratio
             y += fused if ratio == 1 else _enlarge(fused, ratio, y)
         if self.norm is not None:
             y = self.norm(y)
-        return y if self.drop_block is None else self.drop_block(y)  # type: ignore[no-any-return]
+        return y if self.drop_block is None else self.drop_block(y)
 
 
 class PyramidNeck(nn.Module):
@@ -179,6 +188,7 @@ def make_fusions(
             norm=None if norm is None else norm(out_channels),
             zero_init=zero_init,
             drop_block=None if make_drop_block is None else make_drop_block(),
+            winograd=transform is not None and transform.winograd,
         )
         for n in levels
     }
@@ -208,22 +218,18 @@ def _enlarge(x: Tensor, ratio: int, like: Tensor) -> Tensor:
 def _is_foldable(conv: nn.Module, edge: Edge) -> bool:
     """Whether a branch need not be computed, because it is an affine map that fits into the convolution's weight.
 
-    Then neither module is called: what hangs on a call of one, a hook, a parametrisation, a wrapper, keeps them from
-    being folded.
+    Then neither module is called.
     """
     branch = edge.branch
-    if not isinstance(branch, LinearGroundingTransformer) or branch.norm is not None or _has_any_global_hook():
+    if not isinstance(branch, LinearGroundingTransformer) or branch.norm is not None:
         return False
     if is_recorded() or edge.target.map.shape[0] == 0:  # a convolution for each image would fix their number in a graph
         return False
-    return type(conv) is nn.Conv2d and all(
-        type(m) in (nn.Conv2d, nn.Linear, LinearGroundingTransformer)
-        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
-        for m in (conv, *branch.modules())
-    )
+    parts = all(is_plain(m, nn.Conv2d, nn.Linear, LinearGroundingTransformer) for m in branch.modules())
+    return parts and is_plain(conv, nn.Conv2d)
 
 
-def convolve_affine(folded: Sequence[tuple[nn.Module, Edge]]) -> Tensor:
+def convolve_affine(folded: Sequence[tuple[nn.Module, Edge]], *, winograd: bool = False) -> Tensor:
     """The sum of the 3x3 convolutions of affine branches of one target as one convolution of that target.
 
     A branch ``x M + c`` (M a matrix of channels, c an offset, of each image its own) under a convolution with weight W
@@ -231,6 +237,7 @@ def convolve_affine(folded: Sequence[tuple[nn.Module, Edge]]) -> Tensor:
 
     Args:
         folded: of each the convolution, of a weight (O, C, 3, 3), and its edge, a linear grounding.
+        winograd: allow Winograd's algorithm.
 
     Returns:
         (B, O, H, W).
@@ -247,12 +254,13 @@ def convolve_affine(folded: Sequence[tuple[nn.Module, Edge]]) -> Tensor:
             offset = offset + torch.einsum("oihw,bi->bohw", conv_weight, constant)
     # The offset ends with the image, or it would be missing from the zeros around a convolution's input.
     valid = torch.ones_like(x[:, :1]) if target.mask is None else target.mask.to(x.dtype)
-    return _convolve_each(x, weight) + _convolve_each(valid, offset.unsqueeze(2))
+    return _convolve_each(x, weight, winograd) + _convolve_each(valid, offset.unsqueeze(2), False)
 
 
-def _convolve_each(x: Tensor, weight: Tensor) -> Tensor:
+def _convolve_each(x: Tensor, weight: Tensor, winograd: bool) -> Tensor:
     """A 3x3 convolution with weights of its own for each image: (B, C, H, W), (B, O, C, 3, 3) -> (B, O, H, W)."""
-    batch = x.shape[0]
-    weight = weight.to(x.dtype).flatten(0, 1)
-    out = F.conv2d(x.flatten(0, 1).unsqueeze(0), weight, padding=1, groups=batch)
+    batch, weight = x.shape[0], weight.to(x.dtype)
+    if winograd and applies(x, weight[0]):
+        return torch.cat([winograd_conv3x3(image, own) for image, own in zip(x.split(1), weight)])
+    out = F.conv2d(x.flatten(0, 1).unsqueeze(0), weight.flatten(0, 1), padding=1, groups=batch)
     return out.squeeze(0).unflatten(0, (batch, -1))  # type: ignore[no-any-return]

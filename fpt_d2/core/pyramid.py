@@ -74,6 +74,7 @@ class PyramidTransform(nn.Module):
         rt: BranchFactory | None = RenderingTransformer,
         fuse: str = "concat",
         min_stride: int = 0,
+        winograd: bool = True,
         use_checkpoint: bool = False,
     ) -> None:
         """
@@ -90,6 +91,8 @@ class PyramidTransform(nn.Module):
             min_stride: a level finer than this gathers at this stride: its positions are averaged over cells before
                 they are a branch's target, and every position of a cell gets what the cell has gathered. Other levels
                 still read the level itself. 0: every level gathers at its own stride (paper).
+            winograd: compute the 3x3 convolutions of branches and fusion by Winograd's algorithm where that is faster,
+                see :mod:`.winograd`.
             use_checkpoint: compute the branches derived from :class:`.transformers.Branch` again in the backward pass,
                 up to their norm, instead of keeping their activations.
 
@@ -100,7 +103,7 @@ class PyramidTransform(nn.Module):
         check_argument("channels", channels, channels > 0, "a positive number")
         check_argument("fuse", fuse, fuse in FUSES, one_of(FUSES))
         self.levels, self.channels, self.use_checkpoint = tuple(strides), channels, use_checkpoint
-        self.fuse, self.min_stride = fuse, min_stride
+        self.fuse, self.min_stride, self.winograd = fuse, min_stride, winograd
         self.strides, halvings = dict(strides), _halvings(strides)
         self.ratios = _ratios(self.strides, min_stride)
         widths = in_channels if isinstance(in_channels, Mapping) else dict.fromkeys(self.levels, in_channels)
@@ -127,6 +130,7 @@ class PyramidTransform(nn.Module):
         getattr(self, kind)[key] = branch
         if isinstance(branch, Branch):
             branch.recompute = self.use_checkpoint and branch.can_recompute
+            branch.winograd = self.winograd
         self.ends.append((kind, key, target, source))
 
     def __prepare_scriptable__(self) -> nn.Module:

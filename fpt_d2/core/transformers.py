@@ -23,6 +23,7 @@ from .level import Level
 from .local import local_mixture_attention
 from .mixture import IMPLEMENTATIONS, dot_product_mixture, mixture_gate
 from .similarity import SIMILARITIES
+from .winograd import convolve
 
 # From channels to a normalisation; None for none.
 Norm = Callable[[int], nn.Module] | None
@@ -52,6 +53,8 @@ class Branch(nn.Module):
         # Compute the output before its norm again in the backward pass instead of keeping its activations. A norm must
         # not see its batch twice: a branch with another one inside cannot.
         self.recompute, self.can_recompute = False, True
+        # Allow Winograd's algorithm for the 3x3 convolutions inside.
+        self.winograd = False
         self.norm = None if norm is None else norm(channels)
 
     def forward(self, target: Level, source: Level) -> Tensor:
@@ -358,17 +361,18 @@ class RenderingTransformer(Branch):
     def transform(self, target: Level, source: Level) -> Tensor:
         """Both levels come with zeros in the padding, as :class:`.pyramid.PyramidTransform` hands them over."""
         shrunk = self._shrink(source, target.map.shape[-2:])
+        x = target.map
         if self.gate is None:
-            mean = _unit_rms(source.mean.flatten(1)).view_as(source.mean) if self.normalizes_gate else source.mean
-            out = self.query(target.map * mean)
+            x = x * (_unit_rms(source.mean.flatten(1)).view_as(source.mean) if self.normalizes_gate else source.mean)
+        out = convolve(self.query, x) if self.winograd else self.query(x)
+        if self.gate is None:
+            out = out + shrunk
         else:
-            out = self.query(target.map) * self.gate(source.mean)
-        out = out + shrunk
-        if self.gate is not None:
-            out = out.relu_()
+            out = (out * self.gate(source.mean) + shrunk).relu_()
         if self.out is not None:
-            out = self.out(out if target.mask is None else target.without_padding(out))
-        return out  # type: ignore[no-any-return]
+            x = out if target.mask is None else target.without_padding(out)
+            out = convolve(self.out, x) if self.winograd else self.out(x)
+        return out
 
     def _shrink(self, source: Level, size: torch.Size) -> Tensor:
         x, mask = source.map, source.mask

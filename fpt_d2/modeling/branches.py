@@ -95,6 +95,7 @@ def build_transform(cfg: CfgNode, strides: Mapping[str, int], in_channels: int) 
             fpt.BRANCH_CHANNELS,
             fuse=fpt.FUSE,
             min_stride=fpt.MIN_STRIDE,
+            winograd=fpt.WINOGRAD,
             use_checkpoint=fpt.CHECKPOINT,
             **factories,
         )

@@ -164,7 +164,9 @@ def folded(monkeypatch):
     """How many groundings were folded into a weight."""
     counts = []
     original = fusion.convolve_affine
-    monkeypatch.setattr(fusion, "convolve_affine", lambda some: counts.append(len(some)) or original(some))
+    monkeypatch.setattr(
+        fusion, "convolve_affine", lambda some, **options: counts.append(len(some)) or original(some, **options)
+    )
     return counts
 
 

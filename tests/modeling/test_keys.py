@@ -10,7 +10,7 @@ from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 
 from fpt_d2 import FPT
-from fpt_d2.core import ArgumentError, DropBlock, Level, ValidSizes
+from fpt_d2.core import ArgumentError, Branch, DropBlock, Fusion, Level, ValidSizes
 from fpt_d2.errors import ConfigError
 from fpt_d2.modeling import check_model
 from fpt_d2.modeling.keys import arguments_from
@@ -163,6 +163,18 @@ def test_rendering_transformers_keys() -> None:
     fpt = backbone("MODEL.FPT.RT_GATE", "authors", "MODEL.FPT.RT_FINAL_CONV", False, "MODEL.FPT.NORM", "BN").fpt
     for rt in fpt.rt.values():
         assert [type(m) for m in rt.gate] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] and rt.out is None
+
+
+@pytest.mark.parametrize("pyramid", ["fpn", "build_resnet_bifpn_backbone"])
+def test_key_of_winograds_algorithm(pyramid: str) -> None:
+    """Of branches and fusion; a plain pyramid calls its convolutions."""
+    opts = ["MODEL.FPT.PYRAMID", pyramid, "MODEL.FPN.OUT_CHANNELS", 64]
+
+    def allowed(*more: object) -> set[bool]:
+        return {m.winograd for m in backbone(*opts, *more).modules() if isinstance(m, (Branch, Fusion))}
+
+    assert allowed() == allowed("MODEL.FPT.WINOGRAD", True) == {True}
+    assert allowed("MODEL.FPT.WINOGRAD", False) == allowed("MODEL.FPT.BRANCHES", []) == {False}
 
 
 def test_keys_of_every_branch() -> None:

@@ -39,6 +39,7 @@ NECKS: dict[str, tuple[Any, ...]] = {
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
     "BiFPN": ("MODEL.BACKBONE.NAME", "build_resnet_bifpn_backbone"),
     "FPT budget": BUDGET,
+    "FPT budget, no Winograd": (*BUDGET, "MODEL.FPT.WINOGRAD", False),
     "FPT budget, dot": DOT,
     "FPT budget, summed at stride 8": (*BUDGET, *CHEAP),
     "FPT light": LIGHT,
