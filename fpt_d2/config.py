@@ -95,8 +95,8 @@ def _add_model_config(cfg: CN) -> None:
     # linearly with the image. 0 keeps every position (exact).
     fpt.MAX_KV_TOKENS = 0
     # How attention is computed: "auto" picks the exact linear-memory path that suits the input; "chunked", "sdpa",
-    # "triton" (kernels for CUDA GPUs, whose speed has not been measured: "auto" does not pick them) and "reference"
-    # (which stores every score; small maps only) force one.
+    # "triton" (kernels for CUDA GPUs, which "auto" picks in half precision) and "reference" (which stores every score;
+    # small maps only) force one.
     fpt.ATTENTION_IMPL = "auto"
     # Compute the 3x3 convolutions of branches and fusion by Winograd's algorithm where that is faster: in inference in
     # float32 on the CPU, for wide branches. The results differ by about 1e-5 of the largest value. False calls every

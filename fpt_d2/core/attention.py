@@ -38,12 +38,12 @@ def mixture_attention(
         similarity: one of :data:`.similarity.SIMILARITIES`.
         key_mask: (B, K) bool, False where a key is padding; at least one True in each row. None: all are valid.
         scale: of the scores, in the place of 1 / sqrt(D).
-        impl: "auto" takes "chunked" for mixtures on the CPU; "sdpa" for a single softmax, on
-            other devices and wherever the graph is recorded (torch.compile, torch.export, torch.jit.trace). "triton",
-            for CUDA GPUs, is never chosen by "auto", because it has not been measured on one: see
-            :mod:`.triton_mixture`. "reference" stores every score, and so do second derivatives and torch.func.grad of
-            "chunked" and "triton". A derivative is right or raises an error: forward-mode ones (torch.func.jvp) need
-            "reference", and second ones with "sdpa" depend on the kernel that torch chooses.
+        impl: "auto" takes "chunked" for mixtures on the CPU; "triton" on a CUDA GPU for half precision and up to 256
+            channels, if Triton is installed (see :mod:`.triton_mixture`); "sdpa" for all else and wherever the graph
+            is recorded (torch.compile, torch.export, torch.jit.trace). "reference" stores every score, and so do
+            second derivatives and torch.func.grad of "chunked" and "triton". A derivative is right or raises an error:
+            forward-mode ones (torch.func.jvp) need "reference", and second ones with "sdpa" depend on the kernel that
+            torch chooses.
 
     Returns:
         (B, Q, V) in the dtype of ``v``; scores and softmax are float32 or wider.

@@ -3,7 +3,7 @@
 On the CPU queries go in chunks, and the backward pass computes the scores again: memory is linear. The two passes are
 operators of their own, ``torch.ops.fpt_d2.mixture`` and ``mixture_backward``, so that fake tensors and torch's FLOP
 counter see one operator each and not the thousands of chunks. Elsewhere, and with a single softmax, it is torch's fused
-attention, or by choice Triton's kernels (:mod:`.triton_mixture`).
+attention, or, in half precision on a CUDA GPU, Triton's kernels (:mod:`.triton_mixture`).
 
 Shape legend: B batch, N parts of the mixture, Q queries, K keys, C query and key channels, D = C / N, V value channels,
 G images that are computed together, T queries of one chunk.
@@ -86,12 +86,8 @@ def dot_product_mixture(
         raise ArgumentError("impl", impl, one_of(IMPLEMENTATIONS))
     if q.shape[2] % gate.shape[1] != 0:
         raise ValueError(f"{q.shape[2]} channels cannot be cut into {gate.shape[1]} equal parts")
-    # A recorded graph is to run without this package, so it gets torch's own operator. So does a single softmax on the
-    # CPU, which it trains 1.2 times (256 channels) to 2 times (32) faster than the chunks; with more parts it loses,
-    # because it multiplies each of them with the values.
-    is_recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    if impl == "auto" and (is_recorded or q.device.type != "cpu" or gate.shape[1] == 1):
-        impl = "sdpa"
+    if impl == "auto":
+        impl = _fastest(q, k, v, gate, bias)
     if impl == "sdpa":
         return _sdpa(q, k, v, gate, bias, key_mask, scale)
     if impl == "triton":
@@ -103,6 +99,23 @@ def dot_product_mixture(
         return all_at_once(q, k, v, gate, bias, scale)
     out: Tensor = _Mixture.apply(q, k, v, gate, bias, scale)
     return out
+
+
+def _fastest(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None) -> str:
+    """The impl that "auto" stands for."""
+    # A recorded graph is to run without this package, so it gets torch's own operator.
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return "sdpa"
+    if q.device.type == "cpu":
+        # Torch's operator trains a single softmax 1.2 times (256 channels) to 2 times (32) faster than the chunks; with
+        # more parts it loses, because it multiplies each of them with the values.
+        return "sdpa" if gate.shape[1] == 1 else "chunked"
+    if v.dtype in (torch.bfloat16, torch.float16):
+        from .triton_mixture import is_faster
+
+        if is_faster(q, k, v, gate, bias):
+            return "triton"
+    return "sdpa"
 
 
 def with_padding(bias: Tensor | None, key_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -2,15 +2,19 @@
 
 The two passes are operators, ``torch.ops.fpt_d2.triton_mixture`` and ``triton_mixture_backward``, so that
 torch.compile, torch.export, fake tensors and the FLOP counter see one each. Memory is linear: of the scores the
-forward pass keeps a log-sum-exp for each query, and the backward pass computes them again. The kernels are tested in
-Triton's interpreter on the CPU, and compiled for a GPU, but none has run on one yet: "auto" does not take them.
+forward pass keeps a log-sum-exp for each query, and the backward pass computes them again. In half precision they are
+faster than torch's fused attention, by the more, the more parts there are, and "auto" takes them; in float32 they are
+several times slower. The tests run them in Triton's interpreter on the CPU, or on a GPU where there is one.
 
 Shape legend: B batch, N parts of the mixture, Q queries, K keys, C query and key channels, D = C / N, V value channels.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
@@ -19,8 +23,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .mixture import all_at_once, join_batch, plain_gradients, with_padding
 
+logger = logging.getLogger(__name__)
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-NUM_WARPS = 8
 # Programs that keep a large GPU busy: two for each multiprocessor of an H100.
 PROGRAMS = 264
 
@@ -30,33 +35,46 @@ class Blocks(NamedTuple):
 
     Attributes:
         queries, keys: of a block. stages: blocks in shared memory, of which one is in use and the others are on their
-            way. columns: at most so many does a product sum in one step.
+            way. columns: at most so many does a product sum in one step. warps: of a program.
     """
 
     queries: int
     keys: int
     stages: int
     columns: int
+    warps: int
 
 
-# By bytes of a number, and by channels of the wider of a key and a value, each part padded: for kernels whose programs
-# have a block of queries, and for those with a block of keys. Read off the compiled kernels, not off a clock. At the
-# paper's width (4 parts of 64 channels, 256 values) those of bfloat16 need 96, 80 and 34 KiB of shared memory on an
-# H100, which has 227, and 68, 56 and 34 on GPUs that have 99 (compute capability 8.6 and 8.9); other widths no more.
-# With blocks of 64 keys they need up to 193 KiB, and more registers than there are. Float32 is multiplied by plain
-# instructions, not by tensor cores: their operands are in registers, which hold small blocks and few columns at a
-# time.
-BLOCKS = {
+class Plan(NamedTuple):
+    """The blocks of each kernel; programs of the first two have a block of queries, of the third one of keys."""
+
+    forward: Blocks
+    backward_queries: Blocks
+    backward_keys: Blocks
+
+
+# By bytes of a number, and by channels of the wider of a key and a value, each part padded. Those of half precision up
+# to 256 channels are the fastest of some twenty on an H100, where a program may have 227 KiB of shared memory; they
+# need up to 193. Float32 is multiplied by plain instructions, not by tensor cores: its operands are in registers, which
+# hold small blocks and few columns at a time. What tf32x3 computes on the tensor cores is no faster than torch's own.
+PLANS = {
     2: {
-        256: (Blocks(64, 32, 2, 128), Blocks(32, 32, 2, 128)),
-        512: (Blocks(32, 32, 1, 128), Blocks(16, 32, 1, 128)),
-        1024: (Blocks(16, 16, 1, 128), Blocks(16, 16, 1, 128)),
+        64: Plan(Blocks(64, 64, 2, 128, 4), Blocks(64, 32, 3, 128, 4), Blocks(32, 64, 2, 128, 4)),
+        256: Plan(Blocks(128, 64, 2, 128, 8), Blocks(128, 32, 2, 256, 8), Blocks(64, 32, 2, 256, 4)),
+        512: Plan(Blocks(32, 32, 1, 128, 8), Blocks(32, 32, 1, 128, 8), Blocks(16, 32, 1, 128, 8)),
+        1024: Plan(*[Blocks(16, 16, 1, 128, 8)] * 3),
     },
     4: {
-        256: (Blocks(32, 16, 1, 32), Blocks(16, 32, 1, 32)),
-        1024: (Blocks(16, 16, 1, 32), Blocks(16, 16, 1, 32)),
+        256: Plan(Blocks(32, 16, 1, 32, 8), Blocks(32, 16, 1, 32, 8), Blocks(16, 32, 1, 32, 8)),
+        1024: Plan(*[Blocks(16, 16, 1, 32, 8)] * 3),
     },
 }
+# In place of the largest of these on GPUs that have less shared memory (99 KiB with compute capability 8.6 and 8.9, 163
+# with 8.0), where no clock has seen them.
+LARGE_SHARED_MEMORY = 200 * 1024
+SMALL_PLANS = {256: Plan(Blocks(64, 32, 2, 128, 4), Blocks(64, 32, 2, 128, 4), Blocks(32, 32, 2, 256, 4))}
+# Up to so many channels "auto" takes the kernels.
+MEASURED_CHANNELS = 256
 MAX_CHANNELS = 1024
 
 
@@ -85,6 +103,30 @@ def triton_mixture(
     dtype = torch.promote_types(q.dtype, k.dtype) if bias is None else v.dtype
     out: Tensor = _TritonMixture.apply(q.to(dtype), k.to(dtype), v, gate, bias, key_mask, scale)[0]
     return out
+
+
+def is_faster(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernels can run here and were measured to be faster than torch's fused attention."""
+    products = torch.promote_types(q.dtype, k.dtype) if bias is None else v.dtype
+    is_half = products.itemsize == v.dtype.itemsize == 2
+    if v.device.type != "cuda" or not is_half or not v.shape[0]:
+        return False
+    channels = _padded_channels(gate.shape[1], q.shape[2] // gate.shape[1], v.shape[2])
+    return channels <= MEASURED_CHANNELS and _run_on(v.device)
+
+
+@cache
+def _run_on(device: torch.device) -> bool:
+    """Whether kernels can be compiled for, and started on, a GPU; found by trying, once."""
+    if find_spec("triton") is None or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    x = torch.zeros(1, 16, 16, dtype=torch.bfloat16, device=device)
+    try:
+        _mixture(x, x, x, x.new_ones(1, 1), None, None, 1.0)
+    except Exception:  # whatever Triton, its compiler or the C compiler that it needs may raise
+        logger.warning("Triton does not run on %s, torch's attention is used instead", device, exc_info=True)
+        return False
+    return True
 
 
 class _TritonMixture(torch.autograd.Function):
@@ -139,28 +181,28 @@ class _Problem:
             **{"WIDTH": width, "WIDTH_TILE": _power_of_two(width)},
             **{"VALUES": values, "VALUES_TILE": _power_of_two(values)},
         }
-        widest, table = _padded_channels(num_parts, width, values), BLOCKS[max(q.itemsize, v.itemsize)]
-        self.of_queries, self.of_keys = next(blocks for channels, blocks in table.items() if widest <= channels)
+        widest = _padded_channels(num_parts, width, values)
+        self.plan = _plan(max(q.itemsize, v.itemsize), widest, _shared_memory(self.device))
 
     def launch_by_queries(self, kernel: str, **own: Any) -> None:
         """Run a kernel whose programs have a block of queries; ``own`` are the arguments that not all kernels have."""
-        programs = self.batch * _ceil_div(self.num_queries, self.of_queries.queries)
-        self._launch(kernel, self.of_queries, (programs,), own)
+        blocks: Blocks = getattr(self.plan, kernel)
+        self._launch(kernel, blocks, (self.batch * _ceil_div(self.num_queries, blocks.queries),), own)
 
     def launch_by_keys(self, kernel: str, runs: int, **own: Any) -> None:
         """The same for a block of keys and one of the runs of queries."""
-        programs = self.batch * _ceil_div(self.num_keys, self.of_keys.keys)
-        self._launch(kernel, self.of_keys, (programs, runs), own)
+        blocks: Blocks = getattr(self.plan, kernel)
+        self._launch(kernel, blocks, (self.batch * _ceil_div(self.num_keys, blocks.keys), runs), own)
 
     def _launch(self, kernel: str, blocks: Blocks, grid: tuple[int, ...], own: dict[str, Any]) -> None:
-        function = getattr(_kernels(self.device), kernel)
+        function = getattr(_kernels(self.device), f"mixture_{kernel}")
         arguments = {**self.arguments, **own, "BLOCK_Q": blocks.queries, "BLOCK_K": blocks.keys}
         for name in ("WIDTH", "VALUES"):
             arguments[f"{name}_CHUNK"] = min(blocks.columns, arguments[f"{name}_TILE"])
         arguments = {name: arguments[name] for name in function.arg_names}
         if 0 not in grid:  # which CUDA refuses
             with torch.cuda.device_of(arguments["q"]):
-                function[grid](**arguments, num_warps=NUM_WARPS, num_stages=blocks.stages)
+                function[grid](**arguments, num_warps=blocks.warps, num_stages=blocks.stages)
 
     def runs_of_queries(self) -> tuple[int, int]:
         """How many runs the queries are cut into, and how many queries a run has.
@@ -168,10 +210,25 @@ class _Problem:
         Few keys have too few blocks to keep a GPU busy with. Each block is given to a program for every run then, and
         what the runs give is summed, in the same order every time.
         """
-        programs = self.batch * _ceil_div(self.num_keys, self.of_keys.keys)
-        steps = max(1, _ceil_div(self.num_queries, self.of_keys.queries))
+        blocks = self.plan.backward_keys
+        programs = self.batch * _ceil_div(self.num_keys, blocks.keys)
+        steps = max(1, _ceil_div(self.num_queries, blocks.queries))
         steps_of_run = _ceil_div(steps, max(1, PROGRAMS // max(1, programs)))
-        return _ceil_div(steps, steps_of_run), steps_of_run * self.of_keys.queries
+        return _ceil_div(steps, steps_of_run), steps_of_run * blocks.queries
+
+
+def _plan(itemsize: int, channels: int, shared_memory: int) -> Plan:
+    plans = PLANS[itemsize]
+    if itemsize == 2 and shared_memory < LARGE_SHARED_MEMORY:
+        plans = plans | SMALL_PLANS
+    return next(plan for most, plan in plans.items() if channels <= most)
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have."""
+    if device.type != "cuda":  # in Triton's interpreter
+        return LARGE_SHARED_MEMORY
+    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0))
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -232,7 +289,7 @@ def _mixture(
     """The mixture, and the log-sum-exp of the scores in units of log2: (B, N, Q) float32."""
     problem = _Problem(q, k, v, gate, bias, key_mask, scale)
     out, lse = _outputs(q, k, v, gate)
-    problem.launch_by_queries("mixture_forward", out=out, lse=lse)
+    problem.launch_by_queries("forward", out=out, lse=lse)
     return out, lse
 
 
@@ -259,12 +316,12 @@ def _mixture_backward(
     problem = _Problem(q, k, v, gate, bias, key_mask, scale)
     grad_q, delta = q.new_empty(q.shape), torch.empty_like(lse)
     of_both = {"grad_out": grad_out.contiguous(), "lse": lse, "delta": delta}
-    problem.launch_by_queries("mixture_backward_queries", **of_both, grad_q=grad_q)
+    problem.launch_by_queries("backward_queries", **of_both, grad_q=grad_q)
     runs, split = problem.runs_of_queries()
     grad_k, grad_v = (lse.new_empty(runs, *t.shape) for t in (k, v))
     grad_bias = None if bias is None else lse.new_empty(runs, *lse.shape[:2], k.shape[1])
     of_keys = {"grad_k": grad_k, "grad_v": grad_v, "grad_bias": grad_bias}
-    problem.launch_by_keys("mixture_backward_keys", runs, **of_both, **of_keys, split=split)
+    problem.launch_by_keys("backward_keys", runs, **of_both, **of_keys, split=split)
     of_bias = q.new_empty(0) if grad_bias is None else grad_bias.sum(0)
     if bias is not None:
         of_bias = of_bias.sum_to_size(bias.shape)

@@ -92,14 +92,14 @@ def pyramid_features(sizes: Mapping[str, Size], channels: Any, batch: int = 1, s
     }
 
 
-def valid_sizes(full: Size, *sizes: Size) -> ValidSizes:
+def valid_sizes(full: Size, *sizes: Size, device: torch.device | str = "cpu") -> ValidSizes:
     """One of ``sizes`` for each image of a batch, in a canvas of size ``full``; also where all fill it."""
-    return ValidSizes(full, torch.tensor(sizes), sizes)
+    return ValidSizes(full, torch.tensor(sizes, device=device), sizes)
 
 
 def level(map: Tensor, *sizes: Size) -> Level:
     """With the valid size of each image; the padding, which becomes zero, is all where none is given."""
-    return Level.of(map, valid_sizes((map.shape[2], map.shape[3]), *sizes) if sizes else None)
+    return Level.of(map, valid_sizes((map.shape[2], map.shape[3]), *sizes, device=map.device) if sizes else None)
 
 
 def images(canvas: Size, *sizes: Size) -> Tensor:

@@ -22,6 +22,8 @@ from triton.backends.compiler import GPUTarget
 
 from fpt_d2.core import triton_kernels, triton_mixture
 
+# KiB that a program may have.
+SHARED_MEMORY = {80: 163, 86: 99, 89: 99, 90: 227}
 KERNELS = ("mixture_forward", "mixture_backward_queries", "mixture_backward_keys")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
 
@@ -70,6 +72,7 @@ def resources(program: bytes) -> tuple[int, ...]:
 def compile_all(dtype: torch.dtype, parts: int, width: int, values: int, capability: int = 90) -> dict[str, Any]:
     """What the kernels of a Euclidean mixture with padding need."""
     triton.runtime.driver.set_active(Driver(capability))
+    triton_mixture._shared_memory = lambda device: 1024 * SHARED_MEMORY[capability]
     needs: dict[str, Any] = {}
     triton_mixture._kernels = lambda device: SimpleNamespace(**{name: Compiled(name, needs) for name in KERNELS})
     q = k = torch.zeros(1, 16, parts * width, dtype=dtype)
