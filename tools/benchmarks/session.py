@@ -99,7 +99,7 @@ def suite_entries(suite: str, device: str) -> list[Entry]:
         return importlib.import_module(f".{suite}", __package__).entries(device)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--suite {suite} needs Detectron2, and there is no module {error.name}: --suite kernels needs torch alone"
+            f"The suite {suite!r} needs Detectron2, and there is no module {error.name}; 'kernels' needs torch alone"
         ) from error
 
 

@@ -39,8 +39,8 @@ class Detector:
         start = _allocated(setting.device)
         torch.manual_seed(0)
         cfg = detector_config(name, setting.device)
-        # Random weights take images of this size to features that float16 holds.
-        cfg.MODEL.PIXEL_STD = [57.0, 57.0, 57.0]
+        # Or random weights, and the products of the rendering, would leave the range of float16.
+        cfg.MODEL.PIXEL_STD = [100.0, 100.0, 100.0]
         self.model = build_model(cfg)
         # With the cost of a real one; random weights that moved would soon not be finite.
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0, momentum=0.9, weight_decay=1e-4)
@@ -89,7 +89,7 @@ def detector_section(findings: Findings, device: str, quick: bool, batch: int) -
     found: dict[str, Detector] = {}
     for name in names:
         if findings.has_time(f"{name}: first steps at batch {setting.batch}"):
-            _start(findings, found, name, setting, inputs, half)
+            _start(findings, found, name, setting, inputs, half, 1 if quick else WARM_UP_STEPS)
     _measure(findings, TRAINING, found, partial(Detector.train, inputs=inputs, dtype=half), setting, half, quick)
     for detector in found.values():
         detector.finish_training()
@@ -112,13 +112,14 @@ def _start(
     setting: Setting,
     inputs: list[dict[str, Any]],
     dtype: torch.dtype,
+    steps: int,
 ) -> None:
     """Make a detector and warm it up; one that cannot train says why in the table."""
     _free(setting.device)
     detector = None
     try:
         detector = Detector(name, setting)
-        for _ in range(WARM_UP_STEPS):
+        for _ in range(steps):
             detector.train(inputs, dtype)
         detector.settle()
         found[name] = detector
