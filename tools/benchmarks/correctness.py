@@ -250,8 +250,10 @@ def _pyramid(device: str, family: str, padded: bool) -> list[Row]:
     expected = _pyramid_values(lambda x: reference.pyramid_transform(slow, x, numbers), slow, features)
     rows = []
     for impl in ("auto", *(["triton"] if "triton" in other_paths(device) else [])):
-        for dtype in DTYPES[1:] if impl == "triton" else DTYPES:
+        for dtype in DTYPES:
             path, case = f"pyramid, {impl}", f"{family}, {_padded(padded)}"
+            if dtype == torch.float64 and impl == "triton":
+                continue
             try:
                 fast = build(impl).to(device, torch.float32 if dtype in HALF else dtype)
                 there = {n: x.to(fast.st["p2"].query.weight) for n, x in features.items()}

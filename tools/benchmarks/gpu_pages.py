@@ -99,6 +99,7 @@ def _kernels(tables: Mapping[str, list[Row]]) -> list[str]:
     }
     for value, caption in captions.items():
         lines += ["", f"{caption}:", *_table(side_by_side(rows, value, by))]
+    lines += ["", *dict.fromkeys(f"- {row['entry']}: {row['note']}" for row in rows if row["note"])]
     for name, caption in (("launches", "CUDA kernels"), ("reads", "Reads of the device in a padded forward pass")):
         if name in tables:
             lines += ["", f"{caption}:", *_table(tables[name])]

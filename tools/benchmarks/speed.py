@@ -204,5 +204,7 @@ def side_by_side(rows: Sequence[Row], value: str, by: Sequence[str]) -> list[Row
     table: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         key = tuple(row[name] for name in by)
-        table.setdefault(key, dict(zip(by, key)))[row["entry"]] = row.get(value) or row.get("note")
+        table.setdefault(key, dict(zip(by, key)))[row["entry"]] = (
+            row.get(value) or row.get("note", "").partition(":")[0]
+        )
     return list(table.values())
