@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from fpt_d2 import model_zoo
 
-from .necks import BUDGET, LIGHT
+from .kernels import other_paths
+from .necks import BUDGET, CHEAP, LIGHT, TRITON
 from .workload import Entry, Setting, Workload
 
 CASE = "Mask R-CNN R50"
@@ -24,23 +26,37 @@ NUM_OBJECTS = 10
 DETECTORS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "FPT budget": BUDGET,
+    "FPT budget, summed at stride 8": (*BUDGET, *CHEAP),
     "FPT light": LIGHT,
+}
+DETECTORS_ON_GPU: dict[str, tuple[Any, ...]] = {
+    "FPT budget, triton": (*BUDGET, *TRITON),
+    "FPT light, triton": (*LIGHT, *TRITON),
 }
 
 
-def entries() -> list[Entry]:
-    return [Entry(CASE, name, partial(_make_detector, name), baseline=("FPN",)) for name in DETECTORS]
+def detectors(device: str) -> dict[str, tuple[Any, ...]]:
+    """The keys of every detector that the device can run, by its name."""
+    return DETECTORS | (DETECTORS_ON_GPU if "triton" in other_paths(device) else {})
 
 
-def _make_detector(name: str, setting: Setting) -> Workload:
+def entries(device: str) -> list[Entry]:
+    return [Entry(CASE, name, partial(_make_detector, name), baseline=("FPN",)) for name in detectors(device)]
+
+
+def detector_config(name: str, device: str) -> CfgNode:
     cfg = model_zoo.get_config(CONFIG)
-    cfg.merge_from_list(list(DETECTORS[name]))
-    cfg.MODEL.DEVICE = setting.device
+    cfg.merge_from_list(list(detectors(device)[name]))
+    cfg.MODEL.DEVICE = device
     # Random weights give every class about the same score: with one class it passes the threshold, so that inference
     # ends with as many detections and masks as are allowed.
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
-    model = build_model(cfg)
-    inputs = [_random_input(setting) for _ in range(setting.batch)]
+    return cfg
+
+
+def _make_detector(name: str, setting: Setting) -> Workload:
+    model = build_model(detector_config(name, setting.device))
+    inputs = [random_input(setting) for _ in range(setting.batch)]
 
     def run(training: bool) -> list[Tensor]:
         model.train(training)
@@ -51,7 +67,7 @@ def _make_detector(name: str, setting: Setting) -> Workload:
     return Workload(run, list(model.parameters()))
 
 
-def _random_input(setting: Setting) -> dict[str, Any]:
+def random_input(setting: Setting) -> dict[str, Any]:
     height, width = setting.height, setting.width
     corner = torch.rand(NUM_OBJECTS, 2) * torch.tensor([width, height]) * 0.5
     boxes = torch.cat((corner, corner + torch.tensor([width, height]) * 0.3), dim=1)

@@ -1,12 +1,14 @@
 """Attention by itself: queries of p2 against keys of p3, or of p2 pooled to that size (the same numbers of both).
 
-An image of 512 x 512 has 16384 queries and 4096 keys. All have 256 channels.
+An image of 512 x 512 has 16384 queries and 4096 keys. All have 256 channels. A case of ``MAX_KEYS`` keys has as many of
+them as the main configs keep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ from .workload import Entry, Setting, Workload
 CHANNELS = 256
 SQUARE_SIZE = 5
 TEXTBOOK = ("textbook",)
+MAX_KEYS = 1024  # MODEL.FPT.MAX_KV_TOKENS of configs/Base-RCNN-FPT.yaml
+BOUNDED = f", {MAX_KEYS} keys"
+DOT = "GT dot"
 LOCAL = f"LGT {SQUARE_SIZE}x{SQUARE_SIZE}"
 
 # case, parts of the mixture, similarity. The paper has two parts in ST and four in GT. Here a self transformer and an
@@ -27,33 +32,46 @@ MIXTURES = (
     ("ST N=4", 4, "embedded"),
     ("ST N=2", 2, "embedded"),
     ("GT Euclidean N=4", 4, "euclidean"),
+    ("GT Euclidean N=2", 2, "euclidean"),
     ("GT Euclidean N=1", 1, "euclidean"),
     ("GT embedded N=1", 1, "embedded"),
 )
 
 
 def entries(device: str) -> list[Entry]:
-    """Ours, torch's fused attention or our chunks (that which "auto" does not take), and the textbook."""
-    other = "sdpa" if device == "cpu" else "chunked"
+    """Ours as "auto" computes it, the other ways to compute it, and the textbook."""
     table = []
     for case, num_parts, similarity in MIXTURES:
-        ours = partial(core.mixture_attention, similarity=similarity)
-        outline = partial(_of_tokens, partial(reference.mixture_attention, similarity=similarity), num_parts)
-        forms = {"ours": ours, f"ours ({other})": partial(ours, impl=other)}
-        table += [Entry(case, n, partial(_of_tokens, f, num_parts), outline, TEXTBOOK) for n, f in forms.items()]
-        table.append(Entry(case, *TEXTBOOK, outline, outline))
+        for suffix, max_keys in (("", 0), (BOUNDED, MAX_KEYS)):
+            ours = partial(core.mixture_attention, similarity=similarity)
+            theirs = partial(reference.mixture_attention, similarity=similarity)
+            outline = partial(_of_tokens, theirs, num_parts, max_keys)
+            forms = {"ours": ours, **{f"ours ({name})": partial(ours, impl=name) for name in other_paths(device)}}
+            for name, form in forms.items():
+                make = partial(_of_tokens, form, num_parts, max_keys)
+                table.append(Entry(case + suffix, name, make, outline, TEXTBOOK))
+            table.append(Entry(case + suffix, *TEXTBOOK, outline, outline))
     ours = partial(core.local_mixture_attention, square_size=SQUARE_SIZE, similarity="euclidean")
     theirs = partial(reference.local_mixture_attention, square_size=SQUARE_SIZE, similarity="euclidean")
     for case, make, outline in (
-        ("GT dot", partial(_of_tokens, core.linear_attention, 0), partial(_of_tokens, reference.linear_attention, 0)),
+        (DOT, *(partial(_of_tokens, m.linear_attention, 0, 0) for m in (core, reference))),
         (LOCAL, partial(_of_maps, ours), partial(_of_maps, theirs)),
     ):
         table += [Entry(case, "ours", make, baseline=TEXTBOOK), Entry(case, *TEXTBOOK, outline, outline)]
     return table
 
 
-def _of_tokens(function: Callable[..., Tensor], num_parts: int, setting: Setting) -> Workload:
+def other_paths(device: str) -> list[str]:
+    """The values of ``impl`` that are worth a measurement beside "auto"."""
+    if device == "cpu":
+        return ["sdpa"]
+    return ["chunked", "sdpa", *(["triton"] if find_spec("triton") else [])]
+
+
+def _of_tokens(function: Callable[..., Tensor], num_parts: int, max_keys: int, setting: Setting) -> Workload:
+    """``max_keys`` 0: as many as the level has."""
     fine, coarse = (h * w for h, w in (setting.level(4), setting.level(8)))
+    coarse = min(coarse, max_keys or coarse)
     inputs = [_random(setting, n, CHANNELS) for n in (fine, coarse, coarse)]
     return _workload(function, inputs + ([_gate(setting, num_parts)] if num_parts else []))
 

@@ -24,6 +24,8 @@ from .workload import Entry, Setting
 
 # Side of the image of the step before the first, in which the libraries load and set up what they need once.
 WARM_UP_SIDE = 32
+# A measurement on a GPU takes as many steps as fill this time, so that the wait at its end does not count.
+SECONDS_ON_GPU, MAX_STEPS_ON_GPU = 0.02, 100
 KILLED = -9
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -92,6 +94,7 @@ class Runner:
         self._device = setting.device
         self._warm_up = entry.make(replace(setting, height=WARM_UP_SIDE, width=WARM_UP_SIDE))
         self._workload = entry.make(setting)
+        self._steps: dict[str, int] = {}  # of one measurement, by mode
 
     def step(self, mode: str, *, watched: bool = False) -> Step:
         """One step.
@@ -103,7 +106,7 @@ class Runner:
             OutOfMemory: on a GPU.
         """
         try:
-            return self._watched_step(mode) if watched else self._timed_step(mode)
+            return self._watched_step(mode) if watched else self._mean_step(mode)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory from error
         finally:
@@ -113,6 +116,12 @@ class Runner:
         with flop_counter():  # which loads what it needs at its first use
             self._warm_up.step(mode)
         self._warm_up.clear()
+        if self._device == "cuda":
+            self._timed_step(mode)  # kernels are chosen and compiled for each size
+            self._workload.clear()
+            seconds = self._timed_step(mode).seconds
+            self._workload.clear()
+            self._steps[mode] = min(MAX_STEPS_ON_GPU, max(1, round(SECONDS_ON_GPU / seconds)))
         peak = _watch_gpu() if self._device == "cuda" else _watch_process()
         with flop_counter() as counter:
             step = self._timed_step(mode)
@@ -120,6 +129,18 @@ class Runner:
 
     def _timed_step(self, mode: str) -> Step:
         return measure_time(lambda: self._workload.step(mode), self._device)
+
+    def _mean_step(self, mode: str) -> Step:
+        """On a GPU the mean of several steps where one is short."""
+        steps = self._steps.get(mode, 1)
+
+        def run() -> None:
+            for _ in range(steps):
+                self._workload.clear()
+                self._workload.step(mode)
+
+        whole = measure_time(run, self._device)
+        return Step(*(seconds / steps for seconds in whole[:4]))
 
     def close(self) -> None:
         del self._warm_up, self._workload

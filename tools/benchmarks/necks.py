@@ -17,6 +17,7 @@ from fpt_d2.core import Fusion, PyramidTransform, reference
 from fpt_d2.core.fusion import fuse
 from fpt_d2.modeling import FPT, BiFPN, build_fpt_backbone
 
+from .kernels import other_paths
 from .workload import Entry, Setting, Workload
 
 CASE = "neck"
@@ -44,13 +45,17 @@ NECKS: dict[str, tuple[Any, ...]] = {
     "FPT budget, summed at stride 8": (*BUDGET, *CHEAP),
     "FPT light": LIGHT,
 }
+# By Triton's kernels, which need a GPU.
+TRITON = ("MODEL.FPT.ATTENTION_IMPL", "triton")
+NECKS_ON_GPU: dict[str, tuple[Any, ...]] = {"FPT budget, triton": (*BUDGET, *TRITON)}
 
 
-def entries() -> list[Entry]:
+def entries(device: str) -> list[Entry]:
     outline = partial(_make_neck, "FPT textbook")
+    names = [*NECKS, *(NECKS_ON_GPU if "triton" in other_paths(device) else [])]
     return [
         Entry(CASE, TRUNK, _make_trunk),
-        *(Entry(CASE, name, partial(_make_neck, name), baseline=(TRUNK, "FPN")) for name in NECKS),
+        *(Entry(CASE, name, partial(_make_neck, name), baseline=(TRUNK, "FPN")) for name in names),
         Entry(CASE, "FPT exact", partial(_make_neck, "FPT exact"), outline, baseline=("FPT textbook",)),
         Entry(CASE, "FPT textbook", outline, outline),
     ]
@@ -99,7 +104,7 @@ def run_textbook(
 
 def _make_neck(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
-        neck = build_neck(NECKS.get(name, EXACT))
+        neck = build_neck({**NECKS, **NECKS_ON_GPU}.get(name, EXACT))
     padded = _padded(setting)
     features = {
         n: torch.randn(setting.batch, channels, *padded.level(stride), device=setting.device, requires_grad=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-from tabulate import tabulate
 
 MIB = 2**20
 
@@ -77,23 +75,38 @@ def results_table(results: list[Result]) -> str:
             "entry": r.entry,
             "image": f"{r.height} x {r.width}",
             "mode": r.mode,
-            "seconds": _digits(r.seconds),
-            "user": _digits(r.user_seconds),
-            "system": _digits(r.system_seconds),
-            "by the clock": _digits(r.wall_seconds),
-            "images/s": _digits(r.images_per_second),
-            "peak MiB": _digits(r.peak_mib),
-            "computed MiB": _digits(r.computed_mib),
-            "GFLOP": _digits(r.gflops),
+            "seconds": digits(r.seconds),
+            "user": digits(r.user_seconds),
+            "system": digits(r.system_seconds),
+            "by the clock": digits(r.wall_seconds),
+            "images/s": digits(r.images_per_second),
+            "peak MiB": digits(r.peak_mib),
+            "computed MiB": digits(r.computed_mib),
+            "GFLOP": digits(r.gflops),
             "of matrix rate": "" if r.rate_share is None else f"{r.rate_share:.0%}",
-            "time ratio": _digits(r.time_ratio),
-            "memory ratio": _digits(r.memory_ratio),
+            "time ratio": digits(r.time_ratio),
+            "memory ratio": digits(r.memory_ratio),
             "to": r.baseline,
             "": r.note,
         }
         for r in results
     ]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return markdown_table(rows)
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of one table in Markdown, its columns those of all rows in order; numbers with three digits."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(columns))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return digits(value)
+    return "" if value is None else str(value).replace("|", "/")
 
 
 def save(folder: Path, about: dict[str, Any], results: list[Result]) -> None:
@@ -110,6 +123,6 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def _digits(value: float | None) -> str:
+def digits(value: float | None) -> str:
     """Three significant digits, written out."""
     return "" if value is None else f"{float(f'{value:.3g}'):,.10g}"

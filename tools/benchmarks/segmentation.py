@@ -19,7 +19,7 @@ CONFIG = "Cityscapes-SemanticSegmentation/ufp_fpt_R_101.yaml"
 TEXTBOOK = "UFP + FPT textbook"
 
 
-def entries() -> list[Entry]:
+def entries(device: str) -> list[Entry]:
     outline = partial(_make, TEXTBOOK)
     ours = Entry(CASE, "UFP + FPT", partial(_make, "UFP + FPT"), outline, (TEXTBOOK,))
     return [Entry(CASE, "UFP", partial(_make, "UFP")), ours, Entry(CASE, TEXTBOOK, outline, outline)]

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import logging
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fpt_d2.errors import UserError
 
-from . import detectors, kernels, necks, segmentation
 from .cost import compute_cost, measure_matrix_rate
+from .findings import last_line
 from .measure import OutOfMemory, Step, start_runner
-from .plots import save_plots
 from .report import MIB, Result, compared, results_table, save
 from .workload import FORWARD, MODES, TRAIN, Entry, Setting
 
+# A module of this package for each. All but "kernels" need Detectron2, and are imported when they are measured.
 SIZES = {
     "kernels": ((256, 256), (512, 512), (800, 1333)),
     "necks": ((256, 256), (512, 512), (1024, 1024), (800, 1333), (2048, 2048)),
@@ -48,35 +49,37 @@ def run(args: argparse.Namespace) -> None:
     about = _about(args, matrix_rate)
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
     results: list[Result] = []
-    with tqdm(plan, unit="case", disable=None) as bar:
-        session = Session(
-            matrix_rate,
-            modes={"forward": (FORWARD,), "training": (TRAIN,), "both": MODES}[args.mode],
-            repeats=1 if args.quick else args.repeats,
-            threads=args.threads,
-            memory_limit=args.memory_limit * 2**30 if args.memory_limit else MEMORY_SHARE * _free_memory(args.device),
-            max_seconds=args.max_seconds,
-            progress=bar.set_postfix_str,
-        )
-        for suite, entries, sized in bar:
-            results += session.measure_case(suite, entries, sized)
-            save(args.output, about, results)
+    session = Session(
+        matrix_rate,
+        modes={"forward": (FORWARD,), "training": (TRAIN,), "both": MODES}[args.mode],
+        repeats=1 if args.quick else args.repeats,
+        threads=args.threads,
+        memory_limit=args.memory_limit * 2**30 if args.memory_limit else MEMORY_SHARE * free_memory(args.device),
+        max_seconds=args.max_seconds,
+        progress=lambda what: print(what, file=sys.stderr),
+    )
+    for suite, entries, sized in plan:
+        results += session.measure_case(suite, entries, sized)
+        save(args.output, about, results)
+    print(f"\n{results_table(results)}\n\n{_draw(args, results)}Saved in {args.output}")
+
+
+def _draw(args: argparse.Namespace, results: list[Result]) -> str:
+    """Save the pictures; what to say where that cannot be done."""
+    try:
+        from .plots import save_plots
+    except ModuleNotFoundError as error:
+        return f"No pictures: they need {error.name}\n"
     save_plots(args.output, results)
-    print(f"\n{results_table(results)}\n\nSaved in {args.output}")
+    return ""
 
 
 def _plan(args: argparse.Namespace, setting: Setting) -> list[tuple[str, list[Entry], Setting]]:
     """Suite, entries of one case, size; small sizes first."""
-    tables = {
-        "kernels": kernels.entries(args.device),
-        "necks": necks.entries(),
-        "detectors": detectors.entries(),
-        "segmentation": segmentation.entries(),
-    }
     plan = []
     for suite in SIZES if args.suite == "all" else (args.suite,):
         sizes = args.sizes or (QUICK_SIZES if args.quick else SIZES[suite])
-        wanted = [entry for entry in tables[suite] if _is_wanted(entry, args.only)]
+        wanted = [entry for entry in suite_entries(suite, args.device) if _is_wanted(entry, args.only)]
         for height, width in sorted(sizes, key=lambda size: size[0] * size[1]):
             sized = replace(setting, height=height, width=width)
             for case in dict.fromkeys(entry.case for entry in wanted):
@@ -84,6 +87,20 @@ def _plan(args: argparse.Namespace, setting: Setting) -> list[tuple[str, list[En
     if not plan:
         raise UserError(f"--only {' '.join(args.only)} fits no case or entry of --suite {args.suite}")
     return plan
+
+
+def suite_entries(suite: str, device: str) -> list[Entry]:
+    """What a suite compares.
+
+    Raises:
+        UserError: the suite needs Detectron2, or what that needs, and it is not installed.
+    """
+    try:
+        return importlib.import_module(f".{suite}", __package__).entries(device)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"The suite {suite!r} needs Detectron2, and there is no module {error.name}; 'kernels' needs torch alone"
+        ) from error
 
 
 def _is_wanted(entry: Entry, names: Sequence[str] | None) -> bool:
@@ -107,7 +124,7 @@ def _about(args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
     }
 
 
-def _free_memory(device: str) -> float:
+def free_memory(device: str) -> float:
     """Bytes that can be allocated now; without a bound where the system does not say."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
@@ -127,6 +144,8 @@ class Session:
         memory_limit: bytes that a step may need.
         max_seconds: an entry estimated to take longer for one step is skipped; none is repeated for longer.
         progress: called with what is going on.
+        start: makes what runs the steps of an entry.
+        tolerant: an entry that fails says why in its note, and the others go on.
     """
 
     matrix_rate: float
@@ -136,6 +155,8 @@ class Session:
     memory_limit: float
     max_seconds: float
     progress: Callable[[str], None]
+    start: Callable[[Entry, Setting, int], Any] = start_runner
+    tolerant: bool = False
     # area and duration of the last size measured, by entry and mode
     _last: dict[tuple[str, str, str], tuple[int, float]] = field(default_factory=dict)
 
@@ -150,13 +171,18 @@ class Session:
                     if plans[entry.name].note:
                         continue
                     self.progress(f"{entry.case}, {setting.height} x {setting.width}, {mode}: {entry.name}")
-                    if entry.name not in runners:
-                        runners[entry.name] = start_runner(entry, setting, self.threads)
                     try:
+                        if entry.name not in runners:
+                            runners[entry.name] = self.start(entry, setting, self.threads)
                         firsts[entry.name] = runners[entry.name].step(mode, watched=True)
-                    except OutOfMemory:
-                        runners.pop(entry.name).close()
+                    except (OutOfMemory, torch.OutOfMemoryError):
                         plans[entry.name] = replace(plans[entry.name], note="ran out of memory")
+                    except Exception as error:
+                        if not self.tolerant:
+                            raise
+                        plans[entry.name] = replace(plans[entry.name], note=f"failed: {last_line(error)}")
+                    if plans[entry.name].note and entry.name in runners:
+                        runners.pop(entry.name).close()
                 steps = self._repeat(runners, firsts, mode)
                 results = {n: self._finish(p, firsts[n], steps[n]) if n in firsts else p for n, p in plans.items()}
                 yield from (compared(result, results) for result in results.values())
