@@ -15,7 +15,7 @@ from torch import Tensor
 from fpt_d2 import model_zoo
 
 from .kernels import other_paths
-from .necks import BUDGET, CHEAP, LIGHT, TRITON
+from .necks import BUDGET, CHEAP, LIGHT, SDPA
 from .workload import Entry, Setting, Workload
 
 CASE = "Mask R-CNN R50"
@@ -30,8 +30,8 @@ DETECTORS: dict[str, tuple[Any, ...]] = {
     "FPT light": LIGHT,
 }
 DETECTORS_ON_GPU: dict[str, tuple[Any, ...]] = {
-    "FPT budget, triton": (*BUDGET, *TRITON),
-    "FPT light, triton": (*LIGHT, *TRITON),
+    "FPT budget, torch's attention": (*BUDGET, *SDPA),
+    "FPT light, torch's attention": (*LIGHT, *SDPA),
 }
 
 

@@ -67,16 +67,15 @@ def _kernel_verdict(rows: Sequence[Row]) -> str:
 
 def _detector_verdicts(rows: Sequence[Row]) -> list[str]:
     lines = []
-    for name in (MODEL, f"{MODEL}, triton"):
-        row = next((r for r in rows if r["mode"] == "training" and r["entry"] == name), {})
-        speed, memory = row.get("throughput over FPN's"), row.get("memory over FPN's")
-        batch = f" at batch {row['batch']}, AMP" if row else ""
-        for goal, value, is_met in (
-            (f"at least {MIN_THROUGHPUT} of FPN's throughput", speed, (speed or 0) >= MIN_THROUGHPUT),
-            (f"at most {MAX_MEMORY} times FPN's memory", memory, (memory or 0) <= MAX_MEMORY),
-        ):
-            said = f" ({digits(value)})" if value else ""
-            lines.append(f"Mask R-CNN R50, {name}, trains{batch} with {goal}: {_judged(bool(value), is_met)}{said}")
+    row = next((r for r in rows if r["mode"] == "training" and r["entry"] == MODEL), {})
+    speed, memory = row.get("throughput over FPN's"), row.get("memory over FPN's")
+    batch = f" at batch {row['batch']}, AMP" if row else ""
+    for goal, value, is_met in (
+        (f"at least {MIN_THROUGHPUT} of FPN's throughput", speed, (speed or 0) >= MIN_THROUGHPUT),
+        (f"at most {MAX_MEMORY} times FPN's memory", memory, (memory or 0) <= MAX_MEMORY),
+    ):
+        said = f" ({digits(value)})" if value else ""
+        lines.append(f"Mask R-CNN R50, {MODEL}, trains{batch} with {goal}: {_judged(bool(value), is_met)}{said}")
     return lines
 
 

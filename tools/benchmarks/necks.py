@@ -45,9 +45,9 @@ NECKS: dict[str, tuple[Any, ...]] = {
     "FPT budget, summed at stride 8": (*BUDGET, *CHEAP),
     "FPT light": LIGHT,
 }
-# By Triton's kernels, which need a GPU.
-TRITON = ("MODEL.FPT.ATTENTION_IMPL", "triton")
-NECKS_ON_GPU: dict[str, tuple[Any, ...]] = {"FPT budget, triton": (*BUDGET, *TRITON)}
+# Without Triton's kernels, which the default takes on a GPU in half precision.
+SDPA = ("MODEL.FPT.ATTENTION_IMPL", "sdpa")
+NECKS_ON_GPU: dict[str, tuple[Any, ...]] = {"FPT budget, torch's attention": (*BUDGET, *SDPA)}
 
 
 def entries(device: str) -> list[Entry]:
