@@ -204,7 +204,7 @@ def test_verdicts() -> None:
     assert correct.endswith("NOT MET, 1 of 1 comparisons fail") and reads.endswith("not measured")
     assert kernel.endswith("NOT MET, in 1 of 2 cases; 1.4 to 2 times")
     assert trains[0].endswith("FPN's throughput: MET (0.75)") and trains[1].endswith("FPN's memory: NOT MET (1.6)")
-    assert trains[2].endswith("not measured")
+    assert len(trains) == 2
 
 
 def test_a_table_has_the_columns_of_all_rows() -> None:
