@@ -1,8 +1,8 @@
 """Locality-constrained attention: a query meets the keys of a square around its own place (FPT paper, LGT).
 
 Shape legend: B batch, N parts of the mixture, C channels, D = C / N, V value channels, H x W fine map (queries),
-h x w coarse map (keys), r ratio of the two, S side of the square, t side of a tile of coarse positions, Z tiles of a
-strip.
+h x w coarse map (keys), r ratio of the two, S side of the square, t side of a tile of coarse positions, R rows of Z
+tiles.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from .similarity import SIMILARITIES
 # Side of a tile of coarse positions. Larger tiles copy less of k and v at their borders and compute more scores that
 # the window then masks; 4 measured best for windows of 3 to 9, in training above all.
 TILE = 4
+# Scores that are computed together: as many rows of tiles as have no more, at least one. On the CPU one row is as fast
+# as many; a GPU waits for the launches of each.
+GROUP_BYTES = {"cpu": 0, "cuda": 2**28}
 
 
 def ratio_of(fine: Tensor, coarse: Tensor) -> tuple[int, int]:
@@ -42,7 +45,7 @@ def local_mixture_attention(
 
     The query at (i, j) meets the S x S coarse positions around (i // r, j // r). Positions outside the map, or in the
     padding, have k = v = 0 and keep their share of the softmax, as in the paper. Keys are read tile by tile, with one
-    tile's border of S // 2 around it: no unfolded copy of k or v exists beyond one strip of tiles.
+    tile's border of S // 2 around it: no unfolded copy of k or v exists beyond a few rows of tiles.
 
     Args:
         q: (B, C, H, W). k: (B, C, h, w). v: (B, V, h, w).
@@ -70,16 +73,26 @@ def local_mixture_attention(
     right, bottom = columns * side + border - int(k.shape[-1]), rows * side + border - int(k.shape[-2])
     k, v, valid = (F.pad(t, (border, right, border, bottom)) for t in (k, v, valid))
     q, k = _as_dot_product(q, k, valid, similarity, gate.shape[1])
-    # split and unbind, not slices: the gradient of a slice is a map of zeros around it, for every strip
-    k_strips, v_strips = (t.unfold(2, side + 2 * border, side).transpose(3, 4).unbind(2) for t in (k, v))
-    strips, computed_anew = [], torch.is_grad_enabled() and not is_recorded() and _may_checkpoint()
-    for strip in zip(q.split(side * rh, dim=2), k_strips, v_strips):
-        arguments = (*strip, gate, square_size, (rh, rw), side)
+    group = _rows_together(q, gate.shape[1], (rh, rw), side, square_size)
+    # split, not slices: the gradient of a slice is a map of zeros around it, for every group
+    k_rows, v_rows = (t.unfold(2, side + 2 * border, side).transpose(3, 4).split(group, dim=2) for t in (k, v))
+    outputs, computed_anew = [], torch.is_grad_enabled() and not is_recorded() and _may_checkpoint()
+    for rows_of_tiles in zip(q.split(group * side * rh, dim=2), k_rows, v_rows):
+        arguments = (*rows_of_tiles, gate, square_size, (rh, rw), side)
         if computed_anew:
-            strips.append(checkpoint(_attend_strip, *arguments, use_reentrant=False, preserve_rng_state=False))
+            outputs.append(checkpoint(_attend_rows, *arguments, use_reentrant=False, preserve_rng_state=False))
         else:
-            strips.append(_attend_strip(*arguments))
-    return torch.cat(strips, dim=2)[:, :, :height, :width]
+            outputs.append(_attend_rows(*arguments))
+    return torch.cat(outputs, dim=2)[:, :, :height, :width]
+
+
+def _rows_together(q: Tensor, num_parts: int, ratio: tuple[int, int], side: int, square_size: int) -> int:
+    """How many rows of tiles are computed at once; in a graph, which serves any batch, one."""
+    limit = GROUP_BYTES.get(q.device.type, 0)
+    if not limit or is_recorded():
+        return 1
+    queries, keys = q.shape[0] * side * ratio[0] * q.shape[3], (side + square_size - 1) ** 2
+    return max(1, limit // max(1, 4 * num_parts * queries * keys))
 
 
 def _as_dot_product(q: Tensor, k: Tensor, valid: Tensor, similarity: str, num_parts: int) -> tuple[Tensor, Tensor]:
@@ -101,30 +114,32 @@ def _may_checkpoint() -> bool:
         return False
 
 
-def _attend_strip(
+def _attend_rows(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, square_size: int, ratio: tuple[int, int], side: int
 ) -> Tensor:
-    """One row of tiles: q (B, C, t r, Z t r), k and v (B, C + N or V, t + S - 1, Z t + S - 1) -> (B, V, t r, Z t r)."""
+    """q (B, C, R t r, Z t r), k and v (B, C + N or V, R, t + S - 1, Z t + S - 1) -> (B, V, R t r, Z t r)."""
     num_parts, (rh, rw), extent = gate.shape[1], ratio, side + square_size - 1
-    # (B, Z, queries or keys of a tile, channels)
+    rows = k.shape[2]
+    q = q.unflatten(2, (rows, side * rh))
+    # (B, R Z, queries or keys of a tile, channels)
     q, k, v = (_tiles(q, side * rw, side * rw), _tiles(k, extent, side), _tiles(v, extent, side))
     dtype = torch.promote_types(q.dtype, torch.float32)
     scale = (int(q.shape[-1]) // int(num_parts)) ** -0.5  # int: a tensor's root in torch.jit.trace is one of float32
     with torch.autocast(q.device.type, enabled=False):
         k, bias = k.to(dtype).split([q.shape[-1], num_parts], dim=3)
-        q, k = (t.to(dtype).unflatten(3, (num_parts, -1)).transpose(2, 3) for t in (q, k))  # (B, Z, N, ., D)
+        q, k = (t.to(dtype).unflatten(3, (num_parts, -1)).transpose(2, 3) for t in (q, k))  # (B, R Z, N, ., D)
         scores = (scale * q) @ k.transpose(-1, -2) + scale * bias.transpose(2, 3).unsqueeze(3)
         window = _window(ratio, side, square_size, scores.device)
         weights = scores.masked_fill(~window, float("-inf")).softmax(-1)
         mixed = torch.einsum("bn,bznqk->bzqk", gate.to(dtype), weights)
-        out = mixed.to(v.dtype) @ v  # (B, Z, t r t r, V)
-    out = out.unflatten(2, (side * rh, side * rw))
-    return out.permute(0, 4, 2, 1, 3).flatten(3)  # type: ignore[no-any-return]
+        out = mixed.to(v.dtype) @ v  # (B, R Z, t r t r, V)
+    out = out.unflatten(2, (side * rh, side * rw)).unflatten(1, (rows, -1))  # (B, R, Z, t r, t r, V)
+    return out.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)  # type: ignore[no-any-return]
 
 
 def _tiles(x: Tensor, extent: int, step: int) -> Tensor:
-    """(B, C, rows, columns) -> (B, Z, rows * extent, C): windows of ``extent`` columns at every ``step``."""
-    return x.unfold(3, extent, step).permute(0, 3, 2, 4, 1).flatten(2, 3)
+    """(B, C, R, rows, columns) -> (B, R Z, rows * extent, C): windows of ``extent`` columns at every ``step``."""
+    return x.unfold(4, extent, step).permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
 
 
 def _window(ratio: tuple[int, int], side: int, square_size: int, device: torch.device) -> Tensor:

@@ -39,6 +39,8 @@ def test_random_sweep(monkeypatch):
             for low, high in ((1, 9), (1, 9), (1, 4), (0, 4), (1, 3), (1, 6))
         )
         monkeypatch.setattr(local, "TILE", side)
+        # one row of tiles at a time, as on the CPU, a few, or all
+        monkeypatch.setitem(local.GROUP_BYTES, "cpu", (0, 2**13, 2**28)[seed % 3])
         coarse = (-(-height // ratio), -(-width // ratio))
         inputs = attention_inputs(
             seed, queries=(height, width), keys=coarse, parts=(1, 2, 4)[seed % 3], batch=batch, masked=seed % 2 == 0
@@ -114,3 +116,15 @@ def test_bad_size(size):
     q, k, v, gate, _ = attention_inputs(8, queries=(2, 2), keys=(2, 2), parts=1)
     with pytest.raises(ValueError, match=f"square_size is {size}; allowed: an odd number"):
         local_mixture_attention(q, k, v, gate, square_size=size)
+
+
+def test_a_map_takes_few_launches_on_a_gpu(monkeypatch):
+    """As many operators as a single row of tiles, where the scores fit; two of each call are of the keys' mean."""
+    q, k, v, gate, _ = attention_inputs(5, queries=(64, 16), keys=(32, 8), parts=2)
+    counts = {}
+    for device in ("cpu", "cuda"):
+        monkeypatch.setitem(local.GROUP_BYTES, "cpu", local.GROUP_BYTES[device])
+        with torch.profiler.profile() as profiler, torch.no_grad():
+            local.local_mixture_attention(q, k, v, gate, square_size=5)
+        counts[device] = sum(event.name in ("aten::bmm", "aten::_softmax") for event in profiler.events())
+    assert counts == {"cpu": 8 * 4 + 2, "cuda": 4 + 2}
