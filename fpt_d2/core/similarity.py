@@ -31,7 +31,7 @@ def euclidean(q: Tensor, k: Tensor, num_parts: int, key_mask: Tensor | None) -> 
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(k.dtype, torch.float32)
         centre = _centre(k.detach(), key_mask, dtype)
-        q, k = q.to(dtype) - centre, k.to(dtype) - centre
+        q, k = q - centre, k - centre  # in the dtype of the centre, in one pass over the queries
         return q, 2 * k, -k.unflatten(2, (num_parts, -1)).square().sum(3).transpose(1, 2)
 
 
