@@ -66,11 +66,12 @@ class LoadReport:
         return "; ".join([*shown, f"and {hidden} more"] if hidden else shown)
 
     def check(self) -> None:
-        """Raises WeightsError if the weights are of another trunk, norm, width or kind of attention."""
+        """Raises WeightsError if the weights are of another trunk, norm, width, kind of attention or fusion."""
         self._check_trunk()
         self._check_norm()
         self._check_width()
         self._check_attention()
+        self._check_fusion()
 
     def _check_trunk(self) -> None:
         missing = [*self.missing, *(name for name, _, _ in self.mismatched)]
@@ -119,6 +120,20 @@ class LoadReport:
                     f"{self.source} was trained with MODEL.FPT.QK_NORM {trained}, without which its attention is "
                     f"another one: set it to {trained}, or give other weights"
                 )
+
+    def _check_fusion(self) -> None:
+        """With the branches concatenated a level has more convolutions that fuse them than with the branches summed."""
+        mismatched = [name for name, _, _ in self.mismatched]
+        strange = [n for n in (*self.missing, *self.unexpected, *mismatched) if is_fpt(n)]
+        fusion = [n for n in strange if ".fuse." in n]
+        if not fusion or len(fusion) < len(strange) or not any(map(is_fpt, self.loaded)):
+            return
+        wider = any(".fuse." in name and a[1:2] > b[1:2] for name, a, b in self.mismatched)
+        trained = "concat" if wider or any(n in self.unexpected for n in fusion) else "sum"
+        raise WeightsError(
+            f"{self.source} was trained with MODEL.FPT.FUSE {trained}, and this model fuses its branches otherwise: "
+            f"set it to {trained}, and MODEL.FPT.MIN_STRIDE as in training, or give other weights"
+        )
 
     def check_whole(self, *, is_idle: bool) -> None:
         """Raises WeightsError if a tensor that the model predicts with is not in the file, or has another shape there.

@@ -185,6 +185,22 @@ def test_weights_of_the_other_kind_of_attention(save: Callable[..., str], traine
     FPTCheckpointer(models[0], whole=True).load(path)
 
 
+@pytest.mark.parametrize("channels", [8, 16, 32])
+@pytest.mark.parametrize("trained", ["concat", "sum"])
+def test_weights_of_the_other_kind_of_fusion(save: Callable[..., str], trained: str, channels: int) -> None:
+    """With branches as wide as the neck the convolutions have one shape, so that some would load."""
+    models = []
+    for fuse in (trained, {"concat": "sum", "sum": "concat"}[trained]):
+        cfg = small_config(fpt=True)
+        cfg.MODEL.FPT.BRANCH_CHANNELS, cfg.MODEL.FPT.FUSE = channels, fuse
+        models.append(build(cfg))
+    path = save(models[0].state_dict())
+    said = rf"was trained with MODEL\.FPT\.FUSE {trained}, .* set it to {trained}, and MODEL\.FPT\.MIN_STRIDE as in"
+    with pytest.raises(WeightsError, match=said):
+        FPTCheckpointer(models[1]).load(path)
+    FPTCheckpointer(models[0], whole=True).load(path)
+
+
 @pytest.fixture(scope="module")
 def gn_weights() -> dict[str, torch.Tensor]:
     cfg = small_config(fpt=False)
