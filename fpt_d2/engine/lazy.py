@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..checkpoint import FPTCheckpointer, find_weights
-from ..config_file import did_you_mean
+from ..config_path import did_you_mean
 from ..data import check_instance_datasets
 from ..errors import ConfigError
 from .checkpoint import SafeCheckpointer

@@ -24,7 +24,6 @@ from torch import nn
 from ..checkpoint import FPTCheckpointer
 from ..data import build_train_mapper
 from ..evaluation import build_evaluator
-from ..visualization import plot_learning_curves
 from .attention_log import AttentionLog
 from .checkpoint import SafeCheckpointer
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
@@ -167,6 +166,8 @@ class Trainer(DefaultTrainer):
 
 
 def _plot_curves(trainer: Trainer) -> None:
+    from ..visualization import plot_learning_curves  # matplotlib, which a training need not wait for
+
     folder = trainer.cfg.OUTPUT_DIR
     try:
         plot_learning_curves(os.path.join(folder, "metrics.json"), os.path.join(folder, "learning_curves.png"))

@@ -31,7 +31,6 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ..config import SEMANTIC_SEGMENTATION
 from ..data import SemSegMapper
-from ..visualization import draw_predictions
 from .inference import with_sliding_window, without_ddp
 
 
@@ -109,6 +108,8 @@ def put_predictions(cfg: CfgNode, model: nn.Module) -> None:
     """Put the predictions on the first ``TEST.VIS_IMAGES`` images of ``DATASETS.TEST`` into the event storage."""
     if not comm.is_main_process():
         return
+    from ..visualization import draw_predictions  # matplotlib, which a training need not wait for
+
     model, mapper = with_sliding_window(cfg, without_ddp(model)), DatasetMapper(cfg, is_train=False)
     named = [(name, record) for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)[: cfg.TEST.VIS_IMAGES]]
     with preserved_rng(), inference_context(model), torch.no_grad():

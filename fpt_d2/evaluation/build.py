@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 
 from ..data.labels import read_labels
 from ..errors import ConfigError
+from .coco import COCOEvaluator
 from .context import ContextCOCOEvaluator
 from .panoptic import PanopticQuality
 from .sem_seg_results import SemSegResults
@@ -25,8 +26,9 @@ def _load_labels(path: str, dtype: Any) -> np.ndarray:
 
 
 def _coco(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:
-    evaluator = ContextCOCOEvaluator if MetadataCatalog.get(name).get("context_classes", None) else d2.COCOEvaluator
-    return evaluator(name, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    evaluator = ContextCOCOEvaluator if MetadataCatalog.get(name).get("context_classes", None) else COCOEvaluator
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+    return evaluator(name, output_dir=folder, kpt_oks_sigmas=sigmas, api=cfg.TEST.COCO_EVAL)
 
 
 def _sem_seg(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:

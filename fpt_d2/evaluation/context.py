@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from detectron2.evaluation import COCOEvaluator
+from .coco import COCOEvaluator
 
 
 class ContextCOCOEvaluator(COCOEvaluator):
-    """Detectron2's evaluator, for a data set with ``context_classes`` in its metadata.
+    """COCO's evaluator, for a data set with ``context_classes`` in its metadata.
 
     Results of ``bbox`` and ``segm`` also have ``AP-context`` and ``AP-ordinary``: the means of ``AP-<class>`` over
     those classes and over all others. As in COCO, a class without an object does not count; NaN where none counts.

@@ -13,8 +13,6 @@ from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
 
-from ..visualization import draw_predictions
-
 LABEL_FOLDER, OVERLAY_FOLDER = "sem_seg_labels", "sem_seg_overlays"
 
 
@@ -37,6 +35,8 @@ class SemSegResults(DatasetEvaluator):
             folder.mkdir(parents=True, exist_ok=True)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        from ..visualization import draw_predictions  # matplotlib, which a training need not wait for
+
         for record, output in zip(inputs, outputs):
             name = f"{self._names[record['file_name']]}.png"
             classes = output["sem_seg"].argmax(dim=0).cpu().numpy()

@@ -119,3 +119,10 @@ def test_help_and_usage_errors_are_answered_before_anything_heavy_is_imported(sc
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == status and "usage:" in done.stdout + done.stderr, done.stderr
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_wrong_path_of_a_config_is_answered_before_anything_heavy_is_imported():
+    command = [sys.executable, "-c", HEAVY, str(ROOT / "train_net.py"), "--config-file", "configs/Base-RCNN-FTP.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    sentence, heavy = done.stderr.splitlines()
+    assert done.returncode == 2 and "did you mean configs/Base-RCNN-FPT.yaml" in sentence and heavy == "[]"

@@ -2,19 +2,23 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.engine import launch
 from detectron2.utils import comm
 from PIL import Image
 
 from fpt_d2.engine import Trainer, setup
+from fpt_d2.engine.hooks import AGREEMENT_PERIOD
 from fpt_d2.engine.validation import validation_losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +85,43 @@ def test_two_processes_compute_what_one_does(two_images: list, parse, tmp_path: 
     assert two["AP"] == pytest.approx(one["AP"], abs=1e-6)
     (first, weights), (second, same_weights) = two["starts"]
     assert first == second == 1 and weights == same_weights
+
+
+class InterruptedInOne(Trainer):
+    """Ctrl-C in the second process alone, in its third iteration."""
+
+    def run_step(self) -> None:
+        if comm.get_rank() == 1 and self.iter == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        super().run_step()
+
+
+def train_interrupted(args: Namespace, result: str) -> None:
+    """Save in which iteration each process ended, and its calls of what gathers objects and of ``all_reduce``."""
+    torch.set_num_threads(1)
+    trainer = InterruptedInOne(setup(args))
+    trainer._trainer.gather_metric_period = 10**9  # Detectron2's gather of the losses
+    names, ended = ("all_gather_object", "gather_object", "all_reduce"), False
+    with mock.patch.multiple("torch.distributed", **{n: mock.Mock(wraps=getattr(dist, n)) for n in names}):
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            ended = True
+        calls = [getattr(dist, name).call_count for name in names]
+    ends = comm.all_gather((ended, trainer.iter, calls))
+    if comm.is_main_process():
+        Path(result).write_text(json.dumps(ends))
+
+
+def test_an_interruption_of_one_process_ends_both_and_steps_gather_no_objects(parse, tmp_path: Path, out: Path) -> None:
+    args = parse("SOLVER.MAX_ITER", 150, "DATASETS.TEST", "()")
+    launch(train_interrupted, 2, dist_url="auto", args=(args, str(tmp_path / "ends.json")))
+    last = AGREEMENT_PERIOD - 1
+    assert json.loads((tmp_path / "ends.json").read_text()) == [[True, last, [0, 0, 1]]] * 2
+    assert (out / "last_checkpoint").read_text() == f"model_{last:07d}.pth"
+    assert torch.load(out / f"model_{last:07d}.pth")["iteration"] == last
+    log = (out / "log.txt.rank1").read_text()
+    assert f"Interrupted: stopping within {AGREEMENT_PERIOD} iterations" in log
 
 
 def test_the_command_line_with_two_processes(command_line, out: Path) -> None:

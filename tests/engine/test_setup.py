@@ -59,6 +59,7 @@ RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURE
             "'bbox/ap', which is not evaluated; allowed: bbox/AP,",
         ),
         (["TEST.BEST_METRIC", "keypoints/AP", "TEST.EVAL_PERIOD", 1], "TEST.BEST_METRIC is 'keypoints/AP'"),
+        (["TEST.COCO_EVAL", "pycoco"], "TEST.COCO_EVAL is 'pycoco'; allowed: 'detectron2', 'pycocotools',"),
         (["TEST.PATIENCE", 3], "TEST.BEST_METRIC"),
         (["TEST.LOSS", True, "DATASETS.TEST", "()"], "DATASETS.TEST"),
         (["TEST.AUG.ENABLED", True, *RETINANET], "TEST.AUG.ENABLED"),

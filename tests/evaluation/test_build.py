@@ -12,7 +12,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import (
     CityscapesInstanceEvaluator,
-    COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluators,
     LVISEvaluator,
@@ -27,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 
 from fpt_d2.data.synthetic.write_shapes import write_shapes
 from fpt_d2.engine import get_default_config
-from fpt_d2.evaluation import build_evaluator, check_evaluator, metric_names
+from fpt_d2.evaluation import COCOEvaluator, build_evaluator, check_evaluator, metric_names
 from fpt_d2.evaluation.panoptic import PanopticQuality
 
 NAME = "evaluated"

@@ -27,7 +27,7 @@ ARROWS = {
     "engine": {"core", "modeling", "data", "evaluation", "checkpoint", "visualization"},
 }
 # Files beside the rooms, which any may import.
-ENTRANCE = {"config", "config_file", "errors", "model_zoo", "cli", ""}
+ENTRANCE = {"config", "config_file", "config_path", "errors", "model_zoo", "cli", ""}
 
 
 def walk_forward(*opts: object) -> tuple[int, int]:
@@ -112,6 +112,15 @@ def test_functions_are_small() -> None:
 def test_arrows_run_one_way(room: str) -> None:
     for path in (PACKAGE / room).rglob("*.py"):
         assert imported_rooms(path) <= ARROWS[room] | ENTRANCE, path
+
+
+def test_a_training_starts_without_matplotlib() -> None:
+    """What draws is imported where something is drawn."""
+    for path in PACKAGE.rglob("*.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        imports = "\n".join(ast.unparse(node) for node in body if isinstance(node, (ast.Import, ast.ImportFrom)))
+        is_drawing = path.parent.name == "visualization"
+        assert is_drawing or not any(name in imports for name in ("matplotlib", "visualiz")), path
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fpt_d2.config_path import did_you_mean
 from fpt_d2.errors import UserError
 
 START = "start"  # the row and folder of what all trainings start from
@@ -175,7 +176,7 @@ def _checked(content: Any, types: Mapping[str, type], where: str) -> dict[str, A
         raise UserError(f"{where} does not consist of keys and values")
     for key, value in content.items():
         if key not in types:
-            raise UserError(f"{where} is wrong: there is no key {key}{_like(str(key), types)}")
+            raise UserError(f"{where} is wrong: there is no key {key}{did_you_mean(str(key), types)}")
         if not isinstance(value, types[key]) or isinstance(value, bool):
             raise UserError(f"{where} is wrong: {key} is {value!r}; allowed: {_TYPES[types[key]]}")
     return content
@@ -201,7 +202,9 @@ def _check_names(recipe: Recipe, origin: str, claims: Iterable[Any] = ()) -> Non
         named += [(f"equal_cost_to of {variant.name}", variant.equal_cost_to)] if variant.equal_cost_to else []
     for key, name in named:
         if name not in names:
-            raise UserError(f"{origin} is wrong: {key} names {name}, which is not a variant{_like(str(name), names)}")
+            raise UserError(
+                f"{origin} is wrong: {key} names {name}, which is not a variant{did_you_mean(str(name), names)}"
+            )
     for variant in recipe.variants:
         if variant.is_claim and variant.baseline and not recipe.variant(variant.baseline).is_claim:
             raise UserError(
@@ -242,9 +245,3 @@ def _opts(keys: Mapping[str, Any], prefix: str = "") -> tuple[str, ...]:
         else:
             words += [f"{prefix}{key}", value if isinstance(value, str) else repr(value)]
     return tuple(words)
-
-
-def _like(wrong: str, known: Iterable[str]) -> str:
-    from fpt_d2.config_file import did_you_mean
-
-    return did_you_mean(wrong, known)
