@@ -30,10 +30,17 @@ def get_parser() -> argparse.ArgumentParser:
     add("--sizes", nargs="+", type=image_size, metavar="HxW", help="of the image (default: each suite's own)")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    add("--batch", type=positive_int, default=1, help="images in a batch (default 1)")
+    add("--batch", type=positive_int, help="images in a batch (default 1; 8 crops in Semantic FPN)")
     add("--only", nargs="+", metavar="NAME", help="cases or entries whose names contain one of these")
     add("--mode", choices=("forward", "training", "both"), default="both", help="default both")
     add("--repeats", type=positive_int, default=5, help="steps that the median is taken of (default 5)")
+    add(
+        "--allocator",
+        choices=("both", "returned"),
+        default="both",
+        help="on the CPU: measure with freed memory kept too, beside what glibc does, which returns large blocks to "
+        "the system (default both: three steps in the place of one)",
+    )
     add("--threads", type=positive_int, default=1, help="on the CPU (default 1: robust where others work too)")
     add("--max-seconds", type=float, default=120, help="skip what takes longer for one step (default 120)")
     add("--memory-limit", type=float, metavar="GIB", help="skip what needs more (default 80%% of what is free)")

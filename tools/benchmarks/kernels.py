@@ -1,7 +1,8 @@
 """Attention by itself: queries of p2 against keys of p3, or of p2 pooled to that size (the same numbers of both).
 
-An image of 512 x 512 has 16384 queries and 4096 keys. All have 256 channels. A case of ``MAX_KEYS`` keys has as many of
-them as the main configs keep.
+An image of 512 x 512 has 16384 queries and 4096 keys. All have 256 channels, or 64 in the cases that say so: there a
+part of four has 16, and the work on each score outweighs the products. A case of ``MAX_KEYS`` keys has as many of them
+as the main configs keep.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from fpt_d2.core import reference
 
 from .workload import Entry, Setting, Workload
 
-CHANNELS = 256
+CHANNELS, NARROW_CHANNELS = 256, 64
 SQUARE_SIZE = 5
 TEXTBOOK = ("textbook",)
 MAX_KEYS = 1024  # MODEL.FPT.MAX_KV_TOKENS of configs/Base-RCNN-FPT.yaml
+NARROW_KEYS = 256
 BOUNDED = f", {MAX_KEYS} keys"
+NARROW = f", {NARROW_CHANNELS} channels, {NARROW_KEYS} keys"
+# What a mixture is measured with: a suffix of its case, keys (0: as many as the level has), channels.
+SIZES = (("", 0, CHANNELS), (BOUNDED, MAX_KEYS, CHANNELS), (NARROW, NARROW_KEYS, NARROW_CHANNELS))
 DOT = "GT dot"
 LOCAL = f"LGT {SQUARE_SIZE}x{SQUARE_SIZE}"
 
@@ -42,19 +47,19 @@ def entries(device: str) -> list[Entry]:
     """Ours as "auto" computes it, the other ways to compute it, and the textbook."""
     table = []
     for case, num_parts, similarity in MIXTURES:
-        for suffix, max_keys in (("", 0), (BOUNDED, MAX_KEYS)):
+        for suffix, *size in SIZES if num_parts > 1 else SIZES[:2]:
             ours = partial(core.mixture_attention, similarity=similarity)
             theirs = partial(reference.mixture_attention, similarity=similarity)
-            outline = partial(_of_tokens, theirs, num_parts, max_keys)
+            outline = partial(_of_tokens, theirs, num_parts, *size)
             forms = {"ours": ours, **{f"ours ({name})": partial(ours, impl=name) for name in other_paths(device)}}
             for name, form in forms.items():
-                make = partial(_of_tokens, form, num_parts, max_keys)
+                make = partial(_of_tokens, form, num_parts, *size)
                 table.append(Entry(case + suffix, name, make, outline, TEXTBOOK))
             table.append(Entry(case + suffix, *TEXTBOOK, outline, outline))
     ours = partial(core.local_mixture_attention, square_size=SQUARE_SIZE, similarity="euclidean")
     theirs = partial(reference.local_mixture_attention, square_size=SQUARE_SIZE, similarity="euclidean")
     for case, make, outline in (
-        (DOT, *(partial(_of_tokens, m.linear_attention, 0, 0) for m in (core, reference))),
+        (DOT, *(partial(_of_tokens, m.linear_attention, 0, 0, CHANNELS) for m in (core, reference))),
         (LOCAL, partial(_of_maps, ours), partial(_of_maps, theirs)),
     ):
         table += [Entry(case, "ours", make, baseline=TEXTBOOK), Entry(case, *TEXTBOOK, outline, outline)]
@@ -68,11 +73,13 @@ def other_paths(device: str) -> list[str]:
     return ["chunked", "sdpa", *(["triton"] if find_spec("triton") else [])]
 
 
-def _of_tokens(function: Callable[..., Tensor], num_parts: int, max_keys: int, setting: Setting) -> Workload:
+def _of_tokens(
+    function: Callable[..., Tensor], num_parts: int, max_keys: int, channels: int, setting: Setting
+) -> Workload:
     """``max_keys`` 0: as many as the level has."""
     fine, coarse = (h * w for h, w in (setting.level(4), setting.level(8)))
     coarse = min(coarse, max_keys or coarse)
-    inputs = [_random(setting, n, CHANNELS) for n in (fine, coarse, coarse)]
+    inputs = [_random(setting, n, channels) for n in (fine, coarse, coarse)]
     return _workload(function, inputs + ([_gate(setting, num_parts)] if num_parts else []))
 
 

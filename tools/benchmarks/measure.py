@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import inspect
@@ -11,14 +12,14 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
 
 from .workload import Entry, Setting
 
@@ -27,7 +28,9 @@ WARM_UP_SIDE = 32
 # A measurement on a GPU takes as many steps as fill this time, so that the wait at its end does not count.
 SECONDS_ON_GPU, MAX_STEPS_ON_GPU = 0.02, 100
 KILLED = -9
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt(3)
+# From where on glibc gives memory back: where it ends up by itself, and the most maps that it makes by itself.
+GIVEN_BACK_FROM, MAX_MAPS = 2**25, 2**16
 
 
 class Step(NamedTuple):
@@ -69,7 +72,7 @@ def measure_time(function: Callable[[], object], device: str) -> Step:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Torch's counter of FLOPs, with the operators that it leaves out."""
+    """Torch's counter of FLOPs, with the operators that it leaves out and the backward pass of grouped convolutions."""
     aten = torch.ops.aten
     fused = "_scaled_dot_product_flash_attention"
     missing = {
@@ -78,7 +81,16 @@ def flop_counter() -> FlopCounterMode:
         getattr(aten, f"{fused}_for_cpu_backward"): getattr(aten, f"{fused}_backward"),
     }
     formulas = {operator: inspect.unwrap(flop_registry[like]) for operator, like in missing.items()}
+    formulas[aten.convolution_backward] = _convolution_backward_flops
     return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
+def _convolution_backward_flops(
+    grad_shape: Sequence[int], x_shape: Sequence[int], weight_shape: Sequence[int], *others: Any, **options: Any
+) -> int:
+    """As many for each gradient as forward; torch's own takes the weight of a grouped convolution for a full one."""
+    *_, transposed, _output_padding, _groups, wanted, _out_shape = *others, options["out_shape"]
+    return sum(wanted[:2]) * conv_flop_count(x_shape, weight_shape, grad_shape, transposed)
 
 
 def start_runner(entry: Entry, setting: Setting, threads: int) -> Runner | RemoteRunner:
@@ -96,16 +108,22 @@ class Runner:
         self._workload = entry.make(setting)
         self._steps: dict[str, int] = {}  # of one measurement, by mode
 
-    def step(self, mode: str, *, watched: bool = False) -> Step:
+    def step(self, mode: str, *, watched: bool = False, kept: bool = False) -> Step:
         """One step.
 
         Args:
             watched: look at memory and FLOPs too, which takes time; after a step of another size, to warm up.
+            kept: on the CPU, after one of its kind, whose memory it finds as a caching allocator keeps it.
 
         Raises:
             OutOfMemory: on a GPU.
         """
         try:
+            if kept:
+                with keep_memory():
+                    self._workload.step(mode)
+                    self._workload.clear()
+                    return self._timed_step(mode)
             return self._watched_step(mode) if watched else self._mean_step(mode)
         except torch.OutOfMemoryError as error:
             raise OutOfMemory from error
@@ -158,14 +176,14 @@ class RemoteRunner:
         self.process.start()
         there.close()
 
-    def step(self, mode: str, *, watched: bool = False) -> Step:
+    def step(self, mode: str, **how: bool) -> Step:
         """As that of :class:`Runner`.
 
         Raises:
             OutOfMemory: the system killed the process.
         """
         try:
-            self._connection.send((mode, watched))
+            self._connection.send((mode, how))
             return self._connection.recv()
         except (EOFError, ConnectionError) as error:
             self.process.join()
@@ -183,14 +201,39 @@ def _serve(connection: Connection, entry: Entry, setting: Setting, threads: int)
     torch.set_num_threads(threads)
     runner = Runner(entry, setting)
     while True:
-        mode, watched = connection.recv()
-        connection.send(runner.step(mode, watched=watched))
+        mode, how = connection.recv()
+        connection.send(runner.step(mode, **how))
 
 
 def _end_with_parent() -> None:
     """A step may take minutes: do not finish it for nobody where the parent was killed."""
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def glibc() -> ctypes.CDLL | None:
+    """The C library, where it can be told what to do with freed memory."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "malloc_trim") else None
+
+
+@contextlib.contextmanager
+def keep_memory() -> Iterator[None]:
+    """Freed memory stays with this process, and goes back to the system at the end."""
+    libc = glibc()
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_MAX, MAX_MAPS)
+        _give_back_from(libc, GIVEN_BACK_FROM)
+        libc.malloc_trim(0)
+
+
+def _give_back_from(libc: ctypes.CDLL, size: int) -> None:
+    libc.mallopt(M_MMAP_THRESHOLD, size)
+    libc.mallopt(M_TRIM_THRESHOLD, 2 * size)
 
 
 def _watch_gpu() -> Callable[[], int]:
@@ -208,20 +251,16 @@ def _watch_process() -> Callable[[], int | None]:
     Memory that was freed but stays with the allocator would be used again unseen: all of it is given back first, and
     what is freed from here on goes back at once, until the peak is asked for.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "malloc_trim"):
+    libc = glibc()
+    if libc is None:
         return lambda: None
-
-    def give_back_from(size: int) -> None:
-        libc.mallopt(M_MMAP_THRESHOLD, size)
-        libc.mallopt(M_TRIM_THRESHOLD, 2 * size)
 
     def peak() -> int:
         peak = _status("VmHWM") - start
-        give_back_from(2**25)  # where glibc ends up by itself, for the timing
+        _give_back_from(libc, GIVEN_BACK_FROM)
         return peak
 
-    give_back_from(2**16)
+    _give_back_from(libc, 2**16)
     libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again at what is resident now
     start = _status("VmRSS")

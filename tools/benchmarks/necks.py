@@ -1,8 +1,12 @@
-"""Whole necks over the features of a ResNet-50, laterals and output convolutions included, and the trunk itself."""
+"""Whole necks over the features of a ResNet-50, laterals and output convolutions included, and the trunk itself.
+
+So too over those of a small trunk, at 64 channels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,22 +14,29 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone, build_resnet_backbone
-from torch import Tensor
+from torch import Tensor, nn
 
 from fpt_d2.config import add_fpt_config
 from fpt_d2.core import Fusion, PyramidTransform, reference
 from fpt_d2.core.fusion import fuse
 from fpt_d2.modeling import FPT, BiFPN, build_fpt_backbone
 
-from .kernels import other_paths
+from .kernels import NARROW_CHANNELS, NARROW_KEYS, other_paths
+from .peers import PAFPN, DeformableEncoder, deformable_encoder_macs, dyhead_macs
 from .workload import Entry, Setting, Workload
 
 CASE = "neck"
+NARROW_CASE = f"neck, {NARROW_CHANNELS} channels"
 TRUNK = "R50 trunk"
 Neck = FPT | BiFPN
+ENCODER = "Deformable-DETR encoder"
 # Detectron2 pads images to a multiple of the coarsest stride.
 DIVISIBILITY = 32
-FEATURES = {"res2": (256, 4), "res3": (512, 8), "res4": (1024, 16), "res5": (2048, 32)}  # channels, stride
+Features = Mapping[str, tuple[int, int]]
+FEATURES: Features = {"res2": (256, 4), "res3": (512, 8), "res4": (1024, 16), "res5": (2048, 32)}  # channels, stride
+# Of timm's tf_efficientnet_lite0.
+SMALL_FEATURES: Features = {"res2": (24, 4), "res3": (40, 8), "res4": (112, 16), "res5": (320, 32)}
+ENCODER_WIDTHS = [FEATURES[n][0] for n in ("res3", "res4", "res5")]
 
 # Neck by name: the keys in which it differs from the config defaults.
 EXACT = ("MODEL.FPT.MAX_KV_TOKENS", 0, "MODEL.FPT.KV_STRIDE", 1)
@@ -50,43 +61,71 @@ SDPA = ("MODEL.FPT.ATTENTION_IMPL", "sdpa")
 NECKS_ON_GPU: dict[str, tuple[Any, ...]] = {"FPT budget, torch's attention": (*BUDGET, *SDPA)}
 
 
+# What the config keys do not build.
+PEERS: dict[str, Callable[[], nn.Module]] = {
+    "PAFPN": lambda: PAFPN(build_neck(NECKS["FPN"]), ("p2", "p3", "p4", "p5"), _config().MODEL.FPN.OUT_CHANNELS),
+    ENCODER: lambda: DeformableEncoder(ENCODER_WIDTHS),
+}
+FORMULAS: dict[str, Callable[[Setting], int]] = {
+    f"{ENCODER}, samples counted": partial(deformable_encoder_macs, ENCODER_WIDTHS),
+    "DyHead, 6 blocks over FPN": dyhead_macs,
+}
+
+_NARROW = ("MODEL.FPN.OUT_CHANNELS", NARROW_CHANNELS, "MODEL.FPT.BRANCH_CHANNELS", NARROW_CHANNELS)
+_FPT_NARROW = (*_NARROW, "MODEL.FPT.MAX_KV_TOKENS", NARROW_KEYS)
+NARROW_NECKS: dict[str, tuple[Any, ...]] = {
+    "FPN narrow": (*_NARROW, "MODEL.FPT.BRANCHES", []),
+    "FPT narrow": _FPT_NARROW,
+    "FPT narrow, summed at stride 8": (*_FPT_NARROW, *CHEAP),
+    "FPT narrow, dot": (*_FPT_NARROW, "MODEL.FPT.GT_SIMILARITY", "dot"),
+}
+
+
 def entries(device: str) -> list[Entry]:
+    """Peers, FPT, its textbook; those that have a formula alone; the narrow ones."""
     outline = partial(_make_neck, "FPT textbook")
-    names = [*NECKS, *(NECKS_ON_GPU if "triton" in other_paths(device) else [])]
-    return [
+    ours = [*NECKS, *(NECKS_ON_GPU if "triton" in other_paths(device) else [])]
+    # Peers first.
+    names = sorted([*ours, *PEERS], key=lambda name: name.startswith("FPT"))
+    rows = [
         Entry(CASE, TRUNK, _make_trunk),
         *(Entry(CASE, name, partial(_make_neck, name), baseline=(TRUNK, "FPN")) for name in names),
         Entry(CASE, "FPT exact", partial(_make_neck, "FPT exact"), outline, baseline=("FPT textbook",)),
         Entry(CASE, "FPT textbook", outline, outline),
+        *(Entry(CASE, name, None, formula=partial(_of_padded, macs)) for name, macs in FORMULAS.items()),
     ]
+    narrow = [Entry(NARROW_CASE, name, partial(_make_neck, name), baseline=("FPN narrow",)) for name in NARROW_NECKS]
+    return [replace(e, work_baseline="FPN" if e.case == CASE else "FPN narrow") for e in (*rows, *narrow)]
 
 
 class GivenFeatures(Backbone):
-    """Stands in the place of the trunk: a ResNet-50's feature maps are what the neck is given."""
+    """Stands in the place of the trunk: its feature maps are what the neck is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: Features) -> None:
         super().__init__()
-        self._out_features = list(FEATURES)
-        self._out_feature_channels = {n: channels for n, (channels, _) in FEATURES.items()}
-        self._out_feature_strides = {n: stride for n, (_, stride) in FEATURES.items()}
+        self._out_features = list(features)
+        self._out_feature_channels = {n: channels for n, (channels, _) in features.items()}
+        self._out_feature_strides = {n: stride for n, (_, stride) in features.items()}
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return features
 
 
-def build_neck(keys: Sequence[Any]) -> Neck:
+def build_neck(keys: Sequence[Any], features: Features = FEATURES) -> Neck:
     """The neck of the config defaults with these keys and values in a row."""
     cfg = _config()
-    cfg.MODEL.FPN.IN_FEATURES = list(FEATURES)
+    cfg.MODEL.FPN.IN_FEATURES = list(features)
     cfg.merge_from_list(list(keys))
     if "bifpn" in cfg.MODEL.BACKBONE.NAME:
         fpn, bifpn = cfg.MODEL.FPN, cfg.MODEL.BIFPN
-        return BiFPN(GivenFeatures(), fpn.IN_FEATURES, fpn.OUT_CHANNELS, num_layers=bifpn.NUM_LAYERS, norm=bifpn.NORM)
-    return build_fpt_backbone(cfg, GivenFeatures(), None)
+        return BiFPN(
+            GivenFeatures(features), fpn.IN_FEATURES, fpn.OUT_CHANNELS, num_layers=bifpn.NUM_LAYERS, norm=bifpn.NORM
+        )
+    return build_fpt_backbone(cfg, GivenFeatures(features), None)
 
 
-def run_neck(neck: Neck, features: dict[str, Tensor], *, as_textbook: bool = False) -> list[Tensor]:
-    if isinstance(neck, BiFPN):
+def run_neck(neck: nn.Module, features: dict[str, Tensor], *, as_textbook: bool = False) -> list[Tensor]:
+    if not isinstance(neck, FPT):
         return list(neck(features).values())
     # Not from an image: nothing is padded.
     run = run_textbook if as_textbook else fuse
@@ -103,12 +142,16 @@ def run_textbook(
 
 
 def _make_neck(name: str, setting: Setting) -> Workload:
+    shapes = SMALL_FEATURES if name in NARROW_NECKS else FEATURES
     with torch.device(setting.device):
-        neck = build_neck({**NECKS, **NECKS_ON_GPU}.get(name, EXACT))
+        if name in PEERS:
+            neck = PEERS[name]()
+        else:
+            neck = build_neck({**NECKS, **NECKS_ON_GPU, **NARROW_NECKS}.get(name, EXACT), shapes)
     padded = _padded(setting)
     features = {
         n: torch.randn(setting.batch, channels, *padded.level(stride), device=setting.device, requires_grad=True)
-        for n, (channels, stride) in FEATURES.items()
+        for n, (channels, stride) in shapes.items()
     }
 
     def run(training: bool) -> list[Tensor]:
@@ -137,6 +180,10 @@ def _config() -> CfgNode:
     cfg = get_cfg()
     add_fpt_config(cfg)
     return cfg
+
+
+def _of_padded(macs: Callable[[Setting], int], setting: Setting) -> int:
+    return macs(_padded(setting))
 
 
 def _padded(setting: Setting) -> Setting:

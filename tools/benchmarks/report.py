@@ -19,11 +19,14 @@ class Result:
     Attributes:
         seconds: median; processor time per thread (user and system) on the CPU, the clock's on a GPU.
         peak_mib: highest memory above inputs and parameters.
-        computed_mib: the same, computed from the operators; of the forms that store every score only.
+        kept_seconds: the same where freed memory stays with the process; ``seconds`` has it go back to the system as
+            glibc does by itself, so that large maps are faulted in at each step. CPU only.
+        computed_mib: the same as ``peak_mib``, computed from the operators; of the forms that store every score only.
         gflops: in matrix products and convolutions.
         rate_share: achieved share of the rate of a large matrix product on the same device in the same run.
         baseline: entries of the same case, joined by " + ", whose seconds and peak this one's are divided by.
-        time_ratio, memory_ratio: the quotients. Peaks of several entries do not add up.
+        time_ratio, kept_time_ratio, memory_ratio: the quotients. Peaks of several entries do not add up.
+        work_baseline, work_ratio: the entry whose multiply-adds this one's are divided by, and the quotient.
     """
 
     suite: str
@@ -37,6 +40,7 @@ class Result:
     user_seconds: float | None = None
     system_seconds: float | None = None
     wall_seconds: float | None = None
+    kept_seconds: float | None = None
     images_per_second: float | None = None
     peak_mib: float | None = None
     computed_mib: float | None = None
@@ -44,7 +48,10 @@ class Result:
     rate_share: float | None = None
     baseline: str = ""
     time_ratio: float | None = None
+    kept_time_ratio: float | None = None
     memory_ratio: float | None = None
+    work_baseline: str = ""
+    work_ratio: float | None = None
     note: str = ""
 
     @property
@@ -59,12 +66,18 @@ def compared(result: Result, peers: Mapping[str, Result]) -> Result:
         peers: the results of the same case, size and mode by entry.
     """
     others = [peers.get(name) for name in result.baseline.split(" + ")]
-    if result.seconds is None or any(other is None or other.seconds is None for other in others):
-        return result
-    time_ratio, memory_ratio = result.seconds / sum(other.seconds for other in others), None
-    if len(others) == 1 and result.peak_mib is not None:
-        memory_ratio = result.peak_mib / others[0].peak_mib
-    return replace(result, time_ratio=time_ratio, memory_ratio=memory_ratio)
+
+    def ratio(quantity: str, others: Sequence[Result | None]) -> float | None:
+        values = [None if one is None else getattr(one, quantity) for one in (result, *others)]
+        return None if None in values else values[0] / sum(values[1:])
+
+    return replace(
+        result,
+        time_ratio=ratio("seconds", others),
+        kept_time_ratio=ratio("kept_seconds", others),
+        memory_ratio=ratio("peak_mib", others) if len(others) == 1 else None,
+        work_ratio=ratio("gflops", [peers.get(result.work_baseline)]),
+    )
 
 
 def results_table(results: list[Result]) -> str:
@@ -73,18 +86,21 @@ def results_table(results: list[Result]) -> str:
         {
             "case": r.case,
             "entry": r.entry,
-            "image": f"{r.height} x {r.width}",
+            "image": f"{r.batch} of {r.height} x {r.width}" if r.batch > 1 else f"{r.height} x {r.width}",
             "mode": r.mode,
             "seconds": digits(r.seconds),
             "user": digits(r.user_seconds),
             "system": digits(r.system_seconds),
+            "seconds, memory kept": digits(r.kept_seconds),
             "by the clock": digits(r.wall_seconds),
             "images/s": digits(r.images_per_second),
             "peak MiB": digits(r.peak_mib),
             "computed MiB": digits(r.computed_mib),
-            "GFLOP": digits(r.gflops),
+            "GMAC": "" if r.gflops is None else digits(r.gflops / 2),
+            "GMAC ratio": "" if r.work_ratio is None else f"{digits(r.work_ratio)} x {r.work_baseline}",
             "of matrix rate": "" if r.rate_share is None else f"{r.rate_share:.0%}",
             "time ratio": digits(r.time_ratio),
+            "time ratio, memory kept": digits(r.kept_time_ratio),
             "memory ratio": digits(r.memory_ratio),
             "to": r.baseline,
             "": r.note,

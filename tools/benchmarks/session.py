@@ -20,7 +20,7 @@ from fpt_d2.errors import UserError
 
 from .cost import compute_cost, measure_matrix_rate
 from .findings import last_line
-from .measure import OutOfMemory, Step, start_runner
+from .measure import OutOfMemory, Step, glibc, start_runner
 from .report import MIB, Result, compared, results_table, save
 from .workload import FORWARD, MODES, TRAIN, Entry, Setting
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     # Detectron2 says what each of the many models is initialised from.
     logging.getLogger().setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
-    setting = Setting(0, 0, args.batch, args.device, getattr(torch, args.dtype))
+    setting = Setting(0, 0, args.batch or 1, args.device, getattr(torch, args.dtype))
     plan = _plan(args, setting)
     matrix_rate = measure_matrix_rate(setting)
     about = _about(args, matrix_rate)
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         threads=args.threads,
         memory_limit=args.memory_limit * 2**30 if args.memory_limit else MEMORY_SHARE * free_memory(args.device),
         max_seconds=args.max_seconds,
+        keep_memory=args.allocator == "both" and args.device == "cpu" and glibc() is not None,
         progress=lambda what: print(what, file=sys.stderr),
     )
     for suite, entries, sized in plan:
@@ -78,15 +79,18 @@ def _plan(args: argparse.Namespace, setting: Setting) -> list[tuple[str, list[En
     """Suite, entries of one case, size; small sizes first."""
     plan = []
     for suite in SIZES if args.suite == "all" else (args.suite,):
-        sizes = args.sizes or (QUICK_SIZES if args.quick else SIZES[suite])
         wanted = [entry for entry in suite_entries(suite, args.device) if _is_wanted(entry, args.only)]
-        for height, width in sorted(sizes, key=lambda size: size[0] * size[1]):
-            sized = replace(setting, height=height, width=width)
-            for case in dict.fromkeys(entry.case for entry in wanted):
-                plan.append((suite, [entry for entry in wanted if entry.case == case], sized))
+        for case in dict.fromkeys(entry.case for entry in wanted):
+            entries = [entry for entry in wanted if entry.case == case]
+            height, width, batch = entries[0].usual or (0, 0, 1)
+            usual = ((height, width),) if height else SIZES[suite]
+            batch = args.batch or (1 if args.quick else batch)
+            for size in args.sizes or (QUICK_SIZES if args.quick else usual):
+                plan.append((suite, entries, replace(setting, height=size[0], width=size[1], batch=batch)))
     if not plan:
         raise UserError(f"--only {' '.join(args.only)} fits no case or entry of --suite {args.suite}")
-    return plan
+    suites = list(SIZES)
+    return sorted(plan, key=lambda one: (suites.index(one[0]), one[2].height * one[2].width))
 
 
 def suite_entries(suite: str, device: str) -> list[Entry]:
@@ -116,9 +120,10 @@ def _about(args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
         "threads": args.threads,
         "torch": torch.__version__,
         "dtype": args.dtype,
-        "batch": args.batch,
+        "batch": args.batch or "each case's own",
         "matrix rate, GFLOP/s": round(matrix_rate / 1e9, 1),
         "seconds": "wall time" if on_gpu else "processor time per thread (user + system), robust to a busy machine",
+        "memory kept": "" if on_gpu else "seconds where freed memory stays with the process",
         "peak": "torch.cuda.max_memory_allocated" if on_gpu else "high-water mark of a fresh process",
         "training step": "forward and backward, no optimizer",
     }
@@ -145,6 +150,7 @@ class Session:
         max_seconds: an entry estimated to take longer for one step is skipped; none is repeated for longer.
         progress: called with what is going on.
         start: makes what runs the steps of an entry.
+        keep_memory: measure with freed memory kept too.
         tolerant: an entry that fails says why in its note, and the others go on.
     """
 
@@ -156,6 +162,7 @@ class Session:
     max_seconds: float
     progress: Callable[[str], None]
     start: Callable[[Entry, Setting, int], Any] = start_runner
+    keep_memory: bool = False
     tolerant: bool = False
     # area and duration of the last size measured, by entry and mode
     _last: dict[tuple[str, str, str], tuple[int, float]] = field(default_factory=dict)
@@ -184,7 +191,7 @@ class Session:
                     if plans[entry.name].note and entry.name in runners:
                         runners.pop(entry.name).close()
                 steps = self._repeat(runners, firsts, mode)
-                results = {n: self._finish(p, firsts[n], steps[n]) if n in firsts else p for n, p in plans.items()}
+                results = {n: self._finish(p, firsts[n], *steps[n]) if n in firsts else p for n, p in plans.items()}
                 yield from (compared(result, results) for result in results.values())
         finally:
             for runner in runners.values():
@@ -194,6 +201,10 @@ class Session:
         """The result before it is measured; its note says why it must not be."""
         size = setting.height, setting.width, setting.batch
         blank = Result(suite, entry.case, entry.name, *size, mode, baseline=" + ".join(entry.baseline))
+        blank = replace(blank, work_baseline=entry.work_baseline)
+        if entry.formula is not None:
+            flops = 2 * entry.formula(setting) * (1 if mode == FORWARD else 3)
+            return replace(blank, gflops=flops / 1e9, note="by formula only")
         if entry.outline is None:
             area, seconds = self._last.get((entry.case, entry.name, mode), (blank.area, 0.0))
             return replace(blank, note=self._too_long(seconds * blank.area / area))
@@ -208,17 +219,24 @@ class Session:
     def _too_long(self, seconds: float) -> str:
         return f"skipped: takes about {seconds:.0f} s" if seconds > self.max_seconds else ""
 
-    def _repeat(self, runners: dict[str, Any], firsts: dict[str, Step], mode: str) -> dict[str, list[Step]]:
-        """Steps in turn, A B C A B C: what the machine does besides falls on all alike."""
-        steps: dict[str, list[Step]] = {name: [] for name in firsts}
-        for _ in range(self.repeats):
-            for name, taken in steps.items():
-                last = (taken or [firsts[name]])[-1]
-                if last.wall_seconds * (len(taken) + 2) <= self.max_seconds:
-                    taken.append(runners[name].step(mode))
-        return {name: taken or [firsts[name]] for name, taken in steps.items()}
+    def _repeat(
+        self, runners: dict[str, Any], firsts: dict[str, Step], mode: str
+    ) -> dict[str, tuple[list[Step], list[Step]]]:
+        """Steps in turn, A B C A B C: what the machine does besides falls on all alike.
 
-    def _finish(self, plan: Result, first: Step, steps: list[Step]) -> Result:
+        With ``keep_memory`` each is followed by one with memory kept; these are the second of each pair.
+        """
+        steps: dict[str, tuple[list[Step], list[Step]]] = {name: ([], []) for name in firsts}
+        for _ in range(self.repeats):
+            for name, (taken, kept) in steps.items():
+                last = (taken or [firsts[name]])[-1]
+                if last.wall_seconds * (len(taken) + 2) * (3 if self.keep_memory else 1) <= self.max_seconds:
+                    taken.append(runners[name].step(mode))
+                    if self.keep_memory:
+                        kept.append(runners[name].step(mode, kept=True))
+        return {name: (taken or [firsts[name]], kept) for name, (taken, kept) in steps.items()}
+
+    def _finish(self, plan: Result, first: Step, steps: list[Step], kept: list[Step]) -> Result:
         seconds, user, system, wall = (statistics.median(values) for values in list(zip(*steps))[:4])
         self._last[plan.case, plan.entry, plan.mode] = plan.area, seconds
         return replace(
@@ -227,6 +245,7 @@ class Session:
             user_seconds=user,
             system_seconds=system,
             wall_seconds=wall,
+            kept_seconds=statistics.median(step.seconds for step in kept) if kept else None,
             images_per_second=plan.batch / seconds,
             peak_mib=None if first.peak_bytes is None else first.peak_bytes / MIB,
             gflops=first.flops / 1e9,

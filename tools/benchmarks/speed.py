@@ -54,7 +54,7 @@ def kernel_section(findings: Findings, device: str, quick: bool) -> None:
 def neck_section(findings: Findings, device: str, quick: bool) -> None:
     """The benchmark's necks, all at once, in float32 and under autocast."""
     setting = replace(_setting(device, quick), batch=1 if quick else 2)
-    entries = [e for e in suite_entries("necks", device) if e.name not in ("FPT exact", "FPT textbook")]
+    entries = [e for e in suite_entries("necks", device) if e.make and e.name not in ("FPT exact", "FPT textbook")]
     if quick:
         entries = [e for e in entries if e.name in ("R50 trunk", "FPN", "FPT light")]
     for dtype in (torch.bfloat16, torch.float32):

@@ -78,14 +78,20 @@ class Entry:
     Attributes:
         case: entries of one case do the same work and are measured in turn.
         name: how this one does it.
-        make: allocates it.
+        make: allocates it; None for what has a formula only.
         outline: makes what its cost is computed from before it runs: itself, or, for what is cut into very many
             operators, the textbook form of the same work. None: its cost grows as the image area does.
         baseline: names of the entries of the same case whose time, added up, this one's is divided by.
+        work_baseline: name of that whose multiply-adds this one's are divided by.
+        formula: multiply-adds of a forward pass, of what is not run; a training step has three times as many.
+        usual: height, width and batch where the command line names none.
     """
 
     case: str
     name: str
-    make: Make
+    make: Make | None
     outline: Make | None = None
     baseline: tuple[str, ...] = ()
+    work_baseline: str = ""
+    formula: Callable[[Setting], int] | None = None
+    usual: tuple[int, int, int] | None = None
