@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 BASE = "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"
 # Row of the default table -> the keys in which it differs from BASE, and their values.
+PAPER = ("MODEL.FPT.FUSE", "concat", "MODEL.FPT.MIN_STRIDE", 0)
 VARIANTS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
@@ -48,7 +49,8 @@ VARIANTS: dict[str, tuple[Any, ...]] = {
     "FPT: ST + GT + RT": (),
     "FPT over BFP": ("MODEL.FPT.PYRAMID", "bfp"),
     "FPT, 64 channels": ("MODEL.FPT.BRANCH_CHANNELS", 64),
-    "FPT, exact": ("MODEL.FPT.MAX_KV_TOKENS", 0),
+    "FPT, the paper's fusion": PAPER,
+    "FPT, the paper's fusion, exact": (*PAPER, "MODEL.FPT.MAX_KV_TOKENS", 0),
 }
 
 

@@ -25,6 +25,8 @@ def use_fpt(model: DictConfig, levels: range = range(2, 6)) -> None:
             st=L(branch_factory)(branch=SelfTransformer, max_kv_tokens=1024),
             gt=L(branch_factory)(branch=GroundingTransformer, max_kv_tokens=1024),
             rt=L(branch_factory)(branch=RenderingTransformer),
+            fuse="sum",
+            min_stride=8,
         ),
         zero_init_fuse=True,
     )

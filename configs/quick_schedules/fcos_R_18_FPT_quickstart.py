@@ -15,7 +15,7 @@ from ..common.fpt import use_fpt
 model = get_config("common/models/fcos.py").model
 use_fpt(model, range(3, 6))
 model.backbone.update(out_channels=64, norm="GN")
-model.backbone.transform.channels = 32
+model.backbone.transform.update(channels=32, fuse="concat")  # as it was trained
 model.backbone.transform.st.max_kv_tokens = model.backbone.transform.gt.max_kv_tokens = 256
 model.backbone.top_block.in_channels = 64
 model.backbone.bottom_up.update(freeze_at=0)
