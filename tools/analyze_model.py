@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 BASE = "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"
-# Row of the default table -> the keys in which it differs from BASE, and their values.
 PAPER = ("MODEL.FPT.FUSE", "concat", "MODEL.FPT.MIN_STRIDE", 0)
+# Row of the default table -> the keys in which it differs from BASE, and their values.
 VARIANTS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
@@ -134,7 +134,7 @@ def plot(costs: Sequence[Cost], title: str, path: Path) -> None:
     axes.bar_label(bars, [f"{end:,.0f}" for end in ends], padding=4, fontsize=11)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_title(title, fontsize=13, fontweight="bold", loc="left")
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.02, ha="left")
     axes.set_xlabel("GFLOPs")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside lower center", ncols=len(parts))

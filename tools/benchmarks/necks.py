@@ -40,7 +40,7 @@ ENCODER_WIDTHS = [FEATURES[n][0] for n in ("res3", "res4", "res5")]
 
 # Neck by name: the keys in which it differs from the config defaults.
 EXACT = ("MODEL.FPT.MAX_KV_TOKENS", 0, "MODEL.FPT.KV_STRIDE", 1)
-BUDGET = ("MODEL.FPT.MAX_KV_TOKENS", 1024)
+BUDGET = ("MODEL.FPT.MAX_KV_TOKENS", 1024, "MODEL.FPT.FUSE", "concat", "MODEL.FPT.MIN_STRIDE", 0)
 # The authors' grounding, which folds into the fusion convolution.
 DOT = (*BUDGET, "MODEL.FPT.GT_SIMILARITY", "dot")
 # Branches summed before one convolution, at stride 8 and coarser.
