@@ -28,7 +28,7 @@ loaded = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.st
 loaded |= {name for name in sys.modules if name.startswith("fpt_d2.core.triton")}  # on demand only
 
 CHANNELS, PARTS = 16, 2
-core.mixture.STEP_BYTES = 2**20  # smaller steps for smaller maps than the real ones
+core.mixture.STEP_BYTES = 2**18  # smaller steps for smaller maps than the real ones
 
 
 def high_water_mark() -> float:

@@ -62,6 +62,16 @@ def test_equals_the_reference_however_it_is_cut(monkeypatch, similarity, masked,
     compare(inputs, "chunked", similarity)
 
 
+@every_similarity
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-3)])
+def test_one_score_far_above_the_others(similarity, dtype, tolerance):
+    """Scores of some thousands, of which float32 has three digits behind the point; then that key is padding."""
+    q, k, v, gate, _ = attention_inputs(16, queries=[30], keys=[40], parts=2, batch=1)
+    k[:, 7], q[:, 5] = 300 * k[:, 7], 30 * k[:, 7]
+    compare((q, k, v, gate, None), "chunked", similarity, tolerance, dtype)
+    compare((q, k, v, gate, torch.arange(40).unsqueeze(0) != 7), "chunked", similarity, tolerance, dtype)
+
+
 @every_path
 def test_random_sweep(impl):
     random = torch.Generator().manual_seed(5)
