@@ -98,8 +98,8 @@ def _add_model_config(cfg: CN) -> None:
     # "triton" (kernels for CUDA GPUs, which "auto" picks in half precision) and "reference" (which stores every score;
     # small maps only) force one.
     fpt.ATTENTION_IMPL = "auto"
-    # Compute the 3x3 convolutions of branches and fusion by Winograd's algorithm where that is faster: in inference in
-    # float32 on the CPU, for wide branches. The results differ by about 1e-5 of the largest value. False calls every
+    # Compute the 3x3 convolutions of branches and fusion by Winograd's algorithm where that is faster: in float32 on
+    # the CPU, for wide branches. Results and gradients differ by about 1e-5 of the largest value. False calls every
     # convolution.
     fpt.WINOGRAD = True
     # Recompute a branch in the backward pass instead of keeping its activations.

@@ -83,7 +83,7 @@ class Fusion(nn.Conv2d):
         Returns:
             (B, O, H, W).
         """
-        if self.winograd and applies(x, self.weight) and is_plain(self, Fusion):
+        if self.winograd and applies(x, self.weight, self.bias) and is_plain(self, Fusion):
             y = winograd_conv3x3(x, self.weight, self.bias)
         else:
             y = self._conv_forward(x, self.weight, self.bias)

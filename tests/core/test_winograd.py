@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.func import functional_call
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -49,7 +51,8 @@ def forced(monkeypatch):
     shapes = []
 
     def spy(x, *arguments, **options):
-        shapes.append(tuple(x.shape))
+        if not torch.is_grad_enabled():  # or it is called again, by autograd
+            shapes.append(tuple(x.shape))
         return winograd_conv3x3(x, *arguments, **options)
 
     monkeypatch.setattr(winograd, "MIN_CHANNELS", 0)
@@ -188,22 +191,94 @@ def test_in_inference_it_is_taken(forced):
     assert len(forced) == 4
 
 
-def test_not_with_gradients(forced):
-    conv, x = conv_2d().requires_grad_(), draw(2, 4, 9, 8)
-    convolve(conv.eval(), x, add_to=torch.zeros(2, 6, 9, 8)).sum().backward()
-    assert conv.weight.grad.abs().max() > 0 and same(conv.requires_grad_(False), x.requires_grad_())
-    jacobian = torch.func.jvp(partial(convolve, conv), (x.detach(),), (x.detach(),))[1]
-    assert relative_error(jacobian, conv(x) - conv.bias[:, None, None]) < 1e-6
+def gradients(function, tensors, weights, **options):
+    return torch.autograd.grad((function(*tensors) * weights).sum(), tensors, **options)
+
+
+def convolution(x, weight, bias):
+    return F.conv2d(x, weight, bias, padding=1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", SIZES)
+def test_in_training_its_gradients_are_those_of_the_convolution(size, layout, forced):
+    tensors = draw(2, 4, *size).to(memory_format=LAYOUTS[layout]), draw(6, 4, 3, 3, seed=1), draw(6, seed=2)
+    weights, tensors = draw(2, 6, *size, seed=3), [t.requires_grad_() for t in tensors]
+    expected = gradients(convolution, [t.double() for t in tensors], weights)
+    assert all(relative_error(*g) < USUAL for g in zip(gradients(winograd_conv3x3, tensors, weights), expected))
+    assert forced == [(2, 4, *size), (2, 6, *size)]  # by itself, and for the gradient of its input
+
+    def added(*tensors):
+        return winograd_conv3x3(*tensors, add_to=weights.clone())
+
+    assert all(relative_error(*g) < USUAL for g in zip(gradients(added, tensors, weights), expected))
+
+
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 1), (1, 2)])
+def test_in_training_a_part_may_be_frozen(needed, forced):
+    tensors = draw(2, 4, 9, 8), draw(6, 4, 3, 3, seed=1), draw(6, seed=2)
+    wanted = [tensors[i].requires_grad_() for i in needed]
+    actual = torch.autograd.grad(winograd_conv3x3(*tensors).sin().sum(), wanted)
+    expected = torch.autograd.grad(convolution(*tensors).sin().sum(), wanted)
+    assert all(relative_error(*g) < 3 * USUAL for g in zip(actual, expected))
+    assert len(forced) == (2 if 0 in needed else 1)
+    assert winograd_conv3x3(*(t.detach() for t in tensors)).grad_fn is None
+
+
+def second(function, tensors, weights):
+    """Derivatives of a penalty on the gradients."""
+    firsts = gradients(lambda *t: function(*t).sin(), tensors, weights, create_graph=True)
+    return torch.autograd.grad(sum(g.square().sum() for g in firsts), tensors)
+
+
+def test_in_training_second_derivatives_are_right(forced):
+    tensors = draw(2, 4, 5, 6), draw(6, 4, 3, 3, seed=1) / 6, draw(6, seed=2)
+    weights, tensors = draw(2, 6, 5, 6, seed=3), [t.requires_grad_() for t in tensors]
+    expected = second(convolution, [t.double() for t in tensors], weights)
+    assert all(relative_error(*g) < PROMISE for g in zip(second(winograd_conv3x3, tensors, weights), expected))
+
+
+def test_in_training_an_autocast_around_the_backward_pass_rounds_nothing(forced):
+    x, weight = draw(2, 4, 9, 8).requires_grad_(), draw(6, 4, 3, 3, seed=1)
+    y = winograd_conv3x3(x, weight)
+    with torch.autocast("cpu"):
+        y.backward(draw(2, 6, 9, 8, seed=3))
+    exact = F.conv_transpose2d(draw(2, 6, 9, 8, seed=3), weight, padding=1)
+    assert relative_error(x.grad, exact) < USUAL and forced == [(2, 4, 9, 8)]
+
+
+def test_not_for_batched_gradients(forced):
+    x, weight, many = draw(2, 4, 9, 8).requires_grad_(), draw(6, 4, 3, 3, seed=1), draw(3, 2, 6, 9, 8, seed=3)
+    batched = torch.autograd.grad(winograd_conv3x3(x, weight), x, many, is_grads_batched=True)[0]
+    expected = torch.autograd.grad(convolution(x, weight, None), x, many, is_grads_batched=True)[0]
+    assert relative_error(batched, expected) < 1e-6 and forced == [(2, 4, 9, 8)]
+
+
+def test_not_with_derivatives_of_the_forward_mode(forced):
+    conv, x = conv_2d(), draw(2, 4, 9, 8)
+    for dual in ("x", "bias"):
+        with forward_ad.dual_level():
+            if dual == "x":
+                out, expected = convolve(conv, forward_ad.make_dual(x, x)), conv(x) - conv.bias[:, None, None]
+            else:
+                del conv.bias
+                conv.bias = forward_ad.make_dual(torch.zeros(6), torch.ones(6))
+                out, expected = convolve(conv, x), torch.ones(2, 6, 9, 8)
+            assert relative_error(forward_ad.unpack_dual(out).tangent, expected) < 1e-6
     assert forced == []
 
 
 def test_not_where_torch_func_or_a_subclass_follows_the_numbers(forced):
     conv, x = conv_2d(), draw(3, 2, 4, 9, 8)
+    constant = torch.vmap(lambda scale: scale * convolve(conv, x[0]))(torch.ones(3))
+    assert torch.equal(constant[1], conv(x[0]))
     with torch.no_grad():
         assert relative_error(torch.vmap(partial(convolve, conv))(x), torch.stack([conv(y) for y in x])) < 1e-6
         tangent = torch.func.jvp(partial(convolve, conv), (x[0],), (x[0],))[1]
         assert relative_error(tangent, conv(x[0]) - conv.bias[:, None, None]) < 1e-6
         assert same(conv, x[0].as_subclass(type("Tagged", (torch.Tensor,), {})))
+        bias = torch.func.grad(lambda bias: functional_call(Called(conv), {"conv.bias": bias}, x[0]).sum())(conv.bias)
+        assert torch.equal(bias, torch.full((6,), 2.0 * 9 * 8))
         with FakeTensorMode():
             assert convolve(nn.Conv2d(4, 6, 3, padding=1), torch.empty(2, 4, 9, 8)).shape == (2, 6, 9, 8)
         assert convolve(copy.deepcopy(conv).to("meta"), x[0].to("meta")).device.type == "meta"
@@ -454,11 +529,24 @@ def test_it_takes_the_convolution_that_groundings_are_folded_into(forced):
     assert sorted(forced) == sorted([*own, *[(1, 8, *MAPS[n]) for n in ("p2", "p3")] * 2])
 
 
-def test_a_training_step_of_a_neck_does_not_take_it(forced):
-    neck = build(True).train()
-    maps = {n: x.float() for n, x in pyramid_features(MAPS, 6).items()}
-    sum(y.sin().sum() for y in neck(maps).values()).backward()
-    assert forced == [] and all(p.grad is not None for p in neck.parameters())
+def trained(neck, maps, valid):
+    """The gradients of a training step, of the maps first."""
+    tensors = [*(x.requires_grad_() for x in maps.values()), *neck.parameters()]
+    return torch.autograd.grad(sum(y.sin().sum() for y in neck(maps, valid).values()), tensors)
+
+
+@pytest.mark.parametrize("use_checkpoint", [False, True])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_training_step_of_a_neck_with_it_and_without(options, use_checkpoint, forced):
+    maps = {n: x.float() for n, x in pyramid_features(MAPS, 6, batch=2).items()}
+    options = {"use_checkpoint": use_checkpoint, **options}
+    for valid in (None, ValidSizes.read(images((64, 96), (64, 96), (48, 32)))):
+        with_it = trained(build(True, **options).train(), maps, valid)
+        taken = len(forced)
+        without = trained(build(False, **options).train(), maps, valid)
+        assert len(forced) == taken > 0
+        assert max(relative_error(a, b) for a, b in zip(with_it, without) if b.abs().max() > 1e-3) < PROMISE
+        forced.clear()
 
 
 def test_a_hook_on_a_convolution_of_a_neck_fires(forced):
