@@ -226,7 +226,8 @@ class _Scores:
         num_buffers: int,
     ) -> None:
         self.dtype, self.num_parts, self.scale = torch.promote_types(q.dtype, torch.float32), gate.shape[1], scale
-        q, k = (t[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).to(self.dtype) for t in (q, k))
+        q = q[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).to(self.dtype)  # (N, G, Q, D)
+        k = k[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).to(self.dtype)
         ends = [q.new_ones(1).expand(*k.shape[:2], 1, k.shape[2])]
         if bias is not None:
             bias = scale * bias[images].to(self.dtype).transpose(0, 1).unsqueeze(2)  # (N, G, 1, K)

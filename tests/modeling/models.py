@@ -23,7 +23,9 @@ def small_config(name: str = FASTER_RCNN, *opts: object) -> CfgNode:
     cfg.merge_from_file(get_config_file(name))
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18])
     cfg.merge_from_list(["MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 32])
-    cfg.merge_from_list(["MODEL.FPT.BRANCH_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32, *opts])
+    cfg.merge_from_list(["MODEL.FPT.BRANCH_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 32])
+    # The paper's form, of which the others are changes.
+    cfg.merge_from_list(["MODEL.FPT.FUSE", "concat", "MODEL.FPT.MIN_STRIDE", 0, *opts])
     return cfg
 
 

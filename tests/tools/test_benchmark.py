@@ -160,7 +160,7 @@ def faults():
 
 counts = [faults(), faults()]
 with measure.keep_memory():
-    counts += [faults(), faults()]
+    counts += [faults(), min(faults() for _ in range(5))]
 print(*counts, faults())
 """
 
