@@ -159,8 +159,8 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 counts = [faults(), faults()]
-with measure.keep_memory():
-    counts += [faults(), min(faults() for _ in range(5))]
+with measure.keep_memory(64 * 2**20):
+    counts += [faults(), faults()]
 print(*counts, faults())
 """
 
@@ -170,8 +170,8 @@ def test_kept_memory_is_not_faulted_in_again():
     """In a process of its own: the heap of this one may have room already."""
     command = [sys.executable, "-c", PAGE_FAULTS, str(TOOLS)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=200, check=True)
-    _, returned, _, kept, after = map(int, done.stdout.split())
-    assert kept < returned / 10 and after > returned / 2
+    _, returned, *kept, after = map(int, done.stdout.split())
+    assert max(kept) < returned / 10 and after > returned / 2
 
 
 def test_a_step_with_memory_kept_beside_each_that_returns_it(monkeypatch):

@@ -31,6 +31,7 @@ KILLED = -9
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt(3)
 # From where on glibc gives memory back: where it ends up by itself, and the most maps that it makes by itself.
 GIVEN_BACK_FROM, MAX_MAPS = 2**25, 2**16
+SPARE_BYTES = 2**30
 
 
 class Step(NamedTuple):
@@ -107,6 +108,7 @@ class Runner:
         self._warm_up = entry.make(replace(setting, height=WARM_UP_SIDE, width=WARM_UP_SIDE))
         self._workload = entry.make(setting)
         self._steps: dict[str, int] = {}  # of one measurement, by mode
+        self._peaks: dict[str, int] = {}  # bytes, by mode
 
     def step(self, mode: str, *, watched: bool = False, kept: bool = False) -> Step:
         """One step.
@@ -120,7 +122,7 @@ class Runner:
         """
         try:
             if kept:
-                with keep_memory():
+                with keep_memory(self._peaks.get(mode, 0)):
                     self._workload.step(mode)
                     self._workload.clear()
                     return self._timed_step(mode)
@@ -143,7 +145,9 @@ class Runner:
         peak = _watch_gpu() if self._device == "cuda" else _watch_process()
         with flop_counter() as counter:
             step = self._timed_step(mode)
-        return step._replace(peak_bytes=peak(), flops=counter.get_total_flops())
+        peak_bytes = peak()
+        self._peaks[mode] = peak_bytes or 0
+        return step._replace(peak_bytes=peak_bytes, flops=counter.get_total_flops())
 
     def _timed_step(self, mode: str) -> Step:
         return measure_time(lambda: self._workload.step(mode), self._device)
@@ -218,12 +222,19 @@ def glibc() -> ctypes.CDLL | None:
 
 
 @contextlib.contextmanager
-def keep_memory() -> Iterator[None]:
-    """Freed memory stays with this process, and goes back to the system at the end."""
+def keep_memory(num_bytes: int) -> Iterator[None]:
+    """Freed memory stays with this process, and goes back to the system at the end.
+
+    Args:
+        num_bytes: how much is going to be used. Twice as much, or ``SPARE_BYTES`` more, is touched before, in one
+            piece: an aligned block often does not fit, by some bytes, where one of its size has been freed, and would
+            be of new pages again.
+    """
     libc = glibc()
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, -1)
     try:
+        torch.empty(num_bytes + min(num_bytes, SPARE_BYTES) + 2**20, dtype=torch.uint8).fill_(1)
         yield
     finally:
         libc.mallopt(M_MMAP_MAX, MAX_MAPS)
