@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
-from torch import Tensor
+from torch import Tensor, nn
 
 from fpt_d2 import model_zoo
 
@@ -56,7 +56,11 @@ def detector_config(name: str, device: str) -> CfgNode:
 
 def _make_detector(name: str, setting: Setting) -> Workload:
     model = build_model(detector_config(name, setting.device))
-    inputs = [random_input(setting) for _ in range(setting.batch)]
+    return workload_of(model, [random_input(setting) for _ in range(setting.batch)], setting)
+
+
+def workload_of(model: nn.Module, inputs: list[dict[str, Any]], setting: Setting) -> Workload:
+    """Of a model of Detectron2's: the sum of its losses in training, else its predictions."""
 
     def run(training: bool) -> list[Tensor]:
         model.train(training)

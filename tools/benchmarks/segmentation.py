@@ -13,12 +13,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from fpt_d2 import model_zoo
 from fpt_d2.modeling import UFP, build_resnet_ufp_backbone
 
+from .detectors import workload_of
 from .kernels import NARROW_CHANNELS, NARROW_KEYS
 from .necks import CHEAP, run_textbook
 from .workload import Entry, Setting, Workload
@@ -103,11 +103,4 @@ def _make_semantic(name: str, setting: Setting) -> Workload:
         }
         for _ in range(setting.batch)
     ]
-
-    def run(training: bool) -> list[Tensor]:
-        model.train(training)
-        with setting.autocast(), EventStorage():
-            outputs = model(inputs)
-        return [torch.stack(list(outputs.values())).sum()] if training else []
-
-    return Workload(run, list(model.parameters()))
+    return workload_of(model, inputs, setting)
