@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .arguments import ArgumentError, one_of
+from .fused import fused_mixture
 from .similarity import mean_weights
 
 IMPLEMENTATIONS = ("auto", "chunked", "sdpa", "triton", "reference")
@@ -90,7 +91,7 @@ def dot_product_mixture(
     if impl == "auto":
         impl = _fastest(q, k, v, gate, bias)
     if impl == "sdpa":
-        return _sdpa(q, k, v, gate, bias, key_mask, scale)
+        return fused_mixture(q, k, v, gate, bias, key_mask, scale)
     if impl == "triton":
         from .triton_mixture import triton_mixture
 
@@ -372,50 +373,3 @@ def _(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
 def _(grad_out: Any, q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     """The scores again and their two gradients; the weights' gradient and the values'."""
     return 2 * q[0] * q[1] * k[1] * (3 * q[2] + 2 * v[2])  # type: ignore[no-any-return]
-
-
-def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, key_mask: Tensor | None, scale: float
-) -> Tensor:
-    """The mixture as N heads of torch's fused attention and their sum: attention is linear in its parts."""
-    num_parts, width = gate.shape[1], v.shape[2]
-    if bias is not None:
-        q, k = _with_bias_channels(q, k, bias, v.dtype)
-    else:
-        q, k = (t.unflatten(2, (num_parts, -1)).transpose(1, 2) for t in (q, k))  # (B, N, Q or K, D)
-    mask = None
-    if key_mask is not None:  # float, and left for torch to broadcast: a bool one would be written out for every query
-        mask = q.new_zeros(q.shape[0], 1, 1, k.shape[2]).masked_fill(~key_mask[:, None, None, :], float("-inf"))
-    values = v.to(q.dtype).unsqueeze(1).expand(-1, num_parts, -1, -1)
-    # Fused kernels want q, k and v of one width on the CPU, of multiples of 8 on CUDA; without one of them torch would
-    # store the whole matrix, and not say so.
-    key_width, value_width = -(-q.shape[3] // 8) * 8, -(-width // 8) * 8
-    if q.device.type == "cpu":
-        key_width = value_width = max(key_width, value_width)
-    q, k, values = _widen(q, key_width), _widen(k, key_width), _widen(values, value_width)
-    with torch.autocast(q.device.type, enabled=False):  # it would round float32 inputs
-        heads = F.scaled_dot_product_attention(q, k, values, attn_mask=mask, scale=scale)[..., :width]
-    return (heads * gate[:, :, None, None].to(heads.dtype)).sum(1).to(v.dtype)
-
-
-def _with_bias_channels(q: Tensor, k: Tensor, bias: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """q and k in N parts and ``dtype``, with the bias as two more channels of each: (B, N, Q or K, D + 2).
-
-    As channels and not as a mask, because a mask's gradient would be a Q x K matrix; as a rounded value and the rest,
-    else bfloat16 would lose it; in a unit that grows with it, else float16 would overflow.
-    """
-    q, k = (t.unflatten(2, (bias.shape[1], -1)).transpose(1, 2).to(dtype) for t in (q, k))
-    bias = bias.unsqueeze(3)
-    unit = torch.ones_like(bias[:, :, :1])
-    if dtype not in (torch.float32, torch.float64):
-        unit = (bias.detach().abs().amax((1, 2), keepdim=True) / 1024).clamp(min=1).to(dtype).to(bias.dtype) * unit
-    bias = bias / unit
-    high = bias.to(dtype)
-    low = (bias - high.to(bias.dtype)).to(dtype)
-    units = unit.to(dtype).expand(*q.shape[:3], 1)
-    return torch.cat((q, units, units), -1), torch.cat((k, high, low), -1)
-
-
-def _widen(t: Tensor, width: int) -> Tensor:
-    """Zeros behind the last dimension; not by F.pad alone, which copies even where there is nothing to pad."""
-    return t if t.shape[3] == width else F.pad(t, (0, width - t.shape[3]))

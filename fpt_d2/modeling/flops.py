@@ -32,7 +32,7 @@ def _without_padding(value: Any) -> Any:
 
 
 def _without_bias(q: Any) -> Any:
-    """The queries without the two channels that meet a bias in the keys; see :func:`..core.mixture._sdpa`."""
+    """The queries without the two channels that meet a bias in the keys; see :mod:`..core.fused`."""
     if q.node().kind() != "aten::cat":
         return q
     parts = [part.type().sizes() for part in q.node().inputsAt(0).node().inputs()]
