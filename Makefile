@@ -1,6 +1,7 @@
 # make quickstart   train, evaluate and draw a small FPT on the CPU, from nothing
 # make check        before a commit, in under 90 seconds: lint, types, the tests of the mathematics and a training of 3 iterations
 # make test         before a release, and in CI: lint, types and all tests
+# make abuse        minutes: kills trainings at random moments and fills the disk under them
 # make lint         lint and types alone: ruff and mypy
 # make clean        remove what building and testing leave; keeps .venv, datasets/ and output/
 #
@@ -22,7 +23,7 @@ DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
 JOBS ?= 2
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: quickstart check test lint clean
+.PHONY: quickstart check test abuse lint clean
 
 quickstart: $(READY)
 	@test -e $(DATA)/annotations/instances_val.json || $(PY) tools/generate_shapes.py
@@ -32,15 +33,18 @@ quickstart: $(READY)
 	@echo "Done. In $(OUTPUT): predictions.png, learning_curves.png, inference/ (COCO results), model_final.pth, log.txt"
 
 # More threads than one only wait for each other when something else keeps a core busy.
-check test: export OMP_NUM_THREADS = 1
+check test abuse: export OMP_NUM_THREADS = 1
 # Packages are installed without their .pyc files. Unless the first import writes them, each of the many processes that the
 # tests start compiles torch anew: 10 seconds in place of 4.
-check test: export PYTHONDONTWRITEBYTECODE =
+check test abuse: export PYTHONDONTWRITEBYTECODE =
 check: lint
 	@$(PYTEST) tests/core tests/engine/test_three_iterations.py
 
 test: lint
 	@$(PYTEST)
+
+abuse: $(READY)
+	@$(PYTEST) tests/abuse -m abuse
 
 lint: $(READY)
 	@$(PY) -m ruff check .
