@@ -13,7 +13,7 @@ import yaml
 
 
 class Place:
-    """A folder with a small data set, ``tiny_train`` and ``tiny_val``, a config of a small model on it, and nothing else.
+    """A folder with a small data set, ``tiny_train`` and ``tiny_val``, and a config of a small model on it.
 
     Attributes:
         root: holds ``annotations/instances_{train,val}.json`` and the images in ``train`` and ``val``.
