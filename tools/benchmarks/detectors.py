@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fpt_d2 import model_zoo
 
 from .kernels import other_paths
-from .necks import BUDGET, CHEAP, LIGHT, SDPA
+from .necks import BUDGET, CHEAP, LIGHT, NECKS, SDPA
 from .workload import Entry, Setting, Workload
 
 CASE = "Mask R-CNN R50"
@@ -29,6 +29,7 @@ DETECTORS: dict[str, tuple[Any, ...]] = {
     "FPT budget, summed at stride 8": (*BUDGET, *CHEAP),
     "FPT light": LIGHT,
 }
+PEERS: dict[str, tuple[Any, ...]] = {name: NECKS[name] for name in ("BFP", "BiFPN")}
 DETECTORS_ON_GPU: dict[str, tuple[Any, ...]] = {
     "FPT budget, torch's attention": (*BUDGET, *SDPA),
     "FPT light, torch's attention": (*LIGHT, *SDPA),
@@ -41,12 +42,13 @@ def detectors(device: str) -> dict[str, tuple[Any, ...]]:
 
 
 def entries(device: str) -> list[Entry]:
-    return [Entry(CASE, name, partial(_make_detector, name), baseline=("FPN",)) for name in detectors(device)]
+    names = sorted(PEERS | detectors(device), key=lambda name: name.startswith("FPT"))  # peers first
+    return [Entry(CASE, name, partial(_make_detector, name), baseline=("FPN",)) for name in names]
 
 
 def detector_config(name: str, device: str) -> CfgNode:
     cfg = model_zoo.get_config(CONFIG)
-    cfg.merge_from_list(list(detectors(device)[name]))
+    cfg.merge_from_list(list((PEERS | detectors(device))[name]))
     cfg.MODEL.DEVICE = device
     # Random weights give every class about the same score: with one class it passes the threshold, so that inference
     # ends with as many detections and masks as are allowed.

@@ -74,7 +74,7 @@ FORMULAS: dict[str, Callable[[Setting], int]] = {
 _NARROW = ("MODEL.FPN.OUT_CHANNELS", NARROW_CHANNELS, "MODEL.FPT.BRANCH_CHANNELS", NARROW_CHANNELS)
 _FPT_NARROW = (*_NARROW, "MODEL.FPT.MAX_KV_TOKENS", NARROW_KEYS)
 NARROW_NECKS: dict[str, tuple[Any, ...]] = {
-    "FPN narrow": (*_NARROW, "MODEL.FPT.BRANCHES", []),
+    **{f"{name} narrow": (*_NARROW, *NECKS[name]) for name in ("FPN", "BFP", "BiFPN")},
     "FPT narrow": _FPT_NARROW,
     "FPT narrow, summed at stride 8": (*_FPT_NARROW, *CHEAP),
     "FPT narrow, dot": (*_FPT_NARROW, "MODEL.FPT.GT_SIMILARITY", "dot"),

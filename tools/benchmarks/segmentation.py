@@ -20,7 +20,7 @@ from fpt_d2.modeling import UFP, build_resnet_ufp_backbone
 
 from .detectors import workload_of
 from .kernels import NARROW_CHANNELS, NARROW_KEYS
-from .necks import CHEAP, run_textbook
+from .necks import CHEAP, NECKS, run_textbook
 from .workload import Entry, Setting, Workload
 
 CASE = "UFP R101"
@@ -35,7 +35,8 @@ _WIDE = ("MODEL.FPT.BRANCH_CHANNELS", NARROW_CHANNELS, "MODEL.FPT.MAX_KV_TOKENS"
 _WIDE += ("MODEL.FPT.GT_NUM_PARTS", 4)
 # The keys in which a model differs from the config, which has 32 branch channels, 64 keys and two parts.
 SEMANTIC: dict[str, tuple[Any, ...]] = {
-    "FPN": ("MODEL.FPT.BRANCHES", []),
+    "FPN": NECKS["FPN"],
+    "BFP": NECKS["BFP"],
     "FPT as in the config": (),
     f"FPT, {NARROW_KEYS} keys": _WIDE,
     f"FPT, {NARROW_KEYS} keys, summed at stride 8": (*_WIDE, *CHEAP),
