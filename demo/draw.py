@@ -11,21 +11,26 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
+import torch
 from detectron2.utils.logger import setup_logger
-from files import VideoWriter, check_display, collect_images, plan_outputs, save
+from files import check_display, collect_images, plan_outputs, save
 from predictor import VisualizationDemo
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+from video import VideoWriter, announced_frames, frames_per_second, is_cut_short, open_video
 
-from fpt_d2.data.labels import UNREADABLE
+from fpt_d2.data.images import check_scaling, read_image
 from fpt_d2.engine.inference import get_inference_config
-from fpt_d2.errors import UserError
+from fpt_d2.errors import DatasetError, UserError
 
 logger = logging.getLogger("fpt_d2.demo")
 
 _WINDOW = "predictions"
 _ESCAPE = 27
+# Larger images are scaled down: a pixel takes 60 bytes while it is drawn, and each object of each pixel one more.
+_MAX_DRAWN = 2**24
+_MAX_SIDE = 16_000  # WebP holds 16,383 pixels in a row, matplotlib draws and JPEG holds some 65,000
+_OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,22 +58,35 @@ def _draw_images(args: argparse.Namespace) -> int:
     else:
         check_display()
     demo = _load(args)
-    unreadable = []
+    skipped = []
     with logging_redirect_tqdm([logging.getLogger("fpt_d2")]):
         for index, path in enumerate(tqdm(images, unit="image")):
             try:
-                image = read_image(str(path), format="BGR")
-            except UNREADABLE as error:
-                reason = "a folder without images" if path.is_dir() else f"which cannot be read: {error}"
-                logger.error("Skipped %s, %s", path, reason)
-                unreadable.append(path)
+                picture = _draw(demo, _read(path, demo), path)
+            except (DatasetError, *_OUT_OF_MEMORY) as error:
+                logger.error("Skipped %s: %s", path, error)
+                skipped.append(path)
                 continue
-            picture = _draw(demo, image, path)
             if args.output:
                 save(picture, outputs[index])
             elif _show(picture[:, :, ::-1], wait=0):
                 break
-    return _report(len(images), unreadable, args.output)
+    return _report(len(images), skipped, args.output)
+
+
+def _read(path: Path, demo: VisualizationDemo) -> np.ndarray:
+    """An image, BGR, of a size that can be drawn. Raises DatasetError if it cannot be read, or not be scaled."""
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"{path} is {'a folder without images' if path.is_dir() else 'not a file'}")
+    image = read_image(path, "BGR")
+    check_scaling(path, image, demo.augmentations)
+    height, width = image.shape[:2]
+    scale = min(math.sqrt(_MAX_DRAWN / (height * width)), _MAX_SIDE / max(height, width))
+    if scale >= 1:
+        return image
+    size = max(1, int(scale * width)), max(1, int(scale * height))
+    logger.warning("%s of %d x %d pixels is scaled to %d x %d, and predicted and drawn so", path, width, height, *size)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _draw(demo: VisualizationDemo, image: np.ndarray, path: Path) -> np.ndarray:
@@ -79,55 +97,56 @@ def _draw(demo: VisualizationDemo, image: np.ndarray, path: Path) -> np.ndarray:
     return drawn.get_image()
 
 
-def _report(num_images: int, unreadable: Sequence[Path], output: str | None) -> int:
+def _report(num_images: int, skipped: Sequence[Path], output: str | None) -> int:
     if output:
-        logger.info("Wrote %d of %d pictures to %s", num_images - len(unreadable), num_images, output)
-    if unreadable:
-        logger.error("%d skipped: %s", len(unreadable), ", ".join(map(str, unreadable)))
-    return 1 if unreadable else 0
+        logger.info("Wrote %d of %d pictures to %s", num_images - len(skipped), num_images, output)
+    if skipped:
+        logger.error("%d skipped: %s", len(skipped), ", ".join(map(str, skipped)))
+    return 1 if skipped else 0
 
 
 def _draw_video(args: argparse.Namespace) -> int:
     name = "webcam" if args.webcam else args.video_input
-    video = cv2.VideoCapture(0 if args.webcam else args.video_input)
-    if not video.isOpened():
-        raise UserError(f"The video {name} cannot be read")
-    writer = VideoWriter(args.output, name, fps=_frames_per_second(video)) if args.output else None
+    video = open_video(args.video_input)
+    announced = announced_frames(video)
+    writer = VideoWriter(args.output, name, fps=frames_per_second(video)) if args.output else None
     if writer is None:
         check_display()
-    num_frames = _draw_frames(_load(args), video, writer)
+    num_frames, stopped = _draw_frames(_load(args), video, writer)
     if not num_frames:
         raise UserError(f"The video {name} does not have a frame that can be read")
     if writer:
+        writer.check()
         logger.info("Wrote %d frames to %s", num_frames, writer.path)
-    return 0
+    if stopped or not is_cut_short(announced, num_frames):
+        return 0
+    logger.warning("%s announces %d frames, of which %d can be read: it is cut short", name, announced, num_frames)
+    return 1
 
 
-def _frames_per_second(video: cv2.VideoCapture) -> float:
-    rate = video.get(cv2.CAP_PROP_FPS)
-    # A webcam often does not know its own.
-    return rate if math.isfinite(rate) and rate > 0 else 30.0
+def _draw_frames(demo: VisualizationDemo, video: cv2.VideoCapture, writer: VideoWriter | None) -> tuple[int, bool]:
+    """Write or show every frame, until the video, the user or Escape ends it.
 
-
-def _draw_frames(demo: VisualizationDemo, video: cv2.VideoCapture, writer: VideoWriter | None) -> int:
-    """Write or show every frame, until the video, the user or Escape ends it; how many were drawn."""
-    total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    drawn = 0
+    Returns:
+        How many were drawn, and whether the user ended it.
+    """
+    drawn, stopped = 0, False
     try:
-        for frame in tqdm(demo.run_on_video(video), total=total if total > 0 else None, unit="frame"):
+        for frame in tqdm(demo.run_on_video(video), total=announced_frames(video), unit="frame"):
             drawn += 1
             if writer:
                 writer.write(frame)
             elif _show(frame, wait=1):
+                stopped = True
                 break
     except KeyboardInterrupt:
         logger.info("Stopped by Ctrl-C")
+        stopped = True
     finally:
         video.release()
         if writer:
-            # A video that is not closed cannot be played.
             writer.close()
-    return drawn
+    return drawn, stopped
 
 
 def _show(picture: np.ndarray, *, wait: int) -> bool:

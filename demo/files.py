@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,8 @@ from PIL import Image
 from fpt_d2.errors import UserError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
-# Tried in this order. Which of them OpenCV can write depends on how it was built: x264, say, seldom.
-_CODECS = ("mp4v", "avc1", "MJPG", "VP80")
+# The end of "drawn.xyz", which is a file, and not of "run.v2" or "0.5", which may be folders.
+_SUFFIX = re.compile(r"\.[a-z][a-z0-9]{2,3}", re.IGNORECASE)
 
 
 def collect_images(inputs: Sequence[str]) -> list[Path]:
@@ -34,10 +34,32 @@ def collect_images(inputs: Sequence[str]) -> list[Path]:
     for name in inputs:
         name = os.path.expanduser(name)
         # A file may be called "[a].jpg", which is also a pattern.
-        for match in [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True)) or [name]:
+        for match in [name] if os.path.lexists(name) else _matches(name) or [name]:
             path = Path(match)
             found += _images_in(path) or [path] if path.is_dir() else [path]
     return list(dict.fromkeys(found))
+
+
+def _matches(pattern: str) -> list[str]:
+    """What a pattern matches; its folder may be called "[a]", too."""
+    folder, name = os.path.split(pattern)
+    literal = os.path.join(glob.escape(folder), name) if os.path.isdir(folder) else pattern
+    return sorted(glob.glob(literal, recursive=True))
+
+
+def looks_like_a_file(output: str, suffixes: Sequence[str]) -> bool:
+    """Whether ``--output`` is a file to write, and not a folder.
+
+    Raises:
+        UserError: it looks like a file of another kind.
+    """
+    if os.path.isdir(output) or output.endswith(os.sep):
+        return False
+    suffix = Path(output).suffix
+    if suffix.lower() not in suffixes and _SUFFIX.fullmatch(suffix):
+        kinds = ", ".join(suffixes)
+        raise UserError(f"--output {output} ends in none of {kinds}: give another, or {output}{os.sep} for a folder")
+    return suffix.lower() in suffixes
 
 
 def plan_outputs(images: Sequence[Path], output: str) -> list[Path]:
@@ -51,20 +73,33 @@ def plan_outputs(images: Sequence[Path], output: str) -> list[Path]:
         One path per input.
 
     Raises:
-        UserError: one file for several inputs, a picture would replace an input, or no folder can be made.
+        UserError: one file for several inputs, a picture would replace an input or another, or no folder can be made.
     """
-    if not os.path.isdir(output) and output.lower().endswith(IMAGE_SUFFIXES):
+    if looks_like_a_file(output, IMAGE_SUFFIXES):
         if len(images) > 1:
             raise UserError(f"--output {output} is one file for {len(images)} images: give a folder")
         planned = [Path(output)]
     else:
         planned = _unique_names(images, Path(output))
-    inputs = {path.resolve() for path in images}
+    inputs, taken = {_identity(path) for path in images}, set()
     for path in planned:
-        if path.resolve() in inputs:
+        identity = _identity(path)
+        if identity in inputs:
             raise UserError(f"--output {output} would replace the input {path}: give another folder")
-        _make_folder(path.parent)
+        if identity in taken or path.is_dir():
+            raise UserError(f"--output {output}: {path} is a folder, or a link to another picture: give another folder")
+        taken.add(identity)
+        make_folder(path.parent)
     return planned
+
+
+def _identity(path: Path) -> object:
+    """The same for two names of one file, be it by symbolic or hard links."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path.resolve()
+    return status.st_dev, status.st_ino
 
 
 def save(picture: np.ndarray, path: Path) -> None:
@@ -75,47 +110,9 @@ def save(picture: np.ndarray, path: Path) -> None:
     """
     try:
         Image.fromarray(picture).save(path)
-    except OSError as error:
-        raise UserError(f"The picture {path} cannot be written ({error.strerror or error})") from error
-
-
-class VideoWriter:
-    """Writes BGR frames to a video file with the first codec that opens.
-
-    Args:
-        output: a video file, or a folder in which the file is named after the input.
-        name: the input's name.
-        fps: frames per second.
-
-    Raises:
-        UserError: the file would replace the input, or its folder cannot be made.
-    """
-
-    def __init__(self, output: str, name: str, fps: float) -> None:
-        is_file = not os.path.isdir(output) and output.lower().endswith(_VIDEO_SUFFIXES)
-        self.path = Path(output) if is_file else Path(output) / f"{Path(name).stem}.mp4"
-        if self.path.exists() and os.path.exists(name) and self.path.samefile(name):
-            raise UserError(f"--output {output} would replace the input {name}: give another name")
-        _make_folder(self.path.parent)
-        self._fps = fps
-        self._writer: cv2.VideoWriter | None = None
-
-    def write(self, frame: np.ndarray) -> None:
-        """Add a frame; the first one settles the size, which may differ from what the input's header says."""
-        if self._writer is None:
-            self._writer = self._open(frame.shape[1], frame.shape[0])
-        self._writer.write(frame)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-
-    def _open(self, width: int, height: int) -> cv2.VideoWriter:
-        for codec in _CODECS:
-            writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*codec), self._fps, (width, height))
-            if writer.isOpened():
-                return writer
-        raise UserError(f"OpenCV can write {self.path} with none of {', '.join(_CODECS)}: try another suffix")
+    except (OSError, ValueError) as error:  # ValueError: too large for the format
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"The picture {path} cannot be written ({reason})") from error
 
 
 def check_display() -> None:
@@ -134,7 +131,7 @@ def check_display() -> None:
         raise UserError("This OpenCV cannot open windows: say where to write the result with --output") from error
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -142,7 +139,11 @@ def _make_folder(folder: Path) -> None:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    """The images directly in a folder; none in one that may not be listed."""
+    try:
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.is_dir())
+    except OSError:
+        return []
 
 
 def _unique_names(images: Sequence[Path], folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import transforms as T
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
@@ -30,6 +31,10 @@ class VisualizationDemo:
         self.metadata = class_metadata(cfg)
         self.instance_mode = instance_mode
         self.predictor = build_predictor(cfg)
+        # What images go through before the model sees them.
+        self.augmentations = [self.predictor.aug]
+        if cfg.TEST.AUG.ENABLED:
+            self.augmentations.append(T.ResizeShortestEdge(min(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.MAX_SIZE))
 
     def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], VisImage]:
         """Predict on one image and draw the result.

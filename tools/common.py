@@ -40,6 +40,8 @@ def reading(file: str) -> Iterator[None]:
 
     try:
         yield
+    except UserError:
+        raise
     except UNREADABLE as error:
         raise DatasetError(f"{file} or its annotation cannot be read: {error}") from error
 
@@ -55,12 +57,21 @@ def make_folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def save_pictures(pictures: Iterable[tuple[str, np.ndarray]], folder: str, total: int) -> None:
-    """Write each picture, RGB, as a JPEG of the name that comes with it."""
+def save_pictures(
+    pictures: Iterable[tuple[str, np.ndarray]], folder: str, total: int, *, images: Iterable[str] = ()
+) -> None:
+    """Write each picture, RGB, as a JPEG of the name that comes with it.
+
+    Raises:
+        UserError: it cannot be written, or ``folder`` is that of one of these ``images``, which it might replace.
+    """
     from PIL import Image
     from tqdm import tqdm
 
     path, count = make_folder(folder), 0
+    for image in {Path(file).parent for file in images}:
+        if image.is_dir() and path.samefile(image):
+            raise UserError(f"--output {folder} holds images of the data set, which could be replaced: give another")
     for name, picture in tqdm(pictures, total=total, unit="image"):
         with users_files():
             Image.fromarray(picture).save(path / f"{name}.jpg")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from common import logger, reading, tool_parser, users_files
+from common import logger, tool_parser, users_files
 
 from fpt_d2.cli import add_confidence_threshold, add_opts, exit_on_user_errors, picture_path
 from fpt_d2.errors import UserError
@@ -48,21 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_opts(parser)
     args = parser.parse_args(argv)
 
-    from detectron2.data.detection_utils import read_image
     from detectron2.utils.logger import setup_logger
 
+    from fpt_d2.data import read_image
+    from fpt_d2.data.images import check_scaling
     from fpt_d2.engine.inference import build_predictor, class_metadata, get_inference_config
     from fpt_d2.visualization.attention import draw_exploration, explore
 
     setup_logger(name="fpt_d2")
     setup_logger(name="fvcore")
     cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
-    with reading(args.input):
-        image = read_image(args.input, format="BGR")
+    image = read_image(args.input, "BGR")
     (height, width), (x, y) = image.shape[:2], args.point or (0, 0)
     if not (0 <= x < width and 0 <= y < height):
         raise UserError(f"--point {x:g},{y:g} is outside the image, which is {width} x {height} pixels")
     predictor = build_predictor(cfg)
+    check_scaling(args.input, image, [predictor.aug])
     if args.point is None:
         box, title = _object(predictor(image), args.object, class_metadata(cfg))
     else:

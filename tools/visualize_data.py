@@ -63,8 +63,9 @@ def annotations(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
     """Files of ``DATASETS.TRAIN`` and their annotations, drawn."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.build import filter_images_with_few_keypoints
-    from detectron2.data.detection_utils import read_image
     from detectron2.utils.visualizer import Visualizer
+
+    from fpt_d2.data import read_image
 
     for name in cfg.DATASETS.TRAIN:
         records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)

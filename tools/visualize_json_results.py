@@ -49,16 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.utils.logger import setup_logger
 
+    from fpt_d2.data.names import distinct_names
+
     setup_logger(name="fpt_d2")
     name = _find_dataset(args)
     results = read_results(args.input)
-    records = [r for r in DatasetCatalog.get(name) if r["image_id"] in results][: args.num_images]
+    dataset = DatasetCatalog.get(name)
+    records = [r for r in dataset if r["image_id"] in results][: args.num_images]
     if not records:
         raise UserError(f"No image of {name!r} is in {args.input}: name the data set that it was made on")
     metadata = MetadataCatalog.get(name)
     by_score = {i: [x for x in found if x["score"] >= args.confidence_threshold] for i, found in results.items()}
-    pictures = ((Path(r["file_name"]).stem, draw(r, by_score[r["image_id"]], metadata)) for r in records)
-    save_pictures(pictures, args.output, len(records))
+    names = distinct_names(r["file_name"] for r in records)
+    pictures = ((names[r["file_name"]], draw(r, by_score[r["image_id"]], metadata)) for r in records)
+    save_pictures(pictures, args.output, len(records), images=(r["file_name"] for r in dataset))
     return 0
 
 
@@ -89,12 +93,29 @@ def read_results(path: str) -> dict[Any, list[dict[str, Any]]]:
         results = json.loads(content)
     except ValueError as error:
         raise UserError(f"--input {path} is not valid JSON ({error})") from error
-    if not isinstance(results, list) or not all(isinstance(x, dict) and x.keys() >= set(NEEDED) for x in results):
+    if not isinstance(results, list):
         raise UserError(f"--input {path} is not in COCO's results format: a list of records with {', '.join(NEEDED)}")
+    wrong = next((x for x in results if not _is_result(x)), None)
+    if wrong is not None:
+        raise UserError(
+            f"--input {path} is not in COCO's results format: a record needs {', '.join(NEEDED)}, a box of 4 numbers "
+            f"and a number as score, and one is {json.dumps(wrong)[:100]}"
+        )
+    if not results:
+        raise UserError(f"--input {path} is an empty list: the model found nothing, so that there is nothing to draw")
     by_image = defaultdict(list)
     for result in results:
         by_image[result["image_id"]].append(result)
     return by_image
+
+
+def _is_result(record: Any) -> bool:
+    if not isinstance(record, dict) or not record.keys() >= set(NEEDED):
+        return False
+    box = record["bbox"]
+    is_box = isinstance(box, list) and len(box) == 4 and all(isinstance(x, (int, float)) for x in box)
+    ids = record["image_id"], record["category_id"]
+    return is_box and isinstance(record["score"], (int, float)) and all(isinstance(i, (int, str)) for i in ids)
 
 
 def draw(record: dict[str, Any], results: list[dict[str, Any]], metadata: Metadata) -> np.ndarray:
@@ -107,8 +128,9 @@ def draw(record: dict[str, Any], results: list[dict[str, Any]], metadata: Metada
         (H, 2 W, 3) RGB, uint8.
     """
     import numpy as np
-    from detectron2.data.detection_utils import read_image
     from detectron2.utils.visualizer import Visualizer
+
+    from fpt_d2.data import read_image
 
     with reading(record["file_name"]):
         image = read_image(record["file_name"], "RGB")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from common import logger, reading, tool_parser, users_files
+from common import logger, tool_parser, users_files
 
 from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors, picture_path
 from fpt_d2.errors import ConfigError
@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.data.detection_utils import read_image
     from detectron2.utils.logger import setup_logger
     from tqdm import tqdm
 
-    from fpt_d2.data import register_from_config
+    from fpt_d2.data import read_image, register_from_config
+    from fpt_d2.data.images import check_scaling
     from fpt_d2.engine.inference import build_predictor, get_inference_config
     from fpt_d2.visualization import Example, draw_predictions_grid
 
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor = build_predictor(cfg)
     examples = []
     for record in tqdm(records, unit="image"):
-        with reading(record["file_name"]):
-            image = read_image(record["file_name"], format="BGR")
+        image = read_image(record["file_name"], "BGR")
+        check_scaling(record["file_name"], image, [predictor.aug])
         examples.append(Example(image[:, :, ::-1], record, predictor(image)))
     metadata = MetadataCatalog.get(names[0])
     with users_files():

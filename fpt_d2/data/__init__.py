@@ -3,15 +3,18 @@
 from ..errors import DatasetError
 from .checks import check_datasets, check_instance_datasets, check_names
 from .datasets import register_from_config
-from .mapper import SemSegMapper, build_train_mapper, check_input_config
+from .images import read_image
+from .mapper import InstanceMapper, SemSegMapper, build_train_mapper, check_input_config
 
 __all__ = [
     "DatasetError",
+    "InstanceMapper",
     "SemSegMapper",
     "build_train_mapper",
     "check_datasets",
     "check_input_config",
     "check_instance_datasets",
     "check_names",
+    "read_image",
     "register_from_config",
 ]

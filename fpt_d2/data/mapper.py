@@ -1,4 +1,4 @@
-"""Augmentations and mapper of semantic segmentation."""
+"""From a data set's record to the input of a model: the mappers, and the augmentations of semantic segmentation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import build_augmentation, check_image_size, read_image
+from detectron2.data.detection_utils import (
+    SizeMismatchError,
+    build_augmentation,
+    check_image_size,
+    transform_proposals,
+)
 from fvcore.transforms.transform import HFlipTransform
 
 from ..config import SEMANTIC_SEGMENTATION
 from ..errors import ConfigError, DatasetError
+from .images import check_scaling, read_image
 from .labels import flipped_classes, read_labels
 
 logger = logging.getLogger(__name__)
@@ -111,11 +117,10 @@ class SemSegMapper:
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """The record with ``image`` (3, H, W) uint8, ``sem_seg`` (H, W) int64, ``height`` and ``width`` of the file.
 
-        Raises DatasetError if the mask cannot be read, or has another size than the image.
+        Raises DatasetError if image or mask cannot be read, or are not of one size.
         """
         record = copy.deepcopy(dataset_dict)
-        image = read_image(record["file_name"], format=self.image_format)
-        check_image_size(record, image)
+        image = _read_image(record, self.image_format, self.augmentations)
         path = record.pop("sem_seg_file_name")
         labels = read_labels(path)
         if labels.shape != image.shape[:2]:
@@ -133,8 +138,51 @@ class SemSegMapper:
         return record
 
 
-def build_train_mapper(cfg: CfgNode) -> SemSegMapper | DatasetMapper:
-    """The mapper of ``MODEL.META_ARCHITECTURE``: ours for semantic segmentation, else Detectron2's."""
+class InstanceMapper(DatasetMapper):
+    """Detectron2's DatasetMapper, with images read by :func:`.images.read_image` and labels as they are evaluated."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """As Detectron2's. Raises DatasetError if the image cannot be read, or is of another size than its record."""
+        record = copy.deepcopy(dataset_dict)
+        image = _read_image(record, self.image_format, self.augmentations)
+        labels = read_labels(record.pop("sem_seg_file_name")) if "sem_seg_file_name" in record else None
+        inputs = T.AugInput(image, sem_seg=labels)
+        transforms = self.augmentations(inputs)
+        size = inputs.image.shape[:2]
+        record["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if labels is not None:
+            record["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            transform_proposals(record, size, transforms, proposal_topk=self.proposal_topk)
+        if not self.is_train:
+            record.pop("annotations", None)
+        elif "annotations" in record:
+            self._transform_annotations(record, transforms, size)
+        return record
+
+
+def _read_image(record: dict[str, Any], image_format: str, augmentations: T.AugmentationList) -> np.ndarray:
+    """The image of a record, whose ``height`` and ``width`` are added where they are missing.
+
+    Raises DatasetError if it cannot be read, is of another size, or is too thin for the augmentations.
+    """
+    path = record["file_name"]
+    image = read_image(path, image_format)
+    try:
+        check_image_size(record, image)
+    except SizeMismatchError as error:
+        raise DatasetError(
+            f"The image {path} has {image.shape[1]} x {image.shape[0]} pixels, turned as EXIF data may say, not "
+            f"{record.get('width')} x {record.get('height')} as its record says: correct the record"
+        ) from error
+    check_scaling(path, image, augmentations.augs)
+    return image
+
+
+def build_train_mapper(cfg: CfgNode) -> SemSegMapper | InstanceMapper:
+    """The mapper of ``MODEL.META_ARCHITECTURE``."""
     if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
-        return SemSegMapper(cfg)
-    return DatasetMapper(cfg, is_train=True)
+        mapper: SemSegMapper | InstanceMapper = SemSegMapper(cfg)
+    else:
+        mapper = InstanceMapper(cfg, is_train=True)
+    return mapper

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.solver import build_lr_scheduler
@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import FPTCheckpointer
-from ..data import build_train_mapper
+from ..data import InstanceMapper, build_train_mapper
 from ..evaluation import build_evaluator
 from .attention_log import AttentionLog
 from .checkpoint import SafeCheckpointer
@@ -123,6 +123,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         loader: Iterable[list[dict[str, Any]]] = build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
+        return loader
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        mapper = InstanceMapper(cfg, is_train=False)
+        loader: Iterable[list[dict[str, Any]]] = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
         return loader
 
     @classmethod

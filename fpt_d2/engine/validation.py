@@ -15,12 +15,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
-    DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
     get_detection_dataset_dicts,
 )
-from detectron2.data.detection_utils import build_augmentation, read_image
+from detectron2.data.detection_utils import build_augmentation
 from detectron2.evaluation import inference_context
 from detectron2.modeling import Backbone
 from detectron2.utils import comm
@@ -30,7 +29,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..config import SEMANTIC_SEGMENTATION
-from ..data import SemSegMapper
+from ..data import InstanceMapper, SemSegMapper, read_image
+from ..data.names import distinct_names
 from .inference import with_sliding_window, without_ddp
 
 
@@ -97,7 +97,7 @@ def _annotated_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
         mapper = SemSegMapper(cfg, augmentations=augmentations)
     else:
-        mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
+        mapper = InstanceMapper(cfg, is_train=True, augmentations=augmentations, recompute_boxes=False)
     loader: Iterable[list[dict[str, Any]]] = build_detection_test_loader(
         dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
     )
@@ -110,11 +110,16 @@ def put_predictions(cfg: CfgNode, model: nn.Module) -> None:
         return
     from ..visualization import draw_predictions  # matplotlib, which a training need not wait for
 
-    model, mapper = with_sliding_window(cfg, without_ddp(model)), DatasetMapper(cfg, is_train=False)
-    named = [(name, record) for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)[: cfg.TEST.VIS_IMAGES]]
+    model, mapper = with_sliding_window(cfg, without_ddp(model)), InstanceMapper(cfg, is_train=False)
+    number, names = cfg.TEST.VIS_IMAGES, cfg.DATASETS.TEST
+    named = [(name, record) for name in names for record in DatasetCatalog.get(name)[:number]][:number]
+    titles = distinct_names(record["file_name"] for _, record in named)
     with preserved_rng(), inference_context(model), torch.no_grad():
-        for name, record in named[: cfg.TEST.VIS_IMAGES]:
+        for name, record in named:
             outputs = model([mapper(record)])[0]
             picture = draw_predictions(read_image(record["file_name"], "RGB"), outputs, MetadataCatalog.get(name))
-            title = os.path.basename(record["file_name"])
-            get_event_storage().put_image(f"predictions/{title}", picture.transpose(2, 0, 1))
+            file = record["file_name"]
+            title = f"{titles[file]}{os.path.splitext(file)[1]}"
+            # An image may be in two test sets, with other classes.
+            tag = f"predictions/{name}/{title}" if len(names) > 1 else f"predictions/{title}"
+            get_event_storage().put_image(tag, picture.transpose(2, 0, 1))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator
 from PIL import Image
+
+from ..data.images import read_image
+from ..data.names import distinct_names
 
 LABEL_FOLDER, OVERLAY_FOLDER = "sem_seg_labels", "sem_seg_overlays"
 
@@ -26,7 +26,7 @@ class SemSegResults(DatasetEvaluator):
 
     def __init__(self, dataset_name: str, output_folder: str) -> None:
         self._metadata = MetadataCatalog.get(dataset_name)
-        self._names = _names([record["file_name"] for record in DatasetCatalog.get(dataset_name)])
+        self._names = distinct_names(record["file_name"] for record in DatasetCatalog.get(dataset_name))
         self._label_ids = _label_ids(self._metadata)
         self._labels, self._overlays = Path(output_folder, LABEL_FOLDER), Path(output_folder, OVERLAY_FOLDER)
 
@@ -46,15 +46,6 @@ class SemSegResults(DatasetEvaluator):
 
     def evaluate(self) -> None:
         """Nothing is measured."""
-
-
-def _names(files: Sequence[str]) -> dict[str, str]:
-    """The name of each image without folder and suffix; with both where two would be alike."""
-    names = {file: Path(file).stem for file in files}
-    if len(set(names.values())) < len(names):
-        common = os.path.commonpath([os.path.dirname(file) for file in files])
-        names = {file: "_".join(Path(os.path.relpath(file, common)).parts) for file in files}
-    return names
 
 
 def _label_ids(metadata: Metadata) -> np.ndarray:

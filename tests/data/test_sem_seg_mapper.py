@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from fpt_d2.data import DatasetError, SemSegMapper, build_train_mapper, check_input_config
+from fpt_d2.data import DatasetError, InstanceMapper, SemSegMapper, build_train_mapper, check_input_config
 from fpt_d2.errors import ConfigError
 from tests.semantic import CLASSES, IGNORE, draw
 
@@ -155,9 +155,9 @@ def test_data_workers_can_be_given_the_mapper(cfg, record) -> None:
     assert "image" in pickle.loads(pickle.dumps(SemSegMapper(cfg)))(record)
 
 
-def test_other_architectures_keep_detectron2s_mapper(cfg) -> None:
+def test_other_architectures_have_the_mapper_of_instances(cfg) -> None:
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-    assert type(build_train_mapper(cfg)) is DatasetMapper
+    assert type(build_train_mapper(cfg)) is InstanceMapper
 
 
 @pytest.mark.parametrize(

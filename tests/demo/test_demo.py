@@ -59,8 +59,8 @@ def test_script_reports_unreadable_inputs_by_name_and_fails_at_the_end(config_fi
     assert done.returncode == 1, report
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
     for name in names:
-        assert f"Skipped {tmp_path / name}" in report
-    assert f"{tmp_path / 'folder'}, a folder without images" in report
+        assert f"Skipped {tmp_path / name}: " in report
+    assert f"{tmp_path / 'folder'} is a folder without images" in report
     assert "Traceback" not in report and "Wrote 1 of 6 pictures" in report
 
 

@@ -12,6 +12,13 @@ def files(demo):
     return files
 
 
+@pytest.fixture
+def video(demo):
+    import video
+
+    return video
+
+
 def test_inputs_are_listed_once_in_order(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("b.png", "a.jpg", "[x].jpg", "x.jpg", "c.txt"):
@@ -28,26 +35,26 @@ def test_inputs_of_one_name_do_not_overwrite_each_other(files, tmp_path):
     assert len({str(p).lower() for p in planned}) == 6 and (tmp_path / "out").is_dir()
 
 
-def test_an_input_is_never_replaced(files, tmp_path):
+def test_an_input_is_never_replaced(files, video, tmp_path):
     image = tmp_path / "x.jpg"
     image.touch()
     for output in (tmp_path, image):
         with pytest.raises(files.UserError, match="would replace the input"):
             files.plan_outputs([image], str(output))
-    video = tmp_path / "x.mp4"
-    video.touch()
-    for output in (tmp_path, video):
+    clip = tmp_path / "x.mp4"
+    clip.touch()
+    for output in (tmp_path, clip):
         with pytest.raises(files.UserError, match="would replace the input"):
-            files.VideoWriter(str(output), str(video), 10)
+            video.VideoWriter(str(output), str(clip), 10)
 
 
-def test_an_output_that_can_be_no_folder_is_one_sentence(files, tmp_path):
-    file = tmp_path / "existing.txt"
+def test_an_output_that_can_be_no_folder_is_one_sentence(files, video, tmp_path):
+    file = tmp_path / "existing"
     file.touch()
-    with pytest.raises(files.UserError, match="--output: no folder .*existing.txt can be made"):
+    with pytest.raises(files.UserError, match="--output: no folder .*existing can be made"):
         files.plan_outputs([tmp_path / "a.jpg"], str(file))
-    with pytest.raises(files.UserError, match="--output: no folder .*existing.txt can be made"):
-        files.VideoWriter(str(file / "clip.mp4"), "in.mp4", 10)
+    with pytest.raises(files.UserError, match="--output: no folder .*existing can be made"):
+        video.VideoWriter(str(file / "clip.mp4"), "in.mp4", 10)
 
 
 def test_one_file_for_several_images_is_refused(files, tmp_path):
@@ -55,8 +62,8 @@ def test_one_file_for_several_images_is_refused(files, tmp_path):
         files.plan_outputs([tmp_path / "a.jpg", tmp_path / "b.jpg"], str(tmp_path / "out.png"))
 
 
-def test_a_video_that_no_codec_can_write_is_one_sentence(files, tmp_path):
-    writer = files.VideoWriter(str(tmp_path / "clip.mp4"), "in.mp4", 10)
+def test_a_video_that_no_codec_can_write_is_one_sentence(files, video, tmp_path):
+    writer = video.VideoWriter(str(tmp_path / "clip.mp4"), "in.mp4", 10)
     writer.path = tmp_path / "clip.nosuchformat"
     with pytest.raises(files.UserError, match="mp4v, avc1"):
         writer.write(np.zeros((48, 64, 3), np.uint8))

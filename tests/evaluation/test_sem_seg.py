@@ -120,11 +120,3 @@ def test_cityscapes_files_are_as_its_server_takes_them(cfg, predicted, tmp_path:
     for file, labels in predicted.items():
         written = np.array(Image.open(tmp_path / "out" / "inference" / "sem_seg_labels" / f"{Path(file).stem}.png"))
         assert (written == np.array([24, 25, 26, 27])[labels]).all()
-
-
-def test_images_of_one_name_in_two_folders_do_not_meet(tmp_path: Path) -> None:
-    from fpt_d2.evaluation.sem_seg_results import _names
-
-    files = ["/data/a/1.png", "/data/b/1.png", "/data/b/2.jpg"]
-    assert list(_names(files).values()) == ["a_1.png", "b_1.png", "b_2.jpg"]
-    assert list(_names(files[1:]).values()) == ["1", "2"]

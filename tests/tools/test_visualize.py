@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 from visualize_data import main as draw_data
@@ -98,7 +99,7 @@ def cut_short(content: dict) -> str:
         (without_images, [], "top-level key missing or empty (1): images"),
         (with_a_category_too_many, [], "category id is not among the categories"),
         (cut_short, [], "mine.json is not readable JSON"),
-        (json.dumps, ["DATASETS.CHECK", "False"], "000001.jpg or its annotation cannot be read"),
+        (json.dumps, ["DATASETS.CHECK", "False"], "000001.jpg cannot be read: "),
     ],
 )
 def test_broken_data_are_named(source, damage, opts, sentence, shapes: Path, tmp_path: Path) -> None:
@@ -161,7 +162,22 @@ def test_results_below_the_threshold_are_left_out(shapes: Path, tmp_path: Path) 
         ("[]", [], "No data set is given"),
         ("[]", ["--dataset", "fpt_shapes_vla"], "Did you mean fpt_shapes_val"),
         ("[]", ["--dataset", "coco_2014_minival"], "instances_minival2014.json does not exist"),
-        ("[]", ["--dataset", "fpt_shapes_val"], "No image of 'fpt_shapes_val' is in"),
+        ("[]", ["--dataset", "fpt_shapes_val"], "is an empty list: the model found nothing"),
+        (
+            '[{"image_id": 999, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 1}]',
+            ["--dataset", "fpt_shapes_val"],
+            "No image of 'fpt_shapes_val' is in",
+        ),
+        (
+            '[{"image_id": [1], "category_id": 1, "bbox": [0, 0, 9, 9], "score": 1}]',
+            ["--dataset", "fpt_shapes_val"],
+            'and one is {"image_id": [1]',
+        ),
+        (
+            '[{"image_id": 1, "category_id": 1, "bbox": "0, 0, 9, 9", "score": "1"}]',
+            ["--dataset", "fpt_shapes_val"],
+            "a box of 4 numbers",
+        ),
         ("{", ["--dataset", "fpt_shapes_val"], "is not valid JSON"),
         ('{"annotations": []}', ["--dataset", "fpt_shapes_val"], "is not in COCO's results format"),
         (
@@ -187,8 +203,39 @@ def test_an_image_that_cannot_be_read_is_named(shapes: Path, tmp_path: Path) -> 
     image.write_bytes(content[:200])
     argv = ["--input", str(tmp_path / "results.json"), "--output", str(tmp_path), "--dataset", "fpt_shapes_val"]
     try:
-        with pytest.raises(SystemExit, match=f"{image.name} or its annotation cannot be read") as end:
+        with pytest.raises(SystemExit, match=f"{image.name} cannot be read: ") as end:
             draw_results(argv)
     finally:
         image.write_bytes(content)
     assert end.value.code == 2
+
+
+@pytest.fixture
+def two_folders(shapes: Path, tmp_path: Path):
+    """A data set in which two images have one name, and results on it."""
+    content = json.loads((shapes / "annotations" / "instances_val.json").read_text())
+    for image, folder in zip(content["images"], ("a", "b", "c", "d")):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        shutil.copy(shapes / "val" / image["file_name"], tmp_path / "images" / folder / "1.jpg")
+        image["file_name"] = f"{folder}/1.jpg"
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    register_coco_instances("two_folders", {}, str(tmp_path / "mine.json"), str(tmp_path / "images"))
+    (tmp_path / "results.json").write_text(json.dumps(coco_results(shapes, "instances")))
+    yield ["--input", str(tmp_path / "results.json"), "--dataset", "two_folders", "--output"]
+    DatasetCatalog.remove("two_folders")
+    MetadataCatalog.remove("two_folders")
+
+
+def test_images_of_one_name_get_a_picture_each(two_folders: list[str], tmp_path: Path) -> None:
+    assert draw_results([*two_folders, str(tmp_path / "drawn")]) == 0
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a_1.jpg", "b_1.jpg", "c_1.jpg", "d_1.jpg"]
+
+
+def test_images_of_the_data_set_are_not_replaced(two_folders: list[str], tmp_path: Path) -> None:
+    before = (tmp_path / "images" / "a" / "1.jpg").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "images" / "a")
+    for output in (tmp_path / "images" / "a", tmp_path / "link"):
+        with pytest.raises(SystemExit, match="holds images of the data set") as end:
+            draw_results([*two_folders, str(output)])
+        assert end.value.code == 2 and [path.name for path in output.iterdir()] == ["1.jpg"]
+    assert (tmp_path / "images" / "a" / "1.jpg").read_bytes() == before
