@@ -27,7 +27,7 @@ logger = logging.getLogger("fpt_d2.demo")
 
 _WINDOW = "predictions"
 _ESCAPE = 27
-# Larger images are scaled down: a pixel takes 60 bytes while it is drawn, and each object of each pixel one more.
+# Larger images are scaled down: a pixel takes some 130 bytes while it is drawn, and one for each object.
 _MAX_DRAWN = 2**24
 _MAX_SIDE = 16_000  # WebP holds 16,383 pixels in a row, matplotlib draws and JPEG holds some 65,000
 _OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)
@@ -63,8 +63,12 @@ def _draw_images(args: argparse.Namespace) -> int:
         for index, path in enumerate(tqdm(images, unit="image")):
             try:
                 picture = _draw(demo, _read(path, demo), path)
-            except (DatasetError, *_OUT_OF_MEMORY) as error:
-                logger.error("Skipped %s: %s", path, error)
+            except DatasetError as error:
+                logger.error("Skipped: %s", error)
+                skipped.append(path)
+                continue
+            except _OUT_OF_MEMORY as error:
+                logger.error("Skipped %s, for which the memory is too small: %s", path, error)
                 skipped.append(path)
                 continue
             if args.output:

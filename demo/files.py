@@ -98,7 +98,7 @@ def _identity(path: Path) -> object:
     try:
         status = path.stat()
     except OSError:
-        return path.resolve()
+        return os.path.realpath(path)
     return status.st_dev, status.st_ino
 
 

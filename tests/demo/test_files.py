@@ -1,5 +1,7 @@
 """Which files the demo reads and writes."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -46,6 +48,47 @@ def test_an_input_is_never_replaced(files, video, tmp_path):
     for output in (tmp_path, clip):
         with pytest.raises(files.UserError, match="would replace the input"):
             video.VideoWriter(str(output), str(clip), 10)
+
+
+def test_links_to_an_input_or_to_each_other_are_refused(files, video, tmp_path):
+    images = [tmp_path / "in" / name for name in ("x.jpg", "y.jpg")]
+    out = tmp_path / "out"
+    for folder in (tmp_path / "in", out):
+        folder.mkdir()
+    for image in images:
+        image.touch()
+    for link in (os.link, os.symlink):
+        link(images[1], out / "x.jpg")  # the picture of one input would be written over another
+        with pytest.raises(files.UserError, match="would replace the input .*x.jpg"):
+            files.plan_outputs(images, str(out))
+        (out / "x.jpg").unlink()
+    (out / "x.jpg").touch()
+    os.link(out / "x.jpg", out / "y.jpg")
+    with pytest.raises(files.UserError, match="y.jpg is a folder, or a link to another picture"):
+        files.plan_outputs(images, str(out))
+    clip = tmp_path / "clip.mp4"
+    clip.touch()
+    os.link(clip, out / "drawn.mp4")
+    with pytest.raises(files.UserError, match="would replace the input"):
+        video.VideoWriter(str(out / "drawn.mp4"), str(clip), 10)
+
+
+def test_folders_may_have_the_names_of_patterns(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a[1]", "a1"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.jpg").touch()
+    assert [str(p) for p in files.collect_images(["a[1]/*.jpg", "a[1]", "a?/*"])] == ["a[1]/x.jpg", "a1/x.jpg"]
+
+
+@pytest.mark.parametrize("output", ["drawn.xyz", "drawn.txt", "drawn.jp2"])
+def test_an_output_of_another_kind_is_one_sentence(files, video, tmp_path, output):
+    with pytest.raises(files.UserError, match=f"{output} ends in none of .bmp"):
+        files.plan_outputs([tmp_path / "a.jpg"], str(tmp_path / output))
+    with pytest.raises(files.UserError, match=f"{output} ends in none of .avi"):
+        video.VideoWriter(str(tmp_path / output), "in.mp4", 10)
+    assert files.plan_outputs([tmp_path / "a.jpg"], f"{tmp_path / output}/") == [tmp_path / output / "a.jpg"]
+    assert files.plan_outputs([tmp_path / "a.jpg"], str(tmp_path / "run.v2"))[0].parent.name == "run.v2"
 
 
 def test_an_output_that_can_be_no_folder_is_one_sentence(files, video, tmp_path):
