@@ -44,7 +44,7 @@ def test_a_sound_data_set_passes(cfg) -> None:
 
 PLANTED = [
     (lambda root: Image.new("L", (30, 20)).save(root / "masks/1.png"), "mask has another size than its image (1)"),
-    (lambda root: Image.new("L", (30, 20)).save(root / "masks/1.png"), "1.png is 30x20, "),
+    (lambda root: Image.new("L", (30, 20)).save(root / "masks/1.png"), "1.png is 37x37, not 30x20"),
     (lambda root: relabel(root / "masks/2.png", 3), "a label that is not a class; classes are 0 to 2 and 255 (1)"),
     (lambda root: relabel(root / "masks/2.png", 254), "2.png has 254"),
     (lambda root: (root / "masks/3.png").unlink(), "mask file does not exist (1)"),

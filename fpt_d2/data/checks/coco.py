@@ -11,9 +11,8 @@ from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
-from ..labels import UNREADABLE
 from .findings import Findings
-from .image_files import image_size, map_files, size_in_words
+from .image_files import ImageFinding, examine_image, map_files
 
 # A box may reach beyond its image by rounding, and Detectron2 clips it. Much more than that is a mistake, most often
 # (x1, y1, x2, y2) where COCO has (x, y, width, height).
@@ -49,6 +48,7 @@ class CocoCheck:
         is_train: bool,
         mask_format: str | None,
         evaluated_fields: Sequence[str] = (),
+        max_size: int | None = None,
     ) -> None:
         """
         Args:
@@ -57,10 +57,11 @@ class CocoCheck:
             is_train: there must be annotations; a test set may have none, as COCO's test-dev.
             mask_format: ``INPUT.MASK_FORMAT`` where masks are trained, else None.
             evaluated_fields: keys of :data:`EVALUATED_FIELDS` that an evaluation reads from every annotation.
+            max_size: what the long side of an image is scaled to at most; None where that is not known.
         """
         self.errors, self.warnings = Findings(), Findings()
         self._categories: dict[Any, str] = {}
-        self._mask_format, self._evaluated_fields = mask_format, evaluated_fields
+        self._mask_format, self._evaluated_fields, self._max_size = mask_format, evaluated_fields, max_size
         self._sizes: dict[Any, tuple[float, float] | None] = {}  # (height, width) by image id, None where improper
         if not isinstance(content, dict):
             self.errors.add("not an object with images, annotations and categories", f"but {json.dumps(content)[:40]}")
@@ -113,9 +114,10 @@ class CocoCheck:
             return
         proper_sizes = [(name, size) for name, size in sizes.items() if size]
         chosen = proper_sizes[:: math.ceil(len(proper_sizes) / _MAX_OPENED) or 1]
-        find = partial(_find_image_problem, image_root)
-        for problem in filter(None, map_files(find, chosen, f"checking {len(chosen)} of {len(proper_sizes)} images")):
-            self.errors.add(*problem)
+        examine = partial(_examine, image_root, self._max_size)
+        for found in map_files(examine, chosen, f"checking {len(chosen)} of {len(proper_sizes)} images"):
+            for kind, example, is_error in found:
+                (self.errors if is_error else self.warnings).add(kind, example)
 
     def _check_annotations(self, content: Record) -> None:
         for annotation in self._records(content, "annotations", ("id", "image_id", "category_id", "bbox")):
@@ -185,17 +187,8 @@ def _missing_files(image_root: str, names: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-def _find_image_problem(image_root: str, named_size: tuple[str, tuple[float, float]]) -> tuple[str, str] | None:
-    """What ends a training that reads this image, if anything: its kind, and the file."""
-    name, expected = named_size
-    try:
-        size = image_size(os.path.join(image_root, name), expected)
-    except UNREADABLE as error:
-        return "image file cannot be read", f"{name} ({error})"
-    if size != expected:
-        sizes = f"{name} is {size_in_words(size)}, not {size_in_words(expected)}"
-        return "image has another size than its width and height say", sizes
-    return None
+def _examine(image_root: str, max_size: int | None, named: tuple[str, tuple[float, float]]) -> list[ImageFinding]:
+    return examine_image(os.path.join(image_root, named[0]), *named, max_size=max_size)
 
 
 def _is_rle(segmentation: Record, size: tuple[float, float]) -> bool:

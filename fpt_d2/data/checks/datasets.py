@@ -6,6 +6,7 @@ import difflib
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
@@ -17,6 +18,7 @@ from ...config import SEMANTIC_SEGMENTATION
 from ...errors import DatasetError
 from .coco import CocoCheck
 from .findings import different_number, how_to_get
+from .image_files import longest_side
 from .sem_seg import check_sem_seg
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class _InstanceTask(NamedTuple):
     set_num_classes: str
     mask_format: str | None
     keypoints: bool
+    max_sizes: tuple[int | None, int | None] = (None, None)  # what long sides are scaled to, in training and test
 
 
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
@@ -95,7 +98,8 @@ def check_names(*groups: Iterable[str]) -> None:
     for metadata in map(MetadataCatalog.get, names):
         json_file = metadata.get("json_file")
         if json_file and not PathManager.isfile(json_file):
-            problems.append(_unreadable(metadata, f"{json_file} does not exist"))
+            is_folder = PathManager.isdir(json_file)
+            problems.append(_unreadable(metadata, f"{json_file} {'is a folder' if is_folder else 'does not exist'}"))
     _raise(problems)
 
 
@@ -121,6 +125,7 @@ def _instance_task(cfg: CfgNode) -> _InstanceTask:
         set_num_classes=f"MODEL.{node}.NUM_CLASSES ",
         mask_format=cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None,
         keypoints=cfg.MODEL.KEYPOINT_ON,
+        max_sizes=(longest_side(cfg, is_train=True), longest_side(cfg, is_train=False)),
     )
 
 
@@ -139,6 +144,7 @@ def _check_instances(train: Sequence[str], test: Sequence[str], task: _InstanceT
                 is_train=name in train,
                 mask_format=task.mask_format if name in train else None,
                 evaluated_fields=fields if is_evaluated else (),
+                max_size=min(filter(None, compress(task.max_sizes, (name in train, name in test))), default=None),
             )
             problems += file_problems
         categories[name] = metadata.get("thing_classes") or in_file

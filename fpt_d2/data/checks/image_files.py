@@ -1,47 +1,127 @@
-"""The size of an image by its file's header, and many files at a time."""
+"""What is to be said of an image file, mostly by its header, and many files at a time."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tqdm import tqdm
 
+from ..images import UNDECODABLE, bits_of, in_8_bits, is_deep, open_image, reason, vanishes
+
 _EXIF_ORIENTATION, _FIRST_TURNED = 0x0112, 5
 _MAX_THREADS = 8
-# How a whole file ends.
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+# How a whole file ends. A file of photographs, MPO, may end in anything.
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "MPO": b""}
+_MANY_FRAMES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
+# 4095 of 65535: what cameras of 12 bits leave of 16.
+_DARK = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def image_size(path: str, expected: tuple[float, float]) -> tuple[int, int]:
-    """Width and height of an image as Detectron2 reads it, which turns it as its EXIF data say.
+class ImageFinding(NamedTuple):
+    """A kind of problem, the image that has it, and whether it ends a training or is only to be known."""
 
-    Only the first and last bytes are read, unless they show another size than the one expected, or another end than a
-    whole file's: then all of the image is, so that one cut short raises.
+    kind: str
+    example: str
+    is_error: bool = True
 
-    Raises one of `fpt_d2.data.labels.UNREADABLE` if the file is not an image, or not a whole one.
+
+class _ImageFile(NamedTuple):
+    size: tuple[int, int]  # width and height, turned as EXIF data say
+    is_turned: bool
+    notes: Sequence[str]  # how it is read, where that is not obvious
+
+
+def examine_image(
+    path: str,
+    name: str,
+    expected: tuple[float, float],
+    *,
+    max_size: int | None = None,
+    mismatch: str = "image has another size than its width and height say",
+) -> list[ImageFinding]:
+    """Find what is wrong with an image file, or has to be known of it.
+
+    Only the first and last bytes of a JPEG or PNG are read, unless they show another size than the one expected, or
+    another end than a whole file's. Of other formats, and of floats, all is.
+
+    Args:
+        path: the file.
+        name: what to call it.
+        expected: width and height.
+        max_size: what the long side may be scaled to, if at all.
+        mismatch: how to call it that the image has another size.
     """
-    with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        end = _ENDS.get(image.format or "", b"")
-        # PNG's own getexif() decodes the image, since EXIF data may follow it.
-        size = _turned(image.size, Image.Image.getexif(image))
-        file.seek(-len(end), os.SEEK_END)
-        if size == expected and file.read() == end:
-            return size
-    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+    try:
+        file = _read(path, expected)
+    except UNDECODABLE as error:
+        return [ImageFinding("image file cannot be read", f"{name} ({reason(error)})")]
+    found = [ImageFinding(note, name, is_error=False) for note in file.notes]
+    if file.size != expected:
+        turned = " (turned as its EXIF data say)" if file.is_turned else ""
+        sizes = f"{name} is {size_in_words(file.size)}{turned}, not {size_in_words(expected)}"
+        found.append(ImageFinding(mismatch, sizes))
+    elif max_size and vanishes(expected, max_size):
+        example = f"{name} ({size_in_words(expected)})"
+        found.append(ImageFinding(f"image is too thin to be scaled to a long side of {max_size}", example))
+    return found
+
+
+def image_size(path: str, expected: tuple[float, float]) -> tuple[int, int]:
+    """Width and height of an image as it is read, turned as its EXIF data say.
+
+    As much of the file is read as by :func:`examine_image`. Raises one of `fpt_d2.data.images.UNDECODABLE` if it is
+    not an image, or not a whole one.
+    """
+    return _read(path, expected).size
+
+
+def longest_side(cfg: CfgNode, *, is_train: bool) -> int | None:
+    """What the long side of an image is scaled to at most; None where images are not scaled."""
+    inputs = cfg.INPUT
+    shortest, longest = inputs.MIN_SIZE_TEST, inputs.MAX_SIZE_TEST
+    if is_train:
+        shortest, longest = max(inputs.MIN_SIZE_TRAIN, default=0), inputs.MAX_SIZE_TRAIN
+    return int(longest) if shortest else None
+
+
+def _read(path: str, expected: tuple[float, float]) -> _ImageFile:
+    with PathManager.open(path, "rb") as file, open_image(file) as image:
+        notes = list(_notes(image))
+        end = _ENDS.get(image.format or "")
+        if end is not None and image.mode != "F":
+            # PNG's own getexif() decodes the image, since EXIF data may follow it.
+            size, is_turned = _turned(image.size, Image.Image.getexif(image))
+            file.seek(-len(end), os.SEEK_END)
+            if size == expected and file.read() == end:
+                return _ImageFile(size, is_turned, notes)
+    with PathManager.open(path, "rb") as file, open_image(file) as image:
         image.load()
-        return _turned(image.size, image.getexif())
+        if is_deep(image) and in_8_bits(image).max() <= _DARK and image.mode != "F":
+            notes.append("gray image of more than 8 bits is almost black: its values may have to be scaled to its bits")
+        return _ImageFile(*_turned(image.size, image.getexif()), notes)
 
 
-def _turned(size: tuple[int, int], exif: Image.Exif) -> tuple[int, int]:
-    return (size[1], size[0]) if exif.get(_EXIF_ORIENTATION, 1) >= _FIRST_TURNED else size
+def _notes(image: Image.Image) -> Iterator[str]:
+    if image.mode == "F":
+        yield "image of floats, read as 0 to 1 or, where the largest is 16 to 255, as 0 to 255"
+    elif is_deep(image):
+        yield f"gray image of {bits_of(image)} bits, read with {2 ** bits_of(image) - 1} as white"
+    if image.format in _MANY_FRAMES and getattr(image, "n_frames", 1) > 1:
+        yield "image of several frames or pages, of which the first is read"
+
+
+def _turned(size: tuple[int, int], exif: Image.Exif) -> tuple[tuple[int, int], bool]:
+    is_turned = exif.get(_EXIF_ORIENTATION, 1) >= _FIRST_TURNED
+    return ((size[1], size[0]) if is_turned else size), is_turned
 
 
 def size_in_words(size: tuple[float, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,11 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ...errors import DatasetError
-from ..labels import UNREADABLE, read_labels
+from ..labels import read_labels
 from .findings import Findings, different_number, how_to_get
-from .image_files import image_size, map_files, size_in_words
+from .image_files import ImageFinding, examine_image, longest_side, map_files
+
+logger = logging.getLogger(__name__)
 
 _HEAD = "MODEL.SEM_SEG_HEAD"
 # What the data sets of this project and of Detectron2 call their folders.
@@ -33,11 +36,17 @@ def check_sem_seg(cfg: CfgNode, name: str, *, read_files: bool) -> list[str]:
             f"The data set {name!r} marks pixels without a class by {ignore_label}, but the model ignores "
             f"{head.IGNORE_VALUE}: set {_HEAD}.IGNORE_VALUE {ignore_label}"
         )
-    return problems + (check_sem_seg_files(name) if read_files else [])
+    is_train = name in cfg.DATASETS.TRAIN
+    max_size = longest_side(cfg, is_train=is_train)
+    return problems + (check_sem_seg_files(name, max_size=max_size) if read_files else [])
 
 
-def check_sem_seg_files(name: str) -> list[str]:
+def check_sem_seg_files(name: str, *, max_size: int | None = None) -> list[str]:
     """Check that the folders of a data set exist, and that image and mask of every record do and fit.
+
+    Args:
+        name: of the data set.
+        max_size: what the long side of an image is scaled to at most, if at all.
 
     Returns:
         A sentence for each kind of problem, with the number of files that have it and the first of them.
@@ -53,39 +62,44 @@ def check_sem_seg_files(name: str) -> list[str]:
         return [f"The data set {name!r} cannot be read: {error}; {remedy}"]
     if not records:
         return [f"The data set {name!r} has no images; {remedy}"]
-    find = partial(_find_problem, num_classes=len(metadata.stuff_classes), ignore_label=metadata.get("ignore_label"))
-    errors = Findings()
-    for problem in filter(None, map_files(find, records, "checking masks")):
-        errors.add(*problem)
+    errors, warnings = Findings(), Findings()
+    examine = partial(
+        _examine,
+        num_classes=len(metadata.stuff_classes),
+        ignore_label=metadata.get("ignore_label"),
+        max_size=max_size,
+    )
+    for found in map_files(examine, records, "checking masks"):
+        for kind, example, is_error in found:
+            (errors if is_error else warnings).add(kind, example)
+    for line in warnings.lines():
+        logger.warning("The data set %r: %s", name, line)
     return [
         f"The data set {name!r}: {line}. Correct the files, or {remedy}; DATASETS.CHECK False skips this check"
         for line in errors.lines()
     ]
 
 
-def _find_problem(record: dict[str, Any], *, num_classes: int, ignore_label: int | None) -> tuple[str, str] | None:
-    """The first problem of an image and its mask: its kind, and the files."""
+def _examine(
+    record: dict[str, Any], *, num_classes: int, ignore_label: int | None, max_size: int | None
+) -> list[ImageFinding]:
+    """What is to be said of an image and its mask; of the mask the first problem."""
     image, mask = record["file_name"], record.get("sem_seg_file_name")
     if mask is None:
-        return "image without a mask", image
+        return [ImageFinding("image without a mask", image)]
     for kind, path in (("image", image), ("mask", mask)):
         if not PathManager.isfile(path):
-            return f"{kind} file does not exist", path
+            return [ImageFinding(f"{kind} file does not exist", path)]
     try:
         labels = read_labels(mask)
     except DatasetError as error:
-        return "mask is not a label image", str(error)
-    mask_size = labels.shape[1], labels.shape[0]
-    try:
-        size = image_size(image, expected=mask_size)
-    except UNREADABLE as error:
-        return "image file cannot be read", f"{image} ({error})"
-    if size != mask_size:
-        sizes = f"{mask} is {size_in_words(mask_size)}, {image} {size_in_words(size)} pixels"
-        return "mask has another size than its image", sizes
+        return [ImageFinding("mask is not a label image", str(error))]
+    size, mismatch = (labels.shape[1], labels.shape[0]), "mask has another size than its image"
+    found = examine_image(image, image, size, max_size=max_size, mismatch=mismatch)
     counts = Image.fromarray(labels).histogram()  # faster than NumPy's
     wrong = [label for label, count in enumerate(counts) if count and label >= num_classes and label != ignore_label]
     if wrong:
         allowed = f"0 to {num_classes - 1}" + (f" and {ignore_label}" if ignore_label is not None else "")
-        return f"mask has a label that is not a class; classes are {allowed}", f"{mask} has {wrong[0]}"
-    return None
+        kind = f"mask has a label that is not a class; classes are {allowed}"
+        found.append(ImageFinding(kind, f"{mask} has {wrong[0]}"))
+    return found

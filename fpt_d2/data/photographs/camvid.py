@@ -12,7 +12,8 @@ from PIL import Image
 from ...errors import DatasetError
 from ..checks.findings import Findings
 from ..checks.image_files import map_files, size_in_words
-from ..labels import IGNORE_LABEL, UNREADABLE, read_labels
+from ..images import UNDECODABLE
+from ..labels import IGNORE_LABEL, read_labels
 from .classes import CAMVID_CLASSES, CAMVID_SPLITS
 from .folders import copy_files, names_in, prepared_folder, raise_findings, read_lines, size_of_whole_image, write_info
 
@@ -90,7 +91,7 @@ def _problems(pair: _Pair) -> list[tuple[str, str]]:
         return missing
     try:
         size = size_of_whole_image(pair.image)
-    except UNREADABLE as error:
+    except UNDECODABLE as error:
         return [("image cannot be read", f"{pair.image} ({error})")]
     try:
         labels = read_labels(pair.mask)

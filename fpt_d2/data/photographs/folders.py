@@ -75,7 +75,7 @@ def read_lines(file: Path) -> list[str]:
 def size_of_whole_image(path: Path) -> tuple[int, int]:
     """Width and height as Detectron2 reads the image, all of which is decoded.
 
-    Raises one of `fpt_d2.data.labels.UNREADABLE` if it is not an image, or not a whole one.
+    Raises one of `fpt_d2.data.images.UNDECODABLE` if it is not an image, or not a whole one.
     """
     return image_size(str(path), expected=(0, 0))  # no image has this size, so that its header is not trusted
 

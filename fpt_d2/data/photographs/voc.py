@@ -20,7 +20,7 @@ from ...errors import DatasetError
 from ..checks.findings import Findings
 from ..checks.image_files import size_in_words
 from ..datasets.sem_seg import IMAGE_SUFFIXES
-from ..labels import UNREADABLE
+from ..images import UNDECODABLE
 from .folders import names_in, prepared_folder, raise_findings, read_lines, size_of_whole_image, write_info
 from .instances import ReadImage, box_annotation, count, read_all, write_instances
 from .splits import split_by_seed
@@ -158,7 +158,7 @@ def _read_image(folders: _Folders, image_names: Mapping[str, str], name: str) ->
         return image
     try:
         image.size = size_of_whole_image(image.path)
-    except UNREADABLE as error:
+    except UNDECODABLE as error:
         image.problems.append(("image cannot be read", f"{image.path} ({error})"))
         return image
     try:
