@@ -39,9 +39,15 @@ def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _exit(2, str(error))
+        _exit(2, _sentence(error))
     except KeyboardInterrupt:
         _exit(130, interrupted)
+
+
+def _sentence(error: UserError) -> str:
+    """What an error says, without the traceback that torch puts before it where a data worker raised it."""
+    name = f"{type(error).__name__}: "
+    return str(error).rpartition(name)[2].strip() if str(error).startswith("Caught ") else str(error)
 
 
 def _exit(status: int, message: str) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..checkpoint import FPTCheckpointer, find_weights
 from ..config_path import did_you_mean
-from ..data import check_instance_datasets
+from ..data import InstanceMapper, check_instance_datasets
 from ..errors import ConfigError
 from .checkpoint import SafeCheckpointer
 from .checks import check_device, check_output_dir, check_precision, last_checkpoint, require
@@ -54,6 +54,10 @@ def read_lazy_config(config_file: str, opts: Sequence[str] = ()) -> DictConfig:
     cfg: DictConfig = LazyConfig.load(config_file)
     missing = [name for name in ("model", "dataloader", "optimizer", "lr_multiplier", "train") if name not in cfg]
     require(not missing, f"The config file {config_file} does not have {', '.join(missing)}")
+    for split in ("train", "test"):
+        target = str(OmegaConf.select(cfg, f"dataloader.{split}.mapper._target_"))
+        if target.rstrip("'>").endswith(".DatasetMapper"):
+            cfg.dataloader[split].mapper._target_ = InstanceMapper  # which reads images of more than 8 bits
     cfg.train.setdefault("weights_allow_pickle", True)  # as MODEL.WEIGHTS_ALLOW_PICKLE; Detectron2 has no such key
     for pair in opts:
         key, equals, _ = pair.partition("=")

@@ -49,7 +49,7 @@ class Case:
         name: what is wrong, in a few words.
         spoil: makes it so, and returns what else stands on train_net.py's command line.
         says: a part of the answer, on stderr where ``status`` is 2, otherwise there or in what was logged.
-        status: of train_net.py. With 2 the answer is one line, and nothing is written.
+        status: of train_net.py. With 2 the answer is a sentence, and nothing is written.
     """
 
     name: str

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.abuse import values
+from tests.abuse import images, values
 from tests.abuse.cases import Case, Place
 from tests.engine.conftest import CONFIG
 
-CASES = [case for module in (values,) for case in module.CASES]
+CASES = [case for module in (images, values) for case in module.CASES]
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
@@ -29,7 +29,8 @@ def test_the_answer_is_right(
     error = capsys.readouterr().err
     assert (status, case.says in (error if case.status == 2 else error + caplog.text)) == (case.status, True), error
     if case.status == 2:
-        assert len(error.strip().splitlines()) == 1
+        # One sentence, or that of a data set with a line for each kind of problem.
+        assert all(line.startswith("  ") for line in error.strip().splitlines()[1:])
         assert "Traceback" not in error
         assert not list(place.out.rglob("*"))
 

@@ -12,7 +12,9 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from fpt_d2.data import InstanceMapper
 from fpt_d2.data.synthetic.classes import CATEGORIES
+from fpt_d2.engine.lazy import read_lazy_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FCOS = str(ROOT / "configs" / "quick_schedules" / "fcos_R_18_FPT_quickstart.py")
@@ -144,3 +146,8 @@ def test_an_evaluation_needs_areas(tool: ModuleType, shapes: Path, tmp_path: Pat
         DatasetCatalog.remove("lazy_no_area")
         MetadataCatalog.remove("lazy_no_area")
     assert "no area, which the evaluation needs" in capsys.readouterr().err
+
+
+def test_images_are_read_as_in_other_trainings() -> None:
+    cfg = read_lazy_config(FCOS)
+    assert cfg.dataloader.train.mapper._target_ is cfg.dataloader.test.mapper._target_ is InstanceMapper

@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -94,3 +95,27 @@ def test_pictures_of_the_first_images(words: list, parse) -> None:
     for (_, picture, _), record in zip(storage._vis_data, records, strict=True):
         assert picture.shape == (3, record["height"], record["width"])
         assert picture.dtype == np.uint8
+
+
+def test_pictures_of_images_of_one_name_have_tags_of_their_own(parse, tmp_path) -> None:
+    cfg = setup(parse("TEST.VIS_IMAGES", 4))
+    cfg.defrost()
+    model = Trainer.build_model(cfg).train()
+    records = []
+    for folder, record in zip("abcd", DatasetCatalog.get("tiny_val")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(record["file_name"], tmp_path / folder / "1.jpg")
+        records.append(record | {"file_name": str(tmp_path / folder / "1.jpg")})
+    for name, part in (("one_name", records[:2]), ("other_name", records[1:])):
+        DatasetCatalog.register(name, lambda part=part: part)
+        MetadataCatalog.get(name).set(thing_classes=MetadataCatalog.get("tiny_val").thing_classes)
+    try:
+        for names in (("one_name",), ("one_name", "other_name")):
+            cfg.DATASETS.TEST = names
+            with EventStorage() as storage:
+                put_predictions(cfg, model)
+            assert len({tag for tag, _, _ in storage._vis_data}) == len(storage._vis_data) == 2 * len(names)
+    finally:
+        for name in ("one_name", "other_name"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
