@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import LazyConfig, instantiate
+from detectron2.data import build_detection_train_loader
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_setup, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ..checkpoint import FPTCheckpointer, find_weights
 from ..config_path import did_you_mean
-from ..data import InstanceMapper, check_instance_datasets
+from ..data import InstanceMapper, check_instance_datasets, resumable_loader
+from ..data.random_state import random_numbers
 from ..errors import ConfigError
 from .checkpoint import SafeCheckpointer
 from .checks import check_device, check_output_dir, check_precision, last_checkpoint, require
 from .hooks import SaveOnInterrupt
 from .optimizer import make_resumable
+from .resumption import ExactResumption, training_seed
 
 
 def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
@@ -114,12 +118,24 @@ def _evaluate(cfg: DictConfig, model: nn.Module) -> OrderedDict[str, Any]:
     return results
 
 
+def _build_train_loader(parts: DictConfig) -> Any:
+    """``dataloader.train``; in place of Detectron2's own one that is exactly resumable."""
+    target = locate(parts._target_) if isinstance(parts._target_, str) else parts._target_
+    if target is not build_detection_train_loader:
+        return instantiate(parts)
+    return resumable_loader(**{str(name): instantiate(value) for name, value in parts.items() if name != "_target_"})
+
+
 def _train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> None:
     train, saving, writing = cfg.train, None, None
     cfg.optimizer.params.model = model
-    loader, optimizer = instantiate(cfg.dataloader.train), instantiate(cfg.optimizer)
+    seed = training_seed(train.get("seed", -1), train.output_dir)
+    with random_numbers(seed):
+        loader, optimizer = _build_train_loader(cfg.dataloader.train), instantiate(cfg.optimizer)
     make_resumable(optimizer, [], key="optimizer")
     trainer = (AMPTrainer if train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
+    batch_size = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+    trainer.register_hooks([ExactResumption(seed, batch_size, train.output_dir)])  # has a part in the checkpoint
     is_main = comm.is_main_process()
     checkpointer = SafeCheckpointer(model, train.output_dir, save_to_disk=is_main, trainer=trainer)
     resumed = resume and checkpointer.has_checkpoint()

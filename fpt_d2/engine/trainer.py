@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.solver import build_lr_scheduler
@@ -22,13 +22,15 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..checkpoint import FPTCheckpointer
-from ..data import InstanceMapper, build_train_mapper
+from ..data import InstanceMapper, build_train_loader
+from ..data.random_state import random_numbers
 from ..evaluation import build_evaluator
 from .attention_log import AttentionLog
 from .checkpoint import SafeCheckpointer
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
 from .inference import tta_config, with_sliding_window, with_tta
 from .optimizer import build_optimizer
+from .resumption import ExactResumption, training_seed
 from .validation import put_predictions, validation_losses
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        loader = self.build_train_loader(cfg)
+        self.seed = training_seed(cfg.SEED, cfg.OUTPUT_DIR)
+        with random_numbers(self.seed):
+            loader = self.build_train_loader(cfg)
         on_cpu = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **on_cpu)
         step_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
@@ -59,7 +63,8 @@ class Trainer(DefaultTrainer):
         saving = {"save_to_disk": comm.is_main_process() and not cfg.DEBUG.ENABLED, "input_format": cfg.INPUT.FORMAT}
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, **saving, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
-        self.register_hooks(self.build_hooks())
+        with random_numbers(self.seed):  # the loader of TEST.PRECISE_BN
+            self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks and ours among them, the writers after all that have something to write."""
@@ -86,7 +91,8 @@ class Trainer(DefaultTrainer):
             ret.append(best)
         if test.PATIENCE > 0:
             ret.append(EarlyStopping(period, self.checkpointer, best, test.PATIENCE))
-        return ret + last
+        exact = ExactResumption(self.seed, self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.OUTPUT_DIR)
+        return [exact, *ret, *last]
 
     def train(self) -> Results | None:
         """Train from ``start_iter`` to ``max_iter`` or until stopped early; an end is evaluated and verified."""
@@ -122,8 +128,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        loader: Iterable[list[dict[str, Any]]] = build_detection_train_loader(cfg, mapper=build_train_mapper(cfg))
-        return loader
+        return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import os
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -31,23 +29,17 @@ from torch.nn.modules.dropout import _DropoutNd
 from ..config import SEMANTIC_SEGMENTATION
 from ..data import InstanceMapper, SemSegMapper, read_image
 from ..data.names import distinct_names
+from ..data.random_state import random_numbers
 from .inference import with_sliding_window, without_ddp
 
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
     """A context with random numbers of its own, the same every time."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        try:
-            torch.manual_seed(0)
-            np.random.seed(0)
-            random.seed(0)
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
+    with torch.random.fork_rng(devices), random_numbers(0):
+        torch.manual_seed(0)  # of GPUs too
+        yield
 
 
 def validation_losses(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
