@@ -25,9 +25,9 @@ from ..data.random_state import random_numbers
 from ..errors import ConfigError
 from .checkpoint import SafeCheckpointer
 from .checks import check_device, check_output_dir, check_precision, last_checkpoint, require
+from .exact_resumption import ExactResumption, UnfinishedStep, training_seed
 from .hooks import SaveOnInterrupt
 from .optimizer import make_resumable
-from .resumption import ExactResumption, training_seed
 
 
 def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
@@ -146,5 +146,6 @@ def _train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> None:
     evaluation = hooks.EvalHook(train.eval_period, lambda: _evaluate(cfg, model))
     schedule = hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))
     interrupt = SaveOnInterrupt(checkpointer)
-    trainer.register_hooks([hooks.IterationTimer(), schedule, interrupt, saving, evaluation, writing])
+    unfinished = UnfinishedStep(train.eval_period, train.log_period, train.output_dir)
+    trainer.register_hooks([hooks.IterationTimer(), schedule, interrupt, saving, evaluation, unfinished, writing])
     trainer.train(trainer.iter + 1 if resumed else 0, train.max_iter)

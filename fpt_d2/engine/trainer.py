@@ -27,10 +27,10 @@ from ..data.random_state import random_numbers
 from ..evaluation import build_evaluator
 from .attention_log import AttentionLog
 from .checkpoint import SafeCheckpointer
+from .exact_resumption import WINDOW, ExactResumption, UnfinishedStep, training_seed
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
 from .inference import tta_config, with_sliding_window, with_tta
 from .optimizer import build_optimizer
-from .resumption import ExactResumption, training_seed
 from .validation import put_predictions, validation_losses
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Trainer(DefaultTrainer):
         if test.PATIENCE > 0:
             ret.append(EarlyStopping(period, self.checkpointer, best, test.PATIENCE))
         exact = ExactResumption(self.seed, self.cfg.SOLVER.IMS_PER_BATCH, self.cfg.OUTPUT_DIR)
-        return [exact, *ret, *last]
+        return [exact, *ret, UnfinishedStep(period, WINDOW, self.cfg.OUTPUT_DIR), *last]
 
     def train(self) -> Results | None:
         """Train from ``start_iter`` to ``max_iter`` or until stopped early; an end is evaluated and verified."""

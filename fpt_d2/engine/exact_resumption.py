@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from functools import cached_property
 from typing import Any
 
@@ -17,18 +16,24 @@ import torch.distributed as dist
 from detectron2.engine import HookBase, hooks
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from ..checkpoint.files import read_weights
 from ..data import TrainLoader
 from ..data.random_state import seed_all
 from .checks import last_checkpoint
+from .hooks import EarlyStopping
+from .metrics import cut_metrics, written_names
 
 logger = logging.getLogger(__name__)
 
 # Iterations of which Detectron2 writes the median.
-_WINDOW = 20
+WINDOW = 20
+# A scalar in the lines of those iterations whose evaluation was finished.
+_EVALUATED = "evaluated"
+_EVALUATIONS = (hooks.EvalHook, hooks.BestCheckpointer, EarlyStopping)
+# Scalars of the process, as times are.
+_OWN = ("eta_seconds", "[metric]max_mem_gb")
 
 
 def training_seed(seed: int, folder: str) -> int:
@@ -74,7 +79,9 @@ class ExactResumption(HookBase):
             self._course["images"] = loader.num_records
         if start > 0:
             self._say_what_differs(is_exact=isinstance(loader, TrainLoader))
-        _put_recent(self.trainer.storage, self._saved.get("history", {}))
+        for name, (is_smoothed, values) in self._saved.get("history", {}).items():
+            for value, iteration in values:
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=is_smoothed, cur_iter=iteration)
         if comm.is_main_process():
             cut_metrics(os.path.join(self._folder, "metrics.json"), start)
 
@@ -124,38 +131,62 @@ def _precise_bn_loaders(trainer: Any) -> list[tuple[Any, int]]:
     return [(hook._data_loader, times * hook._num_iter) for hook, times in zip(precise, measured)]
 
 
-def _recent(trainer: Any) -> dict[str, list[tuple[float, int]]]:
-    """The values of the last iterations, of whose median the next lines of the log and of metrics.json are."""
+def _recent(trainer: Any) -> dict[str, tuple[bool, list[tuple[float, int]]]]:
+    """What the iteration has put into the event storage: by name whether it is smoothed, and its last values."""
     storage = getattr(trainer, "storage", None)
     if storage is None:
         return {}
-    # Times are those of another process.
-    names = [name for name, is_noisy in storage.smoothing_hints().items() if is_noisy and "time" not in name]
-    return {name: storage.history(name).values()[-_WINDOW:] for name in names}
+    # Times are of this process, not of the one that goes on.
+    names = [name for name, (_, iteration) in storage.latest().items() if iteration == trainer.iter]
+    names = [name for name in names if "time" not in name and name not in _OWN]
+    return {name: (storage.smoothing_hints()[name], storage.history(name).values()[-WINDOW:]) for name in names}
 
 
-def _put_recent(storage: EventStorage, history: dict[str, list[tuple[float, int]]]) -> None:
-    for name, values in history.items():
-        for value, iteration in values:
-            storage.put_scalar(name, value, cur_iter=iteration)
-        storage.latest().pop(name)  # it is written already
+class UnfinishedStep(HookBase):
+    """Makes up for the end of a step that a kill or Ctrl-C has cut off after its checkpoint: evaluation and metrics.
 
-
-def cut_metrics(path: str, start: int) -> None:
-    """Cut off the lines that a killed training has written of iterations from ``start`` on, which come again.
-
-    A line that it has written in part is cut off too. What was written by the evaluation at an end stays.
+    After the hooks that evaluate, before the writers.
     """
-    if not os.path.isfile(path):
-        return
-    with open(path, "rb+") as file:
-        for line in iter(file.readline, b""):
-            if not line.endswith(b"\n") or (start > 0 and _is_step_from(start, line)):
-                file.seek(-len(line), os.SEEK_CUR)
-                break
-        file.truncate()
 
+    def __init__(self, eval_period: int, write_period: int, folder: str) -> None:
+        """
+        Args:
+            eval_period: iterations between evaluations; 0 for none.
+            write_period: of the writers.
+            folder: the one with ``metrics.json``.
+        """
+        self._eval_period, self._write_period = eval_period, write_period
+        self._path = os.path.join(folder, "metrics.json")
 
-def _is_step_from(start: int, line: bytes) -> bool:
-    iteration = re.search(rb'"iteration": (\d+)', line)
-    return iteration is not None and int(iteration[1]) >= start and b'"total_loss"' in line
+    def before_train(self) -> None:
+        start = self.trainer.start_iter
+        if start == 0:
+            return
+        if start < self.trainer.max_iter:
+            written: set[str] = comm.all_gather(written_names(self._path, start - 1))[0]
+            if "total_loss" in written:
+                self._forget_latest()
+            is_written = "total_loss" in written or start % self._write_period != 0
+            if not is_written or (self._is_evaluated_after(start) and _EVALUATED not in written):
+                self._finish(start - 1)
+        self._forget_latest()
+
+    def after_step(self) -> None:
+        if self._is_evaluated_after(self.trainer.iter + 1):
+            self.trainer.storage.put_scalar(_EVALUATED, 1, smoothing_hint=False)
+
+    def _is_evaluated_after(self, steps: int) -> bool:
+        return self._eval_period > 0 and steps % self._eval_period == 0 and steps != self.trainer.max_iter
+
+    def _finish(self, iteration: int) -> None:
+        trainer = self.trainer
+        logger.info("Iteration %d was not finished: what is left of it is done now", iteration)
+        trainer.iter = trainer.storage.iter = iteration
+        for hook in trainer._hooks:
+            if isinstance(hook, (*_EVALUATIONS, UnfinishedStep, hooks.PeriodicWriter)):
+                hook.after_step()
+        trainer.iter = trainer.storage.iter = iteration + 1
+
+    def _forget_latest(self) -> None:
+        """Leave what a checkpoint has put into the event storage to the medians: it is written."""
+        self.trainer.storage.latest().clear()

@@ -1,0 +1,44 @@
+"""``metrics.json`` of a training that was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+
+
+def cut_metrics(path: str, start: int) -> None:
+    """Cut off the lines that a killed training has written of iterations from ``start`` on, which come again.
+
+    A line that it has written in part is cut off too. What was written by the evaluation at an end stays. With 0, where
+    another training begins, all whole lines stay.
+    """
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb+") as file:
+        place = end = 0
+        for line in file:
+            if start > 0 and _is_step_from(start, line):
+                break
+            place += len(line)
+            if line.endswith(b"}\n"):
+                end = place
+        file.truncate(end)
+
+
+def _is_step_from(start: int, line: bytes) -> bool:
+    iteration = re.search(rb'"iteration": (\d+)', line)
+    return iteration is not None and int(iteration[1]) >= start and b'"total_loss"' in line
+
+
+def written_names(path: str, iteration: int) -> set[str]:
+    """The names of what ``metrics.json`` has of an iteration."""
+    names: set[str] = set()
+    if os.path.isfile(path):
+        with open(path, "rb") as file:
+            for line in file:
+                if re.search(rb'"iteration": %d[,}]' % iteration, line):
+                    with suppress(ValueError):  # two lines in one, of a kill before this version
+                        names.update(json.loads(line))
+    return names
