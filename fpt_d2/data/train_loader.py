@@ -7,9 +7,9 @@ main process, so that those of the iterations before can be passed over without 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
@@ -17,14 +17,13 @@ from typing import Any, TypeAlias
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
-from detectron2.data.samplers import GroupedBatchSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .checks.image_files import header_size
+from .labels import UNREADABLE
 from .mapper import build_train_mapper
 from .random_state import random_numbers
-
-logger = logging.getLogger(__name__)
 
 Record: TypeAlias = "dict[str, Any]"
 Batches: TypeAlias = "Iterable[list[Record]]"
@@ -57,16 +56,18 @@ def resumable_loader(
         return batches
     # For the sampler and the mapped records in it.
     loader = build(num_workers=0, aspect_ratio_grouping=False)
-    groups = _landscapes(dataset) if aspect_ratio_grouping else [False] * len(dataset)
+    groups: list[bool | str] = _landscapes(dataset) if aspect_ratio_grouping else [False] * len(dataset)
     examples, batch_size = loader.dataset, loader.batch_size
     return TrainLoader(examples.dataset, examples.sampler, groups, batch_size, num_workers, loader.collate_fn)
 
 
-def _landscapes(records: list[Record]) -> list[bool]:
-    """Which records belong together, as Detectron2 has it. Images of unknown size are among the portraits."""
-    if not all("width" in record and "height" in record for record in records):
-        logger.info("Images of unknown width and height are put into batches with portraits")
-    return [record.get("width", 0) > record.get("height", 0) for record in records]
+def _landscapes(records: list[Record]) -> list[bool | str]:
+    """Of each record whether its image is wider than high, or if it has no size, the file that tells."""
+    has_size = [record.get("width") is not None and record.get("height") is not None for record in records]
+    return [
+        record["width"] > record["height"] if known else str(record.get("file_name", ""))
+        for record, known in zip(records, has_size)
+    ]
 
 
 class TrainLoader:
@@ -81,7 +82,7 @@ class TrainLoader:
         self,
         dataset: Dataset[Record],
         sampler: Sampler[int],
-        groups: list[bool],
+        groups: list[bool | str],
         batch_size: int,
         num_workers: int,
         collate_fn: Callable[[list[Record]], Any],
@@ -90,7 +91,8 @@ class TrainLoader:
         Args:
             dataset: maps an index to an example, with random numbers of numpy, Python or PyTorch.
             sampler: endless indices of this process, the same from each iterator.
-            groups: of each record; the examples of a batch are of one group.
+            groups: of each record whether it is a landscape, or the image file that tells. The examples of a batch are
+                all landscapes or all not.
             batch_size: number of examples in a batch.
             num_workers: processes that map examples; with 0, this one does.
             collate_fn: makes of a list of examples what is yielded.
@@ -120,10 +122,27 @@ class TrainLoader:
     def _order(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The index of each example, and the key of its random numbers."""
         rank = comm.get_rank()
-        batches = GroupedBatchSampler(self._sampler, self._groups, self._batch_size)
-        for number, batch in enumerate(islice(batches, self.start, None), self.start):
+        for number, batch in enumerate(islice(self._batches(), self.start, None), self.start):
             for position, index in enumerate(batch):
                 yield index, (self._seed, rank, number, position)
+
+    def _batches(self) -> Iterator[list[int]]:
+        buckets: dict[bool, list[int]] = {False: [], True: []}
+        for index in self._sampler:
+            group = self._groups[index]
+            if isinstance(group, str):
+                group = self._groups[index] = _is_landscape(group)
+            buckets[group].append(index)
+            if len(buckets[group]) == self._batch_size:
+                yield buckets[group]
+                buckets[group] = []
+
+
+def _is_landscape(path: str) -> bool:
+    with suppress(*UNREADABLE):  # which the mapper is going to say
+        width, height = header_size(path)
+        return width > height
+    return False
 
 
 class _Examples(Dataset[Record]):

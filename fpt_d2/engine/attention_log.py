@@ -28,13 +28,14 @@ class AttentionLog(HookBase):
     """Measures the branches of a model in every 20th iteration and in the last one; in the others it does nothing."""
 
     def __init__(self) -> None:
-        self._random = torch.Generator().manual_seed(0)  # its own: a training is the same with and without it
+        self._random = torch.Generator()  # its own: a training is the same with and without it
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._scalars: dict[str, Tensor] = {}
 
     def before_step(self) -> None:
         last = self.trainer.iter + 1
         if last % PERIOD == 0 or last == self.trainer.max_iter:
+            self._random.manual_seed(last)
             for name, branch in named_branches(self.trainer.model):
                 self._handles.append(branch.register_forward_hook(partial(self._measure, name)))
 

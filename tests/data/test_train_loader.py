@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
+from PIL import Image
 
 from fpt_d2.data import TrainLoader, resumable_loader
 from fpt_d2.data.random_state import random_numbers, seed_all
@@ -94,9 +96,17 @@ def test_processes_share_the_images_and_draw_numbers_of_their_own(rank: int, mon
     assert not drawn[0] & drawn[1]
 
 
-def test_images_of_unknown_size_are_batched_too() -> None:
-    records = [{"image_id": i} for i in range(11)]
-    assert ids(read(4, dataset=records)) == ids(read(4, aspect_ratio_grouping=False))
+def test_images_without_a_size_are_looked_at(tmp_path: Path) -> None:
+    records = [{"image_id": r["image_id"], "file_name": str(tmp_path / f"{r['image_id']}.jpg")} for r in RECORDS]
+    for index, (record, known) in enumerate(zip(records, RECORDS)):
+        image = Image.new("RGB", (known["width"], known["height"]))
+        turned = Image.Exif()
+        if index % 2:  # as a camera held upright writes it
+            image, turned[0x0112] = image.transpose(Image.Transpose.TRANSPOSE), 6
+        image.save(record["file_name"], exif=turned)
+    assert ids(read(9, dataset=records)) == ids(read(9))
+    (tmp_path / "0.jpg").write_bytes(b"")
+    assert len(read(9, dataset=records)) == 9
 
 
 def test_a_data_set_that_is_no_list_is_detectron2s_business() -> None:

@@ -70,6 +70,27 @@ def test_a_training_going_on_and_evaluating_it(tool: ModuleType, out: Path, caps
     assert not list((out / "evaluated").glob("model_*"))
 
 
+def test_going_on_gives_the_losses_of_a_training_that_was_not_stopped(tool: ModuleType, out: Path) -> None:
+    arguments = words(
+        out, "train.max_iter=4", "train.checkpointer.period=2", "train.log_period=1", "train.eval_period=0"
+    )
+    tool.main(arguments)
+    whole = losses(out)
+    (out / "last_checkpoint").write_text("model_0000001.pth")
+    tool.main([*arguments[:2], "--resume", *arguments[2:]])
+    assert sorted(whole) == [0, 1, 2, 3]
+    assert losses(out) == {iteration: pytest.approx(values, abs=1e-6) for iteration, values in whole.items()}
+
+
+def losses(out: Path) -> dict[int, dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    return {
+        line["iteration"]: {name: value for name, value in line.items() if "loss" in name}
+        for line in lines
+        if "total_loss" in line
+    }
+
+
 @pytest.mark.parametrize(
     ("pairs", "sentence"),
     [

@@ -110,6 +110,13 @@ def _read(path: str, expected: tuple[float, float]) -> _ImageFile:
         return _ImageFile(*_turned(image.size, image.getexif()), notes)
 
 
+def header_size(path: str) -> tuple[int, int]:
+    """As :func:`image_size`, by the header alone: the file may be cut short."""
+    with PathManager.open(path, "rb") as file, open_image(file) as image:
+        size, _ = _turned(image.size, Image.Image.getexif(image))
+        return size
+
+
 def _notes(image: Image.Image) -> Iterator[str]:
     if image.mode == "F":
         yield "image of floats, read as 0 to 1 or, where the largest is 16 to 255, as 0 to 255"
