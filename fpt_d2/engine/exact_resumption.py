@@ -159,17 +159,15 @@ class UnfinishedStep(HookBase):
         self._path = os.path.join(folder, "metrics.json")
 
     def before_train(self) -> None:
-        start = self.trainer.start_iter
+        start, is_over = self.trainer.start_iter, self.trainer.start_iter >= self.trainer.max_iter
         if start == 0:
             return
-        if start < self.trainer.max_iter:
-            written: set[str] = comm.all_gather(written_names(self._path, start - 1))[0]
-            if "total_loss" in written:
-                self._forget_latest()
-            is_written = "total_loss" in written or start % self._write_period != 0
-            if not is_written or (self._is_evaluated_after(start) and _EVALUATED not in written):
-                self._finish(start - 1)
-        self._forget_latest()
+        written: set[str] = comm.all_gather(written_names(self._path, start - 1))[0]
+        is_written = is_over or "total_loss" in written or start % self._write_period != 0
+        if is_written:  # what the checkpoint has put there: it is left to the medians
+            self.trainer.storage.latest().clear()
+        if not is_over and not (is_written and (_EVALUATED in written or not self._is_evaluated_after(start))):
+            self._finish(start - 1)
 
     def after_step(self) -> None:
         if self._is_evaluated_after(self.trainer.iter + 1):
@@ -186,7 +184,3 @@ class UnfinishedStep(HookBase):
             if isinstance(hook, (*_EVALUATIONS, UnfinishedStep, hooks.PeriodicWriter)):
                 hook.after_step()
         trainer.iter = trainer.storage.iter = iteration + 1
-
-    def _forget_latest(self) -> None:
-        """Leave what a checkpoint has put into the event storage to the medians: it is written."""
-        self.trainer.storage.latest().clear()

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
-from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.events import EventStorage, JSONWriter, get_event_storage
 
 from fpt_d2.data import TrainLoader, resumable_loader
 from fpt_d2.engine import Trainer, setup
-from fpt_d2.engine.exact_resumption import ExactResumption
+from fpt_d2.engine.exact_resumption import ExactResumption, UnfinishedStep
 from fpt_d2.engine.metrics import cut_metrics, written_names
 
 Steps = dict[int, tuple[list[Any], dict[str, float]]]
@@ -141,3 +141,45 @@ def test_what_is_not_resumed_exactly_is_said(saved, own_loader, says, tmp_path: 
     said = " ".join(r.message for r in caplog.records if r.name == "fpt_d2.engine.exact_resumption")
     assert says in said and bool(said) == bool(says)
     assert not isinstance(loader, TrainLoader) or loader.start == (0 if own_loader else 3)
+
+
+LINES = {"losses": '"total_loss": 1', "evaluation": '"evaluated": 1, "total_loss": 1'}
+
+
+@pytest.mark.parametrize(
+    ("start", "lines", "evaluates", "writes"),
+    [
+        (40, [], True, {"bbox/AP", "total_loss", "evaluated", "iteration"}),  # killed after the checkpoint
+        (40, ["losses"], True, {"bbox/AP", "evaluated", "iteration"}),  # Ctrl-C in the evaluation
+        (40, ["evaluation"], False, set()),
+        (20, [], False, {"total_loss", "iteration"}),
+        (20, ["losses"], False, set()),
+        (30, [], False, set()),
+    ],
+)
+def test_the_end_of_a_step_is_made_up_for(start, lines, evaluates, writes, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("".join(f'{{{LINES[line]}, "iteration": {start - 1}}}\n' for line in lines))
+    calls: list[int] = []
+    evaluation = hooks.EvalHook(40, lambda: calls.append(trainer.iter) or {"bbox": {"AP": 3.0}})
+    step = UnfinishedStep(40, 20, str(tmp_path))
+    trainer = SimpleNamespace(start_iter=start, iter=start, max_iter=90, storage=EventStorage(start))
+    with trainer.storage:
+        trainer._hooks = [evaluation, step, hooks.PeriodicWriter([JSONWriter(str(path))], 20)]
+        for hook in trainer._hooks:
+            hook.trainer = trainer
+        trainer.storage.put_scalar("total_loss", 1, cur_iter=start - 1)
+        step.before_train()
+    written = path.read_text().splitlines()[len(lines) :]
+    assert calls == [start - 1] * evaluates and trainer.iter == trainer.storage.iter == start
+    assert {name for line in written for name in json.loads(line)} == writes
+    assert all(json.loads(line)["iteration"] == start - 1 for line in written)
+
+
+def test_an_evaluation_made_up_for_between_two_lines_is_in_the_next(tmp_path: Path) -> None:
+    evaluation, step = hooks.EvalHook(10, lambda: {"bbox": {"AP": 3.0}}), UnfinishedStep(10, 20, str(tmp_path))
+    trainer = SimpleNamespace(start_iter=10, max_iter=90, storage=EventStorage(10), _hooks=[evaluation, step])
+    evaluation.trainer = step.trainer = trainer
+    trainer.storage.put_scalar("total_loss", 1, cur_iter=9)
+    step.before_train()
+    assert trainer.storage.latest() == {"bbox/AP": (3.0, 9), "evaluated": (1.0, 9)}
