@@ -132,12 +132,12 @@ def _precise_bn_loaders(trainer: Any) -> list[tuple[Any, int]]:
 
 
 def _recent(trainer: Any) -> dict[str, tuple[bool, list[tuple[float, int]]]]:
-    """What the iteration has put into the event storage: by name whether it is smoothed, and its last values."""
+    """What the last iterations have put into the event storage: by name whether it is smoothed, and the values."""
     storage = getattr(trainer, "storage", None)
     if storage is None:
         return {}
     # Times are of this process, not of the one that goes on.
-    names = [name for name, (_, iteration) in storage.latest().items() if iteration == trainer.iter]
+    names = [name for name, (_, iteration) in storage.latest().items() if iteration > trainer.iter - WINDOW]
     names = [name for name in names if "time" not in name and name not in _OWN]
     return {name: (storage.smoothing_hints()[name], storage.history(name).values()[-WINDOW:]) for name in names}
 
@@ -162,10 +162,9 @@ class UnfinishedStep(HookBase):
         start, is_over = self.trainer.start_iter, self.trainer.start_iter >= self.trainer.max_iter
         if start == 0:
             return
+        self._forget_written()
         written: set[str] = comm.all_gather(written_names(self._path, start - 1))[0]
-        is_written = is_over or "total_loss" in written or start % self._write_period != 0
-        if is_written:  # what the checkpoint has put there: it is left to the medians
-            self.trainer.storage.latest().clear()
+        is_written = "total_loss" in written or start % self._write_period != 0
         if not is_over and not (is_written and (_EVALUATED in written or not self._is_evaluated_after(start))):
             self._finish(start - 1)
 
@@ -175,6 +174,14 @@ class UnfinishedStep(HookBase):
 
     def _is_evaluated_after(self, steps: int) -> bool:
         return self._eval_period > 0 and steps % self._eval_period == 0 and steps != self.trainer.max_iter
+
+    def _forget_written(self) -> None:
+        """Leave to the medians what the checkpoint has put into the event storage and is in metrics.json."""
+        latest = self.trainer.storage.latest()
+        written = {iteration: written_names(self._path, iteration) for _, iteration in latest.values()}
+        for name, (_, iteration) in list(latest.items()):
+            if name in written[iteration]:
+                del latest[name]
 
     def _finish(self, iteration: int) -> None:
         trainer = self.trainer

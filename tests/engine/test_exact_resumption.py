@@ -182,4 +182,4 @@ def test_an_evaluation_made_up_for_between_two_lines_is_in_the_next(tmp_path: Pa
     evaluation.trainer = step.trainer = trainer
     trainer.storage.put_scalar("total_loss", 1, cur_iter=9)
     step.before_train()
-    assert trainer.storage.latest() == {"bbox/AP": (3.0, 9), "evaluated": (1.0, 9)}
+    assert trainer.storage.latest() == {"total_loss": (1.0, 9), "bbox/AP": (3.0, 9), "evaluated": (1.0, 9)}
