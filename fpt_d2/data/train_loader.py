@@ -21,7 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .checks.image_files import header_size
-from .labels import UNREADABLE
+from .images import UNDECODABLE
 from .mapper import build_train_mapper
 from .random_state import random_numbers
 
@@ -139,7 +139,7 @@ class TrainLoader:
 
 
 def _is_landscape(path: str) -> bool:
-    with suppress(*UNREADABLE):  # which the mapper is going to say
+    with suppress(*UNDECODABLE):  # which the mapper is going to say
         width, height = header_size(path)
         return width > height
     return False
