@@ -11,4 +11,6 @@ def forget_loggers() -> None:
     """Let the next program of this process set up its own."""
     setup_logger.cache_clear()
     for name in ("detectron2", "fvcore", "fpt_d2"):
-        logging.getLogger(name).handlers.clear()
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True

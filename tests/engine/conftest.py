@@ -70,7 +70,8 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_loggers() -> Iterator[None]:
-    """Without it every training would write to the log files of all before it."""
+    """Without it every training would write to the log files of all before it, and what is logged would not be seen."""
+    forget_loggers()
     yield
     forget_loggers()
 
