@@ -2,6 +2,7 @@
 """Train or evaluate a model under Detectron2.
 
 python train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml --num-gpus 8
+python train_net.py --config-file ... --check      # what that would be
 python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_final.pth
 """
 
@@ -30,6 +31,11 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 def main() -> None:
     args = training_parser().parse_args()
     check_config_file(args.config_file)
+    if args.check:
+        from fpt_d2.engine.dry_run import dry_run
+
+        print(dry_run(args))
+        return
     from fpt_d2.engine import launch  # now, because it takes seconds, which --help and a wrong path need not wait for
 
     launch(run, args)

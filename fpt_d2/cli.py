@@ -68,6 +68,9 @@ def training_parser(examples: str = _EXAMPLES) -> argparse.ArgumentParser:
     parser.add_argument("--config-file", default="", metavar="FILE", help="the config")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the output folder")
     parser.add_argument("--eval-only", action="store_true", help="evaluate the weights, do not train")
+    parser.add_argument(
+        "--check", action="store_true", help="say what would run, after a few iterations; write nothing"
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on each machine, each with its own GPU")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")

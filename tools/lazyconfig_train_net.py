@@ -22,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from fpt_d2.engine import launch  # now, because it takes seconds, which --help need not wait for
     from fpt_d2.engine.lazy import check_lazy_config, run_lazy
 
+    if args.check:
+        check_lazy_config(args)
+        print("All checks passed")
+        return
     launch(run_lazy, args, check_lazy_config)
 
 

@@ -44,7 +44,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
             _check_norms(model, args.num_gpus * args.num_machines)
         _check_training(cfg, args)
         if not cfg.DEBUG.ENABLED:
-            check_output_dir(cfg.OUTPUT_DIR, resume=args.resume, key="OUTPUT_DIR")
+            check_output_dir(cfg.OUTPUT_DIR, resume=args.resume, key="OUTPUT_DIR", make=not is_dry(args))
     _check_weights(cfg, args)
     check_datasets(cfg, eval_only=args.eval_only)
     _check_testing(cfg)
@@ -147,18 +147,27 @@ def _check_batch(cfg: CfgNode, processes: int) -> None:
     )
 
 
-def check_output_dir(folder: str, *, resume: bool, key: str) -> None:
-    """Make the folder of a training's output, whose name in the config is ``key``.
+def is_dry(args: argparse.Namespace) -> bool:
+    """Whether nothing is to be written: ``--check``, which Detectron2's own parser does not have."""
+    return getattr(args, "check", False)
+
+
+def check_output_dir(folder: str, *, resume: bool, key: str, make: bool = True) -> None:
+    """Make the folder of a training's output, whose name in the config is ``key``; without ``make`` only look.
 
     Raises:
         ConfigError: it cannot be made or written to, or holds a training that would be written over without ``resume``.
     """
+    above = os.path.abspath(folder)
     try:
-        os.makedirs(folder, exist_ok=True)
-        names = os.listdir(folder)
+        if make:
+            os.makedirs(folder, exist_ok=True)
+        names = os.listdir(folder) if make or os.path.exists(folder) else []
     except OSError as error:
         raise ConfigError(f"{key} {folder} cannot be made: {error.strerror}") from error
-    require(os.access(folder, os.W_OK), f"{key} {folder} cannot be written to: choose another folder")
+    while not os.path.exists(above):
+        above = os.path.dirname(above)
+    require(os.access(above, os.W_OK), f"{key} {folder} cannot be written to: choose another folder")
     trained = "last_checkpoint" in names or any(n.startswith("model_") and n.endswith(".pth") for n in names)
     require(
         resume or not trained,

@@ -24,7 +24,7 @@ from ..data import InstanceMapper, check_instance_datasets, resumable_loader
 from ..data.random_state import random_numbers
 from ..errors import ConfigError
 from .checkpoint import SafeCheckpointer
-from .checks import check_device, check_output_dir, check_precision, last_checkpoint, require
+from .checks import check_device, check_output_dir, check_precision, is_dry, last_checkpoint, require
 from .exact_resumption import ExactResumption, UnfinishedStep, training_seed
 from .hooks import SaveOnInterrupt
 from .optimizer import make_resumable
@@ -87,7 +87,7 @@ def check_lazy_config(args: argparse.Namespace) -> str:
         find_weights(weights, allow_pickle=train.weights_allow_pickle, key="train.weights_allow_pickle")
     _check_datasets(cfg, eval_only=args.eval_only)
     if not args.eval_only:
-        check_output_dir(train.output_dir, resume=args.resume, key="train.output_dir")
+        check_output_dir(train.output_dir, resume=args.resume, key="train.output_dir", make=not is_dry(args))
     return str(train.device)
 
 

@@ -44,10 +44,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def check_arguments(args: argparse.Namespace) -> str:
     """Check the config that the command line names, and return the device of its model. Raises UserError."""
+    return str(checked_config(args).MODEL.DEVICE)
+
+
+def checked_config(args: argparse.Namespace) -> CfgNode:
+    """The config that the command line names, not frozen, after all checks of it. Raises UserError."""
     cfg = _registered_config(args)
     check_config(cfg, args)
     check_optimizer_state(cfg, args)
-    return str(cfg.MODEL.DEVICE)
+    return cfg
 
 
 def launch(

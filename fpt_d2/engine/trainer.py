@@ -149,9 +149,7 @@ class Trainer(DefaultTrainer):
         Raises:
             WeightsError: the weights are not those of the whole model.
         """
-        model = cls.build_model(cfg)
-        checkpointer = FPTCheckpointer(model, cfg.OUTPUT_DIR, whole=True, input_format=cfg.INPUT.FORMAT)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        model = cls.load_trained(cfg, resume=resume)
         results = cls.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             results.update(cls.test_with_TTA(cfg, model))
@@ -160,6 +158,14 @@ class Trainer(DefaultTrainer):
             Path(cfg.OUTPUT_DIR, "evaluation.json").write_text(text + "\n", encoding="utf-8")
             verify_results(cfg, results)
         return results
+
+    @classmethod
+    def load_trained(cls, cfg: CfgNode, *, resume: bool = False) -> nn.Module:
+        """The model of ``cfg`` with its trained weights, as :meth:`evaluate` says. Raises WeightsError as that does."""
+        model: nn.Module = cls.build_model(cfg)
+        checkpointer = FPTCheckpointer(model, cfg.OUTPUT_DIR, whole=True, input_format=cfg.INPUT.FORMAT)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        return model
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None) -> Results:
