@@ -9,6 +9,7 @@ python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_fin
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from fpt_d2.cli import RESUMABLE, exit_on_user_errors, training_parser
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """The work of one process."""
     from fpt_d2.engine import Trainer, setup
 
-    cfg = setup(args)
+    cfg = setup(args, Trainer)
     if args.eval_only:
         return Trainer.evaluate(cfg, resume=args.resume)
     trainer = Trainer(cfg)
@@ -36,9 +37,10 @@ def main() -> None:
 
         print(dry_run(args))
         return
-    from fpt_d2.engine import launch  # now, because it takes seconds, which --help and a wrong path need not wait for
+    # Now, because it takes seconds, which --help and a wrong path need not wait for.
+    from fpt_d2.engine import Trainer, check_arguments, launch
 
-    launch(run, args)
+    launch(run, args, partial(check_arguments, trainer=Trainer))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config import SEMANTIC_SEGMENTATION, add_fpt_config
 from .config_path import check_config_file, did_you_mean
+from .config_values import check_values, flat
 from .errors import ConfigError
 
 
@@ -30,14 +31,22 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         The config, not frozen.
 
     Raises:
-        ConfigError: no such file, a key that does not exist, or a value of another type.
+        ConfigError: no such file, a key that does not exist, or a value of another type or out of its range.
     """
+    cfg = merged_config(config_file, opts)
+    _check_types(cfg)
+    check_values(cfg)
+    return cfg
+
+
+def merged_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """As :func:`read_config`, but of values only the types are checked, as far as Detectron2 does that."""
     check_config_file(config_file)
     origin = f"The config file {config_file}"
     content, cfg = _load(config_file, origin), get_default_config()
     _add_projects(cfg, content.get("MODEL"), origin)
     if content.get("VERSION", cfg.VERSION) == cfg.VERSION:  # Detectron2 translates the keys of an older one
-        _check_keys(_flat(content), cfg, origin)
+        _check_keys(flat(content), cfg, origin)
     with _named(origin):
         cfg.merge_from_file(config_file, allow_unsafe=False)
     _check_keys(dict.fromkeys(opts[::2]), cfg, "The command line")
@@ -45,7 +54,6 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise ConfigError(f"The command line is wrong: {opts[-1]} has no value, keys and values come in pairs")
     with _named("The command line"):
         cfg.merge_from_list(list(opts))
-    _check_types(cfg)
     return cfg
 
 
@@ -85,7 +93,7 @@ def _missing(project: str) -> str:
 
 
 def _check_keys(given: Mapping[str, Any], cfg: CfgNode, origin: str) -> None:
-    known = _flat(cfg)
+    known = flat(cfg)
     for key, value in given.items():
         if key not in known and not cfg.key_is_renamed(key) and not cfg.key_is_deprecated(key):
             hint = did_you_mean(key, known)
@@ -99,8 +107,8 @@ def _check_keys(given: Mapping[str, Any], cfg: CfgNode, origin: str) -> None:
 
 def _check_types(cfg: CfgNode) -> None:
     """Refuse what yacs lets through: None for any value, and anything within a list."""
-    defaults = _flat(get_default_config())
-    for key, value in _flat(cfg).items():
+    defaults = flat(get_default_config())
+    for key, value in flat(cfg).items():
         default = defaults.get(key)
         if value is None and default is not None:
             raise ConfigError(f"{key} is None; allowed: a value of type {type(default).__name__}")
@@ -109,16 +117,6 @@ def _check_types(cfg: CfgNode) -> None:
                 if default and all(isinstance(x, kind) for x in default):
                     if not all(isinstance(x, kind) for x in value):
                         raise ConfigError(f"{key} is {value!r}; allowed: {words}")
-
-
-def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """All keys by their full names, sections included."""
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found[f"{prefix}{key}"] = value
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-    return found
 
 
 @contextmanager

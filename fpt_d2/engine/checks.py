@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -14,23 +17,33 @@ from torch import nn
 from ..checkpoint import find_weights
 from ..checkpoint.files import read_weights
 from ..config import SEMANTIC_SEGMENTATION
-from ..data import check_datasets, check_input_config
+from ..data import check_datasets
 from ..data.labels import flipped_classes
-from ..errors import ConfigError, UserError
-from ..evaluation import check_evaluator, metric_names
+from ..errors import ConfigError
+from ..evaluation import check_evaluator, has_rotated_boxes, metric_names
 from ..evaluation.coco import check_api
 from ..modeling import check_model
 from ..modeling.keys import arguments_from
 from ..modeling.sem_seg import SlidingWindow
+from .building import built
 from .optimizer import build_optimizer, check_optimizer
+from .parts import check_parts, is_ours
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+# Whether Detectron2 has its operators in C++ and CUDA; the package that stands in for it does not.
+HAS_COMPILED = importlib.util.find_spec("detectron2._C") is not None
+_COMPILED = "needs Detectron2's compiled operators, and this Detectron2 comes without: build it from its sources"
 
 
-def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
+def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] | None = None) -> None:
     """Check that what the config and the command line ask for can be done here.
 
     Args:
         cfg: with its data sets registered.
         args: of :func:`fpt_d2.cli.training_parser`.
+        trainer: the class that is going to train. What a trainer can override is checked only where it is known.
 
     Raises:
         UserError: something that the user can mend.
@@ -38,18 +51,20 @@ def check_config(cfg: CfgNode, args: argparse.Namespace) -> None:
     check_device(cfg.MODEL.DEVICE, args.num_gpus, key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
     check_precision(cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED and not args.eval_only, key="SOLVER.AMP.ENABLED")
     check_api(cfg.TEST.COCO_EVAL)
-    model = check_that_model_builds(cfg)
+    check_operators(cfg, trains=not args.eval_only)
+    model = check_that_model_builds(cfg, args.config_file)
     if not args.eval_only:
         if device_type(cfg.MODEL.DEVICE) == "cpu":
             _check_norms(model, args.num_gpus * args.num_machines)
         _check_training(cfg, args)
         if not cfg.DEBUG.ENABLED:
             check_output_dir(cfg.OUTPUT_DIR, resume=args.resume, key="OUTPUT_DIR", make=not is_dry(args))
+    _check_testing(cfg)
+    if trainer is not None:
+        check_parts(cfg, model, trainer, args.config_file, is_eval=args.eval_only)
+        check_evaluation(cfg, trainer, is_eval=args.eval_only)
     _check_weights(cfg, args)
     check_datasets(cfg, eval_only=args.eval_only)
-    _check_testing(cfg)
-    if not args.eval_only and cfg.TEST.BEST_METRIC:
-        _check_best_metric(cfg)
 
 
 def require(fine: bool, sentence: str) -> None:
@@ -63,19 +78,24 @@ def check_device(device: str, num_gpus: int, *, key: str, on_cpu: str) -> None:
 
     ``key`` is its name in the config, ``on_cpu`` what to write on the command line for the CPU.
     """
+    require(num_gpus > 0, f"--num-gpus is {num_gpus}; allowed: a positive number, 1 with {on_cpu} for the CPU")
     if device_type(device, key) != "cuda":
         return
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     require(found > 0, f"{key} is {device}, but PyTorch finds no GPU here: add {on_cpu} to run on the CPU")
     require(num_gpus <= found, f"--num-gpus is {num_gpus}, but PyTorch finds {found} GPUs here: ask for no more")
+    index = torch.device(device).index or 0
+    require(index < found, f"{key} is {device}, but PyTorch finds {found} GPUs here, numbered from 0")
 
 
 def device_type(device: str, key: str = "MODEL.DEVICE") -> str:
     """``"cuda"`` of ``"cuda:1"``; a ConfigError where PyTorch does not know the device."""
     try:
-        return torch.device(device).type
+        name = torch.device(device).type
     except RuntimeError as error:
         raise ConfigError(f"{key} is {device!r}, which PyTorch does not know; it knows cuda and cpu") from error
+    require(name in ("cuda", "cpu"), f"{key} is {device!r}, on which Detectron2 does not run; allowed: 'cuda', 'cpu'")
+    return name
 
 
 def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
@@ -86,21 +106,31 @@ def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
     )
 
 
-def check_that_model_builds(cfg: CfgNode) -> nn.Module | None:
+def check_operators(cfg: CfgNode, *, trains: bool) -> None:
+    """Raises ConfigError if the model needs operators that this Detectron2 does not have on the device."""
+    resnets, is_cpu = cfg.MODEL.RESNETS, device_type(cfg.MODEL.DEVICE) == "cpu"
+    if any(resnets.DEFORM_ON_PER_STAGE) and is_cpu:
+        key = f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {resnets.DEFORM_ON_PER_STAGE}"
+        is_plain = not resnets.DEFORM_MODULATED and resnets.DEFORM_NUM_GROUPS == 1
+        require(
+            not trains and is_plain, f"{key}, and Detectron2's deformable convolutions need a GPU for that: set none"
+        )
+    elif any(resnets.DEFORM_ON_PER_STAGE):
+        require(HAS_COMPILED, f"MODEL.RESNETS.DEFORM_ON_PER_STAGE {_COMPILED}")
+    require(HAS_COMPILED or not has_rotated_boxes(cfg), f"A model of rotated boxes (RRPN, RROIHeads) {_COMPILED}")
+
+
+def check_that_model_builds(cfg: CfgNode, config_file: str = "") -> nn.Module | None:
     """Raises ConfigError if the model of ``cfg``, or the windows that it sees, cannot be built.
 
-    That takes neither memory nor weights. Returns the model, without values, where it could be built so.
+    That takes neither memory nor weights. Returns the model, without values, where it could be built so. For
+    ``config_file`` see :func:`.building.built`.
     """
-    try:
-        model = check_model(cfg)
-        if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
-            check_input_config(cfg)
-            with arguments_from("TEST.SLIDING_WINDOW"):
-                SlidingWindow(nn.Module(), size=cfg.TEST.SLIDING_WINDOW.SIZE, stride=cfg.TEST.SLIDING_WINDOW.STRIDE)
-    except UserError:
-        raise
-    except ValueError as error:  # of a constructor, about a value of the user's
-        raise ConfigError(str(error)) from error
+    name = f"The model ({cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME})"
+    model = built(name, check_model, cfg, config_file)
+    if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
+        with arguments_from("TEST.SLIDING_WINDOW"):
+            SlidingWindow(nn.Module(), size=cfg.TEST.SLIDING_WINDOW.SIZE, stride=cfg.TEST.SLIDING_WINDOW.STRIDE)
     return model
 
 
@@ -113,14 +143,10 @@ def _check_norms(model: nn.Module | None, processes: int) -> None:
 
 
 def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
-    test, mask_format, evaluates = cfg.TEST, cfg.INPUT.MASK_FORMAT, bool(cfg.DATASETS.TEST)
+    test, evaluates = cfg.TEST, bool(cfg.DATASETS.TEST)
     require(bool(cfg.DATASETS.TRAIN), "DATASETS.TRAIN is empty: name the data sets to train on")
     _check_batch(cfg, args.num_gpus * args.num_machines)
     check_optimizer(cfg)
-    require(
-        not cfg.MODEL.MASK_ON or mask_format in ("polygon", "bitmask"),
-        f"INPUT.MASK_FORMAT is {mask_format!r}; allowed: 'polygon', 'bitmask'",
-    )
     require(
         not test.BEST_METRIC or (evaluates and test.EVAL_PERIOD > 0),
         "TEST.BEST_METRIC needs evaluations: set DATASETS.TEST, and TEST.EVAL_PERIOD above 0",
@@ -137,8 +163,6 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 def _check_batch(cfg: CfgNode, processes: int) -> None:
     batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
-    require(reference >= 0, f"SOLVER.REFERENCE_WORLD_SIZE is {reference}; allowed: 0 (off) or more")
-    require(batch > 0, f"SOLVER.IMS_PER_BATCH is {batch}; allowed: a positive number")
     uses_reference = reference > 0 and not cfg.DEBUG.ENABLED
     among = f"the {reference} processes of SOLVER.REFERENCE_WORLD_SIZE" if uses_reference else f"{processes} processes"
     require(
@@ -208,8 +232,6 @@ def check_optimizer_state(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def _check_testing(cfg: CfgNode) -> None:
-    for dataset in cfg.DATASETS.TEST:
-        check_evaluator(dataset)
     name, test = cfg.MODEL.META_ARCHITECTURE, cfg.TEST
     is_semantic = name == SEMANTIC_SEGMENTATION
     if test.AUG.ENABLED:
@@ -225,11 +247,48 @@ def _check_testing(cfg: CfgNode) -> None:
         require(is_semantic or not on[key], f"TEST.{key} needs a {SEMANTIC_SEGMENTATION}, not {name}")
 
 
+def check_evaluation(cfg: CfgNode, trainer: type[Trainer], *, is_eval: bool = False) -> None:
+    """Check what would fail only after the training: the evaluators, and the names of metrics.
+
+    Raises:
+        ConfigError: a data set cannot be evaluated, or a key names what is not measured. Not for a ``trainer`` with
+            evaluators of its own.
+    """
+    if not is_ours(trainer, "build_evaluator"):
+        return
+    for dataset in cfg.DATASETS.TEST:
+        check_evaluator(cfg, dataset)
+    if not is_eval and cfg.TEST.BEST_METRIC:
+        _check_best_metric(cfg)
+    if cfg.TEST.EXPECTED_RESULTS and not cfg.DEBUG.ENABLED:
+        _check_expected_results(cfg, is_eval=is_eval)
+
+
+def _check_expected_results(cfg: CfgNode, *, is_eval: bool) -> None:
+    names = list(dict.fromkeys(cfg.DATASETS.TEST))
+    require(len(names) == 1, f"TEST.EXPECTED_RESULTS needs one data set in DATASETS.TEST, which are {names}")
+    known = metric_names(cfg, names[0]) or ()
+    for task, metric, *_ in cfg.TEST.EXPECTED_RESULTS if known else ():
+        # What is augmented is not among the results that a training verifies.
+        plain = task.removesuffix("_TTA") if is_eval and cfg.TEST.AUG.ENABLED else task
+        fine = is_metric(f"{plain}/{metric}", known)
+        require(fine, f"TEST.EXPECTED_RESULTS names {task}/{metric}, which is not evaluated; allowed: {_shown(known)}")
+
+
 def _check_best_metric(cfg: CfgNode) -> None:
     names = list(dict.fromkeys(cfg.DATASETS.TEST))
     known = [
         f"{name}/{metric}" if len(names) > 1 else metric for name in names for metric in metric_names(cfg, name) or ()
     ]
-    metric, shown = cfg.TEST.BEST_METRIC, ", ".join(f"{k}CLASS" if k.endswith("-") else k for k in known)
-    is_known = metric in known or any(k.endswith("-") and metric.startswith(k) for k in known)
-    require(is_known or not known, f"TEST.BEST_METRIC is {metric!r}, which is not evaluated; allowed: {shown}")
+    metric = cfg.TEST.BEST_METRIC
+    fine = not known or is_metric(metric, known)
+    require(fine, f"TEST.BEST_METRIC is {metric!r}, which is not evaluated; allowed: {_shown(known)}")
+
+
+def is_metric(metric: str, known: Sequence[str]) -> bool:
+    """Whether a metric is among those known, of which one that ends in "-" is of any class."""
+    return metric in known or any(name.endswith("-") and metric.startswith(name) for name in known)
+
+
+def _shown(known: Sequence[str]) -> str:
+    return ", ".join(f"{name}CLASS" if name.endswith("-") else name for name in known)

@@ -45,7 +45,7 @@ def dry_run(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> str:
     Raises:
         UserError: something that the user can mend.
     """
-    cfg, processes = checked_config(args), args.num_gpus * args.num_machines
+    cfg, processes = checked_config(args, trainer), args.num_gpus * args.num_machines
     if cfg.DEBUG.ENABLED:
         use_debug_settings(cfg)
     folder, last = cfg.OUTPUT_DIR, last_checkpoint(cfg.OUTPUT_DIR) if args.resume else ""

@@ -17,13 +17,15 @@ from ..config_file import read_config
 from ..data import register_from_config
 from .checks import check_config, check_optimizer_state
 from .debug import use_debug_settings
+from .trainer import Trainer
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace, trainer: type[Trainer] | None = None) -> CfgNode:
     """Read and check the config, and set this process up as Detectron2 does: logging, seed, folder of the output.
 
     Args:
         args: of :func:`fpt_d2.cli.training_parser`.
+        trainer: the class that is going to train; where it is given, what it builds is tried, too.
 
     Returns:
         The config, frozen.
@@ -33,7 +35,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = _registered_config(args)
     if comm.get_world_size() == 1:  # otherwise launch() has done it
-        check_config(cfg, args)
+        check_config(cfg, args, trainer)
     if cfg.DEBUG.ENABLED:
         use_debug_settings(cfg)
     cfg.freeze()
@@ -42,15 +44,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def check_arguments(args: argparse.Namespace) -> str:
+def check_arguments(args: argparse.Namespace, trainer: type[Trainer] | None = None) -> str:
     """Check the config that the command line names, and return the device of its model. Raises UserError."""
-    return str(checked_config(args).MODEL.DEVICE)
+    return str(checked_config(args, trainer).MODEL.DEVICE)
 
 
-def checked_config(args: argparse.Namespace) -> CfgNode:
+def checked_config(args: argparse.Namespace, trainer: type[Trainer] | None = None) -> CfgNode:
     """The config that the command line names, not frozen, after all checks of it. Raises UserError."""
     cfg = _registered_config(args)
-    check_config(cfg, args)
+    check_config(cfg, args, trainer)
     check_optimizer_state(cfg, args)
     return cfg
 

@@ -27,6 +27,7 @@ from ..data.random_state import random_numbers
 from ..evaluation import build_evaluator
 from .attention_log import AttentionLog
 from .checkpoint import SafeCheckpointer
+from .checks import check_evaluation
 from .exact_resumption import WINDOW, ExactResumption, UnfinishedStep, training_seed
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
 from .inference import tta_config, with_sliding_window, with_tta
@@ -49,6 +50,7 @@ class Trainer(DefaultTrainer):
         """
         # Not DefaultTrainer's constructor: it gives DDP a GPU for a model on the CPU too, and has a fixed checkpointer.
         super(DefaultTrainer, self).__init__()
+        check_evaluation(cfg, type(self))  # a trainer of one's own is not known before
         self.cfg = cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -149,6 +151,7 @@ class Trainer(DefaultTrainer):
         Raises:
             WeightsError: the weights are not those of the whole model.
         """
+        check_evaluation(cfg, cls, is_eval=True)
         model = cls.load_trained(cfg, resume=resume)
         results = cls.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:

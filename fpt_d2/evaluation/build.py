@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import detectron2.evaluation as d2
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 
 from ..data.labels import read_labels
 from ..errors import ConfigError
@@ -25,7 +25,14 @@ def _load_labels(path: str, dtype: Any) -> np.ndarray:
     return read_labels(path).astype(dtype)
 
 
+def has_rotated_boxes(cfg: CfgNode) -> bool:
+    """Whether the model predicts (centre x, centre y, width, height, angle)."""
+    return bool({"RROIHeads", "RRPN"} & {cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.PROPOSAL_GENERATOR.NAME})
+
+
 def _coco(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:
+    if has_rotated_boxes(cfg):
+        return d2.RotatedCOCOEvaluator(name, output_dir=folder)
     evaluator = ContextCOCOEvaluator if MetadataCatalog.get(name).get("context_classes", None) else COCOEvaluator
     sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
     return evaluator(name, output_dir=folder, kpt_oks_sigmas=sigmas, api=cfg.TEST.COCO_EVAL)
@@ -48,13 +55,16 @@ class _Evaluation(NamedTuple):
         build: (config, name of the data set, output folder) -> evaluator.
         metrics: what it measures, by task; after a "-" comes a class.
         requires: the package that Detectron2's evaluator imports, beyond those it requires itself.
+        metadata: what it reads of the data set's metadata, beyond what loading a data set adds.
     """
 
     build: Callable[[CfgNode, str, str], d2.DatasetEvaluator]
     metrics: Mapping[str, tuple[str, ...]]
     requires: str | None = None
+    metadata: tuple[str, ...] = ()
 
 
+_CITYSCAPES = "cityscapes_instance"
 _BOX_AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _RARITY_AP = (*_BOX_AP, "APr", "APc", "APf")
 _CLASS_AP = (*_BOX_AP, "AP-")
@@ -67,17 +77,28 @@ _PANOPTIC = {"panoptic_seg": tuple(f"{quality}{part}" for part in ("", "_th", "_
 
 _EVALUATIONS = {
     "coco": _Evaluation(_coco, _COCO),
-    "coco_panoptic_seg": _Evaluation(_coco_panoptic, _COCO | _SEM_SEG | _PANOPTIC),
-    "lvis": _Evaluation(lambda _, name, folder: d2.LVISEvaluator(name, output_dir=folder), _LVIS, "lvis"),
-    "cityscapes_instance": _Evaluation(
-        lambda _, name, __: d2.CityscapesInstanceEvaluator(name), {"segm": ("AP", "AP50")}, "cityscapesscripts"
+    "coco_panoptic_seg": _Evaluation(
+        _coco_panoptic,
+        _COCO | _SEM_SEG | _PANOPTIC,
+        metadata=("stuff_classes",),
+    ),
+    "lvis": _Evaluation(
+        lambda _, name, folder: d2.LVISEvaluator(name, output_dir=folder), _LVIS, "lvis", metadata=("json_file",)
+    ),
+    _CITYSCAPES: _Evaluation(
+        lambda _, name, __: d2.CityscapesInstanceEvaluator(name),
+        {"segm": ("AP", "AP50")},
+        "cityscapesscripts",
+        metadata=("thing_classes", "gt_dir"),
     ),
     # The same mIoU as cityscapesscripts', without that package; TEST.SEM_SEG_RESULTS writes what it reads.
-    "cityscapes_sem_seg": _Evaluation(_sem_seg, _SEM_SEG),
+    "cityscapes_sem_seg": _Evaluation(_sem_seg, _SEM_SEG, metadata=("stuff_classes",)),
     "pascal_voc": _Evaluation(
-        lambda _, name, __: d2.PascalVOCDetectionEvaluator(name), {"bbox": ("AP", "AP50", "AP75")}
+        lambda _, name, __: d2.PascalVOCDetectionEvaluator(name),
+        {"bbox": ("AP", "AP50", "AP75")},
+        metadata=("dirname", "split", "year"),
     ),
-    "sem_seg": _Evaluation(_sem_seg, _SEM_SEG),
+    "sem_seg": _Evaluation(_sem_seg, _SEM_SEG, metadata=("stuff_classes",)),
 }
 
 
@@ -87,7 +108,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     Its files go to ``output_folder``, which is ``OUTPUT_DIR/inference`` by default. Where several data sets are tested
     each gets a folder of its name in it, because evaluators name their files alike. Raises as :func:`check_evaluator`.
     """
-    check_evaluator(dataset_name)
+    check_evaluator(cfg, dataset_name)
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     if len(cfg.DATASETS.TEST) > 1:
         folder = os.path.join(folder, dataset_name)
@@ -111,30 +132,42 @@ def metric_names(cfg: CfgNode, dataset_name: str) -> list[str] | None:
         tasks = ["bbox", *masks, *keypoints, "sem_seg", "panoptic_seg"]
     else:
         return None
+    if has_rotated_boxes(cfg):
+        tasks = ["bbox"]
     metrics = _EVALUATIONS[MetadataCatalog.get(dataset_name).evaluator_type].metrics
     return [f"{task}/{metric}" for task in tasks for metric in metrics.get(task, ())]
 
 
-def check_evaluator(dataset_name: str) -> None:
-    """Check that a data set can be evaluated here, before a training finds out at its first evaluation.
+def check_evaluator(cfg: CfgNode, dataset_name: str) -> None:
+    """Check that a model can be evaluated on a data set here, before a training finds out at its first evaluation.
 
-    Raises ConfigError if no evaluator is known for the data set, if what it needs is not installed, or if one of its
-    ``context_classes`` is not a class.
+    Raises ConfigError if no evaluator is known for the data set, if what it needs is not installed, not in the metadata
+    or not predicted, or if one of the ``context_classes`` is not a class.
     """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type", None)
     if kind not in _EVALUATIONS:
         raise ConfigError(
             f"The data set {dataset_name!r} has evaluator_type {kind!r} in its metadata; known types: "
-            f"{', '.join(_EVALUATIONS)}"
+            f"{', '.join(_EVALUATIONS)}; for one of your own override build_evaluator of fpt_d2.engine.Trainer"
         )
     package = _EVALUATIONS[kind].requires
     if package is not None and importlib.util.find_spec(package) is None:
         raise ConfigError(f"Evaluating the data set {dataset_name!r} ({kind}) needs the package {package}: install it")
-    metadata = MetadataCatalog.get(dataset_name)
+    if missing := [key for key in _EVALUATIONS[kind].metadata if metadata.get(key, None) is None]:
+        raise ConfigError(
+            f"Evaluating the data set {dataset_name!r} ({kind}) needs {missing[0]} in its metadata: set it"
+        )
+    if kind == _CITYSCAPES and not cfg.MODEL.MASK_ON:
+        raise ConfigError(f"Evaluating the data set {dataset_name!r} ({kind}) needs masks: set MODEL.MASK_ON True")
+    _check_context_classes(metadata)
+
+
+def _check_context_classes(metadata: Metadata) -> None:
     classes = metadata.get("thing_classes", None)  # None before data registered from a file are loaded
     for name in metadata.get("context_classes", None) or ():
         if classes is not None and name not in classes:
             raise ConfigError(
-                f"The data set {dataset_name!r} has {name!r} among the context_classes of its metadata: it must be one "
-                f"of its thing_classes, which are {', '.join(classes)}"
+                f"The data set {metadata.name!r} has {name!r} among the context_classes of its metadata: it must be "
+                f"one of its thing_classes, which are {', '.join(classes)}"
             )

@@ -140,13 +140,10 @@ def test_where_nothing_is_detected_neither_kind_has_a_figure(shapes: Path, cfg) 
     assert np.isnan([results["AP-context"], results["AP-ordinary"]]).all()
 
 
-def test_a_context_class_that_is_none_is_named_before_training() -> None:
+def test_a_context_class_that_is_none_is_named_before_training(cfg) -> None:
     MetadataCatalog.get(NAME).set(evaluator_type="coco", thing_classes=["dog", "cat"], context_classes=["dgo"])
-    try:
-        with pytest.raises(ValueError, match="'dgo' among the context_classes.*dog, cat"):
-            check_evaluator(NAME)
-    finally:
-        MetadataCatalog.remove(NAME)
+    with pytest.raises(ValueError, match="'dgo' among the context_classes.*dog, cat"):
+        check_evaluator(cfg, NAME)
 
 
 def kinds(results: dict) -> set[str]:
@@ -208,7 +205,7 @@ def test_the_evaluator_of_each_type(kind, evaluators, package, shapes: Path, cfg
 def test_an_unknown_type_is_named_with_those_that_are_known(cfg) -> None:
     MetadataCatalog.get(NAME).set(evaluator_type="odd")
     with pytest.raises(ValueError, match=f"'{NAME}' has evaluator_type 'odd'.*coco, coco_panoptic_seg, lvis"):
-        check_evaluator(NAME)
+        check_evaluator(cfg, NAME)
     MetadataCatalog.get(f"{NAME}_too").set(thing_classes=[])
     with pytest.raises(ValueError, match="evaluator_type None"):
         build_evaluator(cfg, f"{NAME}_too")
