@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from .config import SEMANTIC_SEGMENTATION, add_fpt_config
 from .config_path import check_config_file, did_you_mean
 from .config_values import check_values, flat
+from .config_yaml import CheckedYaml
 from .errors import ConfigError
 
 
@@ -60,15 +61,17 @@ def merged_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 def _load(config_file: str, origin: str) -> dict[str, Any]:
     """What the file and those that it is based on say."""
     try:
-        content = CfgNode.load_yaml_with_base(config_file)
+        content: dict[str, Any] = CheckedYaml.load_yaml_with_base(config_file)
     except yaml.YAMLError as error:
         raise ConfigError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
-    except (AssertionError, OSError, RecursionError, UnicodeDecodeError) as error:  # of its bases, too
+    except RecursionError as error:
+        raise ConfigError(f"{origin} cannot be read: it is based on itself by _BASE_, or nested too deeply") from error
+    except (AssertionError, OSError) as error:  # of its bases, too
         raise ConfigError(f"{origin} cannot be read: {error}") from error
-    except TypeError:  # a number, or nothing
-        content = None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{origin} does not consist of keys and values")
+    except (AttributeError, TypeError) as error:  # Detectron2's, of what is no path
+        raise ConfigError(f"{origin} has a _BASE_ that is not the path of a file") from error
+    if content.get("VERSION", 2) not in (1, 2):
+        raise ConfigError(f"{origin} has VERSION {content['VERSION']!r}; allowed: 2, or 1 for Detectron2's old keys")
     return content
 
 

@@ -122,7 +122,12 @@ RULES = (
     ),
     Rule("rows of (task, metric, value, tolerance)", _is_expected_results, "TEST.EXPECTED_RESULTS"),
     Rule("positive numbers", lambda value: not value or _POSITIVE.allows(value), "TEST.KEYPOINT_OKS_SIGMAS"),
-    Rule("the name of a folder", bool, "OUTPUT_DIR"),
+    Rule("the name of a folder", lambda value: bool(value) and "\0" not in value, "OUTPUT_DIR"),
+    Rule(
+        "names",
+        lambda value: all(isinstance(name, str) and name for name in value),
+        "MODEL.*.IN_FEATURES MODEL.*.OUT_FEATURES DATASETS.TRAIN DATASETS.TEST DATASETS.PROPOSAL_FILES_*",
+    ),
     _one_of("smooth_l1", "giou", "diou", "ciou")._replace(keys="MODEL.*.BBOX_REG_LOSS_TYPE"),
     _one_of("choice", "range")._replace(keys="INPUT.MIN_SIZE_TRAIN_SAMPLING"),
     _one_of("horizontal", "vertical", "none")._replace(keys="INPUT.RANDOM_FLIP"),
