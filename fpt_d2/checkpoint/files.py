@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import zipfile
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 import torch
@@ -15,20 +16,11 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ..errors import WeightsError
+from .pickles import MOST_GROWTH, SLACK, ForeignObjects, Unreadable, read_pickle
 
-# All that an array needs; module names as numpy 1 writes them.
-_ARRAY_GLOBALS = {
-    "__builtin__.bytes",
-    "_codecs.encode",
-    "collections.OrderedDict",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.core.numeric._frombuffer",
-}
 # How the files begin that torch.save writes.
 _ZIP = b"PK\x03\x04"
+_EXPORT = "save dense weights by name, torch.save({'model': model.state_dict()}, 'file.pth')"
 # How a file begins that is something else.
 _IMPOSTORS = {
     b"<!doctype": "a web page",
@@ -44,6 +36,8 @@ def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIG
     Without ``allow_pickle``, which is called ``key`` in the config, only ``.safetensors`` and the zip that
     ``torch.save`` writes are taken. Raises WeightsError if it does not exist, cannot be fetched, or must not be taken.
     """
+    if "://" in path and ".." in unquote(path).split("/"):  # which would be kept beside the folder of what is fetched
+        raise WeightsError(f"The weights {path} have an address with '..' in it: write the address itself")
     try:
         # What follows a question mark is for Detectron2's checkpointer.
         local: str = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
@@ -65,10 +59,10 @@ def read_weights(path: str) -> Any:
     Nothing in it is executed: of a pickle only arrays and plain containers are read, of torch's format what
     ``weights_only`` allows. Raises WeightsError if it holds anything else, or is damaged.
     """
-    readers = {".pkl": _read_pickle, ".safetensors": _read_safetensors}
+    readers = {".pkl": read_pickle, ".safetensors": _read_safetensors}
     try:
         return readers.get(os.path.splitext(path)[1], _read_torch)(path)
-    except _Unreadable as error:
+    except Unreadable as error:
         raise WeightsError(f"{path} {error}") from error
     except Exception as error:  # a damaged file can make its reader raise anything
         head = _head(path).lstrip().lower()
@@ -96,9 +90,22 @@ def read_state_dict(path: str) -> dict[str, Any]:
 def weights_by_name(content: Any, path: str) -> dict[str, Any]:
     """Return the ``content`` of a file if it is weights by name; raise WeightsError if not."""
     if isinstance(content, dict) and all(isinstance(w, (Tensor, np.ndarray)) for w in content.values()):
+        if odd := [name for name, weight in content.items() if not isinstance(name, str) or not _has_values(weight)]:
+            raise WeightsError(
+                f"{path} has a weight {odd[0]!r} without a name, or without values of its own: {_EXPORT}"
+            )
         return content
     found = list(content)[:5] if isinstance(content, dict) else type(content).__name__
     raise WeightsError(f"{path} is not a checkpoint of weights by name; what it holds is {found}")
+
+
+def _has_values(weight: Tensor | np.ndarray) -> bool:
+    """Whether all values of a weight are in memory: not those of another device, nor a few that stand for many."""
+    if isinstance(weight, np.ndarray):
+        return weight.dtype.kind in "biuf"
+    if weight.layout != torch.strided or weight.device.type != "cpu" or weight.is_quantized:
+        return False
+    return weight.numel() * weight.element_size() <= weight.untyped_storage().nbytes() + SLACK
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: str) -> None:
@@ -123,31 +130,8 @@ def _head(path: str) -> bytes:
         return file.read(64)
 
 
-class _Unreadable(Exception):
-    """Why a file is not read; its path comes before."""
-
-
-class _ForeignObjects(_Unreadable):
-    def __init__(self, *names: str) -> None:
-        super().__init__(
-            f"holds {', '.join(names)} besides weights, and an object like that can run code while it is read: if you "
-            "trust the file, read it yourself and save its weights alone, torch.save({'model': state_dict}, 'file.pth')"
-        )
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module.replace('numpy._core', 'numpy.core')}.{name}" not in _ARRAY_GLOBALS:
-            raise _ForeignObjects(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def _read_pickle(path: str) -> Any:
-    with open(path, "rb") as file:
-        return _ArrayUnpickler(file, encoding="latin1").load()  # latin1: Caffe2's were written by Python 2
-
-
 def _read_torch(path: str) -> Any:
+    _check_archive(path)
     # Before torch 2.6 the list of what is allowed could not name an object of another numpy version.
     if TORCH_VERSION < (2, 6):
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -157,8 +141,17 @@ def _read_torch(path: str) -> Any:
         except pickle.UnpicklingError as error:
             with contextlib.suppress(ValueError):  # of the format before PyTorch 1.6, which cannot be listed
                 if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
-                    raise _ForeignObjects(*sorted(names)) from error
+                    raise ForeignObjects(*sorted(names)) from error
             raise
+
+
+def _check_archive(path: str) -> None:
+    """Raises Unreadable for a zip that unpacks to much more than it is: torch.save does not compress."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked, size = sum(entry.file_size for entry in archive.infolist()), os.path.getsize(path)
+        if unpacked > MOST_GROWTH * size + SLACK:
+            raise Unreadable(f"({size} bytes) unpacks to {unpacked} bytes, which no weights do")
 
 
 def _numpy_globals() -> list[Any]:
@@ -172,5 +165,5 @@ def _read_safetensors(path: str) -> Any:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise _Unreadable("cannot be read without safetensors: pip install safetensors") from error
+        raise Unreadable("cannot be read without safetensors: pip install safetensors") from error
     return load_file(path)

@@ -107,7 +107,7 @@ def test_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         find_weights(ADDRESS)
 
 
-@pytest.mark.parametrize("name", ["torch", "../models", "os.path"])
+@pytest.mark.parametrize("name", ["torch", "os.path"])
 def test_what_is_no_package_with_weights(name: str) -> None:
     with pytest.raises(WeightsError, match=rf"^package://{name} is not a package with weights; allowed: {ADDRESS}$"):
         find_weights(f"package://{name}")
