@@ -57,6 +57,10 @@ def _one_of(*names: Any) -> Rule:
     return Rule(", ".join(map(repr, names)), lambda value: value in names, "")
 
 
+def _are_labels(value: Any) -> bool:
+    return bool(value) and all(x in (-1, 0, 1) for x in value) and value[0] < 1 == value[-1]
+
+
 def _is_expected_results(value: Any) -> bool:
     rows = [row for row in value if isinstance(row, (list, tuple)) and len(row) == 4]
     return len(rows) == len(value) and all(
@@ -96,19 +100,21 @@ RULES = (
     ),
     _SHARE._replace(
         keys="""
-        MODEL.*.NMS_THRESH* MODEL.*.IOU_THRESHOLDS MODEL.*.IOUS MODEL.*.SCORE_THRESH_TEST MODEL.*.POSITIVE_FRACTION
+        MODEL.*.NMS_THRESH* MODEL.*.IOU_THRESHOLDS MODEL.*.IOUS MODEL.*.SCORE_THRESH_TEST
         MODEL.*.OVERLAP_THRESH MODEL.*.INSTANCES_CONFIDENCE_THRESH SOLVER.WARMUP_FACTOR
         """
     ),
+    Rule("from 0 to 65535", _each(lambda x: 0 <= x <= 65535), "MODEL.PIXEL_MEAN"),
+    Rule("numbers", _each(lambda x: True), "MODEL.ANCHOR_GENERATOR.ANGLES"),
     Rule("from 0, below 1", _each(lambda x: 0 <= x < 1), "SOLVER.MOMENTUM MODEL.ANCHOR_GENERATOR.OFFSET"),
     Rule("between 0 and 1", _each(lambda x: 0 < x < 1), "MODEL.RETINANET.PRIOR_PROB"),
-    Rule("above 0, up to 1", _each(lambda x: 0 < x <= 1), "DATALOADER.RANDOM_SUBSET_RATIO"),
+    Rule("above 0, up to 1", _each(lambda x: 0 < x <= 1), "DATALOADER.RANDOM_SUBSET_RATIO MODEL.*.POSITIVE_FRACTION"),
     Rule("from 0 to 1, or -1 for none", _each(lambda x: 0 <= x <= 1 or x == -1), "MODEL.*.FOCAL_LOSS_ALPHA"),
     Rule("positive numbers, or -1 for the input's width", _each(lambda x: x > 0 or x == -1), "MODEL.RPN.CONV_DIMS"),
     Rule("a positive number, or -1 for all", _each(lambda x: x > 0 or x == -1), "TEST.DETECTIONS_PER_IMAGE"),
     Rule("up to 4294967295, below 0 for another one each time", _each(lambda x: x < 2**32), "SEED"),
     Rule("from 0 to 5", _each(lambda x: 0 <= x <= 5), "MODEL.BACKBONE.FREEZE_AT"),
-    Rule("-1, 0 and 1", _each(lambda x: x in (-1, 0, 1)), "MODEL.*.IOU_LABELS"),
+    Rule("of -1, 0 and 1, the last 1, the first not", _are_labels, "MODEL.*.IOU_LABELS"),
     Rule("a power of 2", _each(lambda x: x in (1, 2, 4, 8, 16, 32)), "MODEL.SEM_SEG_HEAD.COMMON_STRIDE"),
     Rule(
         "4 positive numbers, or 5 for rotated boxes",
@@ -123,6 +129,7 @@ RULES = (
     Rule("rows of (task, metric, value, tolerance)", _is_expected_results, "TEST.EXPECTED_RESULTS"),
     Rule("positive numbers", lambda value: not value or _POSITIVE.allows(value), "TEST.KEYPOINT_OKS_SIGMAS"),
     Rule("the name of a folder", lambda value: bool(value) and "\0" not in value, "OUTPUT_DIR"),
+    Rule("names, at least one", bool, "MODEL.R*.IN_FEATURES MODEL.SEM_SEG_HEAD.IN_FEATURES MODEL.RESNETS.OUT_FEATURES"),
     Rule(
         "names",
         lambda value: all(isinstance(name, str) and name for name in value),

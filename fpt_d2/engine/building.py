@@ -42,8 +42,8 @@ def built(part: str, make: Callable[[CfgNode], Part], cfg: CfgNode, config_file:
     except _REFUSALS as error:
         if not isinstance(error, ArgumentError) and _raised_by(error.__traceback__) not in _BUILDERS:
             raise
-        key = _key_at_fault(make, cfg, config_file, error)
-        values = f"{key} {flat(cfg)[key]!r}" if key else "this config"
+        keys, now = _keys_at_fault(make, cfg, config_file, error), flat(cfg)
+        values = ", ".join(f"{key} {now[key]!r}" for key in keys) or "this config"
         raise ConfigError(f"{part} cannot be built with {values}: {_reason(error)}") from error
 
 
@@ -55,34 +55,37 @@ def _raised_by(trace: TracebackType | None) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, ArgumentError):
+        return str(error)
     text = " ".join(str(error).split())
     if not text:  # of an assertion its source, which is what was expected
         text = traceback.extract_tb(error.__traceback__)[-1].line or ""
     return f"{type(error).__name__} {text}".strip()
 
 
-def _key_at_fault(make: Callable[[CfgNode], Any], cfg: CfgNode, config_file: str, error: Exception) -> str:
-    if isinstance(error, KeyError) and (named := _key_with(error.args[0], cfg)):
-        return named
+def _keys_at_fault(make: Callable[[CfgNode], Any], cfg: CfgNode, config_file: str, error: Exception) -> list[str]:
+    with_name = _keys_with(error.args[0], cfg) if isinstance(error, KeyError) else []
+    if len(with_name) == 1:
+        return with_name
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         for key, other in _other_values(cfg, config_file):
             trial = cfg.clone()
             trial.defrost()
-            trial.merge_from_list([key, other])
             with contextlib.suppress(Exception):
+                trial.merge_from_list([key, other])
                 make(trial)
-                return key
+                return [key]
     finally:
         logging.disable(level)
-    return ""
+    return with_name
 
 
-def _key_with(name: Any, cfg: CfgNode) -> str:
-    """The key whose list holds a name that something does not have: a feature, mostly."""
-    found = [key for key, value in flat(cfg).items() if isinstance(value, (list, tuple)) and name in numbers(value)]
-    return found[0] if len(found) == 1 else ""
+def _keys_with(name: Any, cfg: CfgNode) -> list[str]:
+    """The keys whose lists hold a name that something does not have: a feature, mostly."""
+    lists = {key: value for key, value in flat(cfg).items() if isinstance(value, (list, tuple))}
+    return [key for key, value in lists.items() if name in numbers(value)]
 
 
 def _other_values(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from torch import nn
 from ..checkpoint import find_weights
 from ..checkpoint.files import read_weights
 from ..config import SEMANTIC_SEGMENTATION
+from ..core.arguments import check_argument
 from ..data import check_datasets
 from ..data.labels import flipped_classes
 from ..errors import ConfigError
@@ -126,12 +128,39 @@ def check_that_model_builds(cfg: CfgNode, config_file: str = "") -> nn.Module | 
     That takes neither memory nor weights. Returns the model, without values, where it could be built so. For
     ``config_file`` see :func:`.building.built`.
     """
+    _check_box_weights(cfg)
     name = f"The model ({cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.BACKBONE.NAME})"
-    model = built(name, check_model, cfg, config_file)
+    model = built(name, _model_that_fits, cfg, config_file)
     if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
         with arguments_from("TEST.SLIDING_WINDOW"):
             SlidingWindow(nn.Module(), size=cfg.TEST.SLIDING_WINDOW.SIZE, stride=cfg.TEST.SLIDING_WINDOW.STRIDE)
     return model
+
+
+def _check_box_weights(cfg: CfgNode) -> None:
+    size = 5 if has_rotated_boxes(cfg) else 4
+    for key in ("RPN", "ROI_BOX_HEAD"):
+        weights = cfg.MODEL[key].BBOX_REG_WEIGHTS
+        allowed = f"{size} numbers for {'rotated' if size == 5 else 'upright'} boxes"
+        require(len(weights) == size, f"MODEL.{key}.BBOX_REG_WEIGHTS is {weights!r}; allowed: {allowed}")
+
+
+def _model_that_fits(cfg: CfgNode) -> nn.Module | None:
+    model = check_model(cfg)
+    weights = (*model.parameters(), *model.buffers()) if model is not None else ()
+    size, memory = sum(w.numel() * w.element_size() for w in weights), memory_of_machine()
+    check_argument(
+        "its size", f"{size / 2**30:.3g} GiB", size < memory, f"the {memory / 2**30:.3g} GiB of this machine"
+    )
+    return model
+
+
+def memory_of_machine() -> float:
+    """In bytes; infinity where the operating system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return math.inf
 
 
 def _check_norms(model: nn.Module | None, processes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -40,7 +40,7 @@ from .ufp import UFP, ufp_strides
 
 logger = logging.getLogger(__name__)
 
-# Key of a registered name -> its registry. PrecomputedProposals is a name that Detectron2 does not register.
+# Key of a registered name -> its registry.
 REGISTRIES: dict[str, Registry] = {
     "META_ARCHITECTURE": META_ARCH_REGISTRY,
     "BACKBONE.NAME": BACKBONE_REGISTRY,
@@ -53,7 +53,7 @@ REGISTRIES: dict[str, Registry] = {
     "ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
     "SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
 }
-UNREGISTERED = ("", "PrecomputedProposals")
+UNREGISTERED = "PrecomputedProposals"  # a name that Detectron2 knows all the same
 
 # (RES4_DILATION, RES5_DILATION) of a dilated trunk.
 DILATIONS = ((2, 4), (1, 2), (1, 1))
@@ -166,8 +166,8 @@ def check_model(cfg: CfgNode) -> nn.Module | None:
     """
     for key, registry in REGISTRIES.items():
         section, _, leaf = key.rpartition(".")
-        name = (cfg.MODEL[section] if section else cfg.MODEL)[leaf]
-        if name not in registry and name not in UNREGISTERED:
+        name, default = ((c.MODEL[section] if section else c.MODEL)[leaf] for c in (cfg, get_cfg()))
+        if name not in registry and name not in (UNREGISTERED, default):
             raise ConfigError(f"MODEL.{key} is {name!r}, which is not registered with Detectron2")
     check_roi_heads(cfg)
     _check_point_rend(cfg)

@@ -1,5 +1,7 @@
 """The small data set and model of tests/engine, once for the whole catalogue."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import pytest
