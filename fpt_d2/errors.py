@@ -17,3 +17,9 @@ class DatasetError(UserError):
 
 class WeightsError(UserError):
     """Weights that cannot be used."""
+
+
+def require(fine: bool, sentence: str) -> None:
+    """Raise a ConfigError with the sentence, unless all is fine."""
+    if not fine:
+        raise ConfigError(sentence)

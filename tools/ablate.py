@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_devices(trainings: Sequence[Training]) -> None:
     """Raises ConfigError if a model's device is not here."""
-    from fpt_d2.engine.checks import check_device
+    from fpt_d2.engine.hardware import check_device
 
     for device in {training.config.MODEL.DEVICE for training in trainings}:
         check_device(device, 1, key="MODEL.DEVICE", on_cpu="--opts MODEL.DEVICE cpu")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import math
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..checkpoint import find_weights
@@ -21,22 +18,20 @@ from ..config import SEMANTIC_SEGMENTATION
 from ..core.arguments import check_argument
 from ..data import check_datasets
 from ..data.labels import flipped_classes
-from ..errors import ConfigError
-from ..evaluation import check_evaluator, has_rotated_boxes, metric_names
+from ..errors import ConfigError, require
+from ..evaluation import has_rotated_boxes
 from ..evaluation.coco import check_api
 from ..modeling import check_model
 from ..modeling.keys import arguments_from
 from ..modeling.sem_seg import SlidingWindow
 from .building import built
+from .hardware import check_device, check_machines, check_operators, check_precision, device_type, memory_of_machine
+from .metrics_checks import check_evaluation
 from .optimizer import build_optimizer, check_optimizer
-from .parts import check_parts, is_ours
+from .parts import check_parts
 
 if TYPE_CHECKING:
     from .trainer import Trainer
-
-# Whether Detectron2 has its operators in C++ and CUDA; the package that stands in for it does not.
-HAS_COMPILED = importlib.util.find_spec("detectron2._C") is not None
-_COMPILED = "needs Detectron2's compiled operators, and this Detectron2 comes without: build it from its sources"
 
 
 def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] | None = None) -> None:
@@ -50,10 +45,14 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
     Raises:
         UserError: something that the user can mend.
     """
+    check_machines(cfg, args)
     check_device(cfg.MODEL.DEVICE, args.num_gpus, key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
     check_precision(cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED and not args.eval_only, key="SOLVER.AMP.ENABLED")
     check_api(cfg.TEST.COCO_EVAL)
     check_operators(cfg, trains=not args.eval_only)
+    _check_images(cfg)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        _check_proposals(cfg, eval_only=args.eval_only)
     model = check_that_model_builds(cfg, args.config_file)
     if not args.eval_only:
         if device_type(cfg.MODEL.DEVICE) == "cpu":
@@ -69,57 +68,21 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
     check_datasets(cfg, eval_only=args.eval_only)
 
 
-def require(fine: bool, sentence: str) -> None:
-    """Raise a ConfigError with the sentence, unless all is fine."""
-    if not fine:
-        raise ConfigError(sentence)
+def _check_images(cfg: CfgNode) -> None:
+    """That the model has as many channels as what it is fed with; one is copied to all."""
+    order, mean = cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN
+    channels = {"L": len(mean), "RGBA": 4, "CMYK": 4}.get(order, 3)
+    allowed = f"{channels} numbers, as INPUT.FORMAT {order!r} has channels"
+    require(len(mean) == channels, f"MODEL.PIXEL_MEAN is {mean!r}; allowed: {allowed}")
 
 
-def check_device(device: str, num_gpus: int, *, key: str, on_cpu: str) -> None:
-    """Raises ConfigError if the device is not there, or fewer of it than processes on this machine.
-
-    ``key`` is its name in the config, ``on_cpu`` what to write on the command line for the CPU.
-    """
-    require(num_gpus > 0, f"--num-gpus is {num_gpus}; allowed: a positive number, 1 with {on_cpu} for the CPU")
-    if device_type(device, key) != "cuda":
-        return
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    require(found > 0, f"{key} is {device}, but PyTorch finds no GPU here: add {on_cpu} to run on the CPU")
-    require(num_gpus <= found, f"--num-gpus is {num_gpus}, but PyTorch finds {found} GPUs here: ask for no more")
-    index = torch.device(device).index or 0
-    require(index < found, f"{key} is {device}, but PyTorch finds {found} GPUs here, numbered from 0")
-
-
-def device_type(device: str, key: str = "MODEL.DEVICE") -> str:
-    """``"cuda"`` of ``"cuda:1"``; a ConfigError where PyTorch does not know the device."""
-    try:
-        name = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"{key} is {device!r}, which PyTorch does not know; it knows cuda and cpu") from error
-    require(name in ("cuda", "cpu"), f"{key} is {device!r}, on which Detectron2 does not run; allowed: 'cuda', 'cpu'")
-    return name
-
-
-def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
-    """Raises ConfigError if mixed precision is asked for on a device that cannot train in it."""
-    require(
-        not is_mixed or device.startswith("cuda"),
-        f"{key} needs a GPU: Detectron2 trains in mixed precision with CUDA only",
-    )
-
-
-def check_operators(cfg: CfgNode, *, trains: bool) -> None:
-    """Raises ConfigError if the model needs operators that this Detectron2 does not have on the device."""
-    resnets, is_cpu = cfg.MODEL.RESNETS, device_type(cfg.MODEL.DEVICE) == "cpu"
-    if any(resnets.DEFORM_ON_PER_STAGE) and is_cpu:
-        key = f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {resnets.DEFORM_ON_PER_STAGE}"
-        is_plain = not resnets.DEFORM_MODULATED and resnets.DEFORM_NUM_GROUPS == 1
-        require(
-            not trains and is_plain, f"{key}, and Detectron2's deformable convolutions need a GPU for that: set none"
-        )
-    elif any(resnets.DEFORM_ON_PER_STAGE):
-        require(HAS_COMPILED, f"MODEL.RESNETS.DEFORM_ON_PER_STAGE {_COMPILED}")
-    require(HAS_COMPILED or not has_rotated_boxes(cfg), f"A model of rotated boxes (RRPN, RROIHeads) {_COMPILED}")
+def _check_proposals(cfg: CfgNode, *, eval_only: bool) -> None:
+    for part in ("TEST",) if eval_only else ("TRAIN", "TEST"):
+        names, files = cfg.DATASETS[part], cfg.DATASETS[f"PROPOSAL_FILES_{part}"]
+        key = f"DATASETS.PROPOSAL_FILES_{part}"
+        require(len(files) == len(names), f"{key} has {len(files)} files for {len(names)} data sets: give one for each")
+        for file in files:
+            require(PathManager.isfile(file), f"{key} names {file}, which is not there: give another file")
 
 
 def check_that_model_builds(cfg: CfgNode, config_file: str = "") -> nn.Module | None:
@@ -153,14 +116,6 @@ def _model_that_fits(cfg: CfgNode) -> nn.Module | None:
         "its size", f"{size / 2**30:.3g} GiB", size < memory, f"the {memory / 2**30:.3g} GiB of this machine"
     )
     return model
-
-
-def memory_of_machine() -> float:
-    """In bytes; infinity where the operating system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):
-        return math.inf
 
 
 def _check_norms(model: nn.Module | None, processes: int) -> None:
@@ -263,6 +218,9 @@ def check_optimizer_state(cfg: CfgNode, args: argparse.Namespace) -> None:
 def _check_testing(cfg: CfgNode) -> None:
     name, test = cfg.MODEL.META_ARCHITECTURE, cfg.TEST
     is_semantic = name == SEMANTIC_SEGMENTATION
+    number = test.DETECTIONS_PER_IMAGE
+    fine = number > 0 or name != "RetinaNet"
+    require(fine, f"TEST.DETECTIONS_PER_IMAGE is {number}; allowed: a positive number for {name}")
     if test.AUG.ENABLED:
         is_rcnn = issubclass(META_ARCH_REGISTRY.get(name), GeneralizedRCNN)
         needs = f"an R-CNN or a {SEMANTIC_SEGMENTATION}: Detectron2 cannot augment for {name}"
@@ -274,50 +232,3 @@ def _check_testing(cfg: CfgNode) -> None:
     on = {"SLIDING_WINDOW.ENABLED": test.SLIDING_WINDOW.ENABLED, "SEM_SEG_RESULTS": test.SEM_SEG_RESULTS}
     for key in on:
         require(is_semantic or not on[key], f"TEST.{key} needs a {SEMANTIC_SEGMENTATION}, not {name}")
-
-
-def check_evaluation(cfg: CfgNode, trainer: type[Trainer], *, is_eval: bool = False) -> None:
-    """Check what would fail only after the training: the evaluators, and the names of metrics.
-
-    Raises:
-        ConfigError: a data set cannot be evaluated, or a key names what is not measured. Not for a ``trainer`` with
-            evaluators of its own.
-    """
-    if not is_ours(trainer, "build_evaluator"):
-        return
-    for dataset in cfg.DATASETS.TEST:
-        check_evaluator(cfg, dataset)
-    if not is_eval and cfg.TEST.BEST_METRIC:
-        _check_best_metric(cfg)
-    if cfg.TEST.EXPECTED_RESULTS and not cfg.DEBUG.ENABLED:
-        _check_expected_results(cfg, is_eval=is_eval)
-
-
-def _check_expected_results(cfg: CfgNode, *, is_eval: bool) -> None:
-    names = list(dict.fromkeys(cfg.DATASETS.TEST))
-    require(len(names) == 1, f"TEST.EXPECTED_RESULTS needs one data set in DATASETS.TEST, which are {names}")
-    known = metric_names(cfg, names[0]) or ()
-    for task, metric, *_ in cfg.TEST.EXPECTED_RESULTS if known else ():
-        # What is augmented is not among the results that a training verifies.
-        plain = task.removesuffix("_TTA") if is_eval and cfg.TEST.AUG.ENABLED else task
-        fine = is_metric(f"{plain}/{metric}", known)
-        require(fine, f"TEST.EXPECTED_RESULTS names {task}/{metric}, which is not evaluated; allowed: {_shown(known)}")
-
-
-def _check_best_metric(cfg: CfgNode) -> None:
-    names = list(dict.fromkeys(cfg.DATASETS.TEST))
-    known = [
-        f"{name}/{metric}" if len(names) > 1 else metric for name in names for metric in metric_names(cfg, name) or ()
-    ]
-    metric = cfg.TEST.BEST_METRIC
-    fine = not known or is_metric(metric, known)
-    require(fine, f"TEST.BEST_METRIC is {metric!r}, which is not evaluated; allowed: {_shown(known)}")
-
-
-def is_metric(metric: str, known: Sequence[str]) -> bool:
-    """Whether a metric is among those known, of which one that ends in "-" is of any class."""
-    return metric in known or any(name.endswith("-") and metric.startswith(name) for name in known)
-
-
-def _shown(known: Sequence[str]) -> str:
-    return ", ".join(f"{name}CLASS" if name.endswith("-") else name for name in known)

@@ -19,7 +19,8 @@ from ..data import register_from_config
 from ..data.labels import flipped_classes
 from ..errors import WeightsError
 from ..modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
-from .checks import check_that_model_builds, device_type, last_checkpoint
+from .checks import check_that_model_builds, last_checkpoint
+from .hardware import device_type
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
             or weights that no whole model was trained to.
     """
     cfg = read_config(config_file, opts)
-    check_that_model_builds(cfg)
+    check_that_model_builds(cfg, config_file)
     if "MODEL.WEIGHTS" not in opts[::2]:
         cfg.MODEL.WEIGHTS = last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
     _check_weights(cfg)

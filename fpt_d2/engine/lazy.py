@@ -22,10 +22,11 @@ from ..checkpoint import FPTCheckpointer, find_weights
 from ..config_path import did_you_mean
 from ..data import InstanceMapper, check_instance_datasets, resumable_loader
 from ..data.random_state import random_numbers
-from ..errors import ConfigError
+from ..errors import ConfigError, require
 from .checkpoint import SafeCheckpointer
-from .checks import check_device, check_output_dir, check_precision, is_dry, last_checkpoint, require
+from .checks import check_output_dir, is_dry, last_checkpoint
 from .exact_resumption import ExactResumption, UnfinishedStep, training_seed
+from .hardware import check_device, check_precision
 from .hooks import SaveOnInterrupt
 from .optimizer import make_resumable
 

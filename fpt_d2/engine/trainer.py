@@ -27,10 +27,10 @@ from ..data.random_state import random_numbers
 from ..evaluation import build_evaluator
 from .attention_log import AttentionLog
 from .checkpoint import SafeCheckpointer
-from .checks import check_evaluation
 from .exact_resumption import WINDOW, ExactResumption, UnfinishedStep, training_seed
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
 from .inference import tta_config, with_sliding_window, with_tta
+from .metrics_checks import check_evaluation
 from .optimizer import build_optimizer
 from .validation import put_predictions, validation_losses
 

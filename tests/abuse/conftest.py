@@ -13,10 +13,15 @@ __all__ = ["fresh_loggers", "one_thread", "shapes", "train_net"]
 
 
 @pytest.fixture(autouse=True)
-def forgotten_data_sets() -> Iterator[None]:
-    """Every case has a folder of its own behind the same names."""
-    before = set(DatasetCatalog)
+def fresh_data_sets() -> Iterator[None]:
+    """Each case has data sets of the same names in a folder of its own."""
+    forget_data_sets()
     yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
+    forget_data_sets()
+
+
+def forget_data_sets() -> None:
+    """Let the next case register its own."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        for name in [name for name in catalog.list() if name.startswith("tiny_")]:
+            catalog.remove(name)

@@ -103,6 +103,18 @@ TOO_LATE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
         ([["bbox", "AP", 1, 1]], "DATASETS.TEST", ()),
         "TEST.EXPECTED_RESULTS needs one data set",
     ),
+    (
+        "MODEL.PIXEL_MEAN",
+        ([0.0, 0.0], "MODEL.PIXEL_STD", [1.0, 1.0]),
+        "MODEL.PIXEL_MEAN is [0.0, 0.0]; allowed: 3 numbers",
+    ),
+    ("MODEL.RPN.BBOX_REG_WEIGHTS", ((1.0,) * 5,), "allowed: 4 numbers for upright boxes"),
+    ("MODEL.LOAD_PROPOSALS", (True,), "DATASETS.PROPOSAL_FILES_TRAIN has 0 files for 1 data sets"),
+    (
+        "MODEL.LOAD_PROPOSALS",
+        (True, "DATASETS.PROPOSAL_FILES_TRAIN", ("gone.pkl",), "DATASETS.PROPOSAL_FILES_TEST", ("gone.pkl",)),
+        "DATASETS.PROPOSAL_FILES_TRAIN names gone.pkl",
+    ),
     ("MODEL.DEVICE", ("meta",), "MODEL.DEVICE is 'meta', on which Detectron2 does not run"),
     ("MODEL.DEVICE", ("mps",), "MODEL.DEVICE is 'mps', on which Detectron2 does not run"),
     ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", ([True] * 4, "MODEL.RESNETS.DEPTH", 50), "convolutions need a GPU"),
@@ -141,5 +153,7 @@ CASES = (
         for value in (float("nan"), float("inf"))
     ),
     Case("no processes", lambda _: ["--num-gpus", 0], "--num-gpus is 0; allowed: a positive number"),
+    Case("no machines", lambda _: ["--num-machines", 0], "--num-machines is 0; allowed: a positive number"),
+    Case("a machine too many", lambda _: ["--machine-rank", 1], "--machine-rank is 1; allowed: 0 to 0"),
     Case("fewer than no processes", lambda _: ["--num-gpus=-1"], "--num-gpus is -1"),
 )

@@ -11,10 +11,9 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.solver import build_lr_scheduler
 
 from fpt_d2.data.synthetic.classes import CATEGORIES
-from fpt_d2.engine import ConfigError, Trainer, get_default_config, setup
-from fpt_d2.engine import checks as checks_module
+from fpt_d2.engine import ConfigError, Trainer, get_default_config, hardware, setup
 from fpt_d2.engine.building import built
-from fpt_d2.engine.checks import check_operators
+from fpt_d2.engine.hardware import check_operators
 from fpt_d2.evaluation import build_evaluator, metric_names
 
 
@@ -125,7 +124,7 @@ def test_rotated_boxes_have_detectron2s_evaluator(config_file: str, shapes, pars
     ],
 )
 def test_operators_that_are_not_there(words, trains: bool, compiled: bool, said: str, monkeypatch) -> None:
-    monkeypatch.setattr(checks_module, "HAS_COMPILED", compiled)
+    monkeypatch.setattr(hardware, "HAS_COMPILED", compiled)
     cfg = get_default_config()
     cfg.merge_from_list(words)
     if said:

@@ -1,0 +1,83 @@
+"""Whether machines, devices and operators are there for what a config asks for. Each failure is one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..errors import ConfigError, require
+from ..evaluation import has_rotated_boxes
+
+# Whether Detectron2 has its operators in C++ and CUDA; the package that stands in for it does not.
+HAS_COMPILED = importlib.util.find_spec("detectron2._C") is not None
+_COMPILED = "needs Detectron2's compiled operators, and this Detectron2 comes without: build it from its sources"
+
+
+def check_machines(cfg: CfgNode, args: argparse.Namespace) -> None:
+    number, rank = args.num_machines, args.machine_rank
+    require(number > 0, f"--num-machines is {number}; allowed: a positive number")
+    require(0 <= rank < number, f"--machine-rank is {rank}; allowed: 0 to {number - 1}, as --num-machines is {number}")
+    types = [MetadataCatalog.get(name).get("evaluator_type", None) for name in cfg.DATASETS.TEST]
+    fine = number == 1 or "cityscapes_instance" not in types
+    require(fine, "Detectron2 evaluates Cityscapes' instances on one machine only: set --num-machines 1")
+
+
+def check_device(device: str, num_gpus: int, *, key: str, on_cpu: str) -> None:
+    """Raises ConfigError if the device is not there, or fewer of it than processes on this machine.
+
+    ``key`` is its name in the config, ``on_cpu`` what to write on the command line for the CPU.
+    """
+    require(num_gpus > 0, f"--num-gpus is {num_gpus}; allowed: a positive number, 1 with {on_cpu} for the CPU")
+    if device_type(device, key) != "cuda":
+        return
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    require(found > 0, f"{key} is {device}, but PyTorch finds no GPU here: add {on_cpu} to run on the CPU")
+    require(num_gpus <= found, f"--num-gpus is {num_gpus}, but PyTorch finds {found} GPUs here: ask for no more")
+    index = torch.device(device).index or 0
+    require(index < found, f"{key} is {device}, but PyTorch finds {found} GPUs here, numbered from 0")
+
+
+def device_type(device: str, key: str = "MODEL.DEVICE") -> str:
+    """``"cuda"`` of ``"cuda:1"``; a ConfigError where PyTorch does not know the device."""
+    try:
+        name = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"{key} is {device!r}, which PyTorch does not know; it knows cuda and cpu") from error
+    require(name in ("cuda", "cpu"), f"{key} is {device!r}, on which Detectron2 does not run; allowed: 'cuda', 'cpu'")
+    return name
+
+
+def check_precision(device: str, is_mixed: bool, *, key: str) -> None:
+    """Raises ConfigError if mixed precision is asked for on a device that cannot train in it."""
+    require(
+        not is_mixed or device.startswith("cuda"),
+        f"{key} needs a GPU: Detectron2 trains in mixed precision with CUDA only",
+    )
+
+
+def check_operators(cfg: CfgNode, *, trains: bool) -> None:
+    """Raises ConfigError if the model needs operators that this Detectron2 does not have on the device."""
+    resnets, is_cpu = cfg.MODEL.RESNETS, device_type(cfg.MODEL.DEVICE) == "cpu"
+    if any(resnets.DEFORM_ON_PER_STAGE) and is_cpu:
+        key = f"MODEL.RESNETS.DEFORM_ON_PER_STAGE is {resnets.DEFORM_ON_PER_STAGE}"
+        is_plain = not resnets.DEFORM_MODULATED and resnets.DEFORM_NUM_GROUPS == 1
+        require(
+            not trains and is_plain, f"{key}, and Detectron2's deformable convolutions need a GPU for that: set none"
+        )
+    elif any(resnets.DEFORM_ON_PER_STAGE):
+        require(HAS_COMPILED, f"MODEL.RESNETS.DEFORM_ON_PER_STAGE {_COMPILED}")
+    require(HAS_COMPILED or not has_rotated_boxes(cfg), f"A model of rotated boxes (RRPN, RROIHeads) {_COMPILED}")
+
+
+def memory_of_machine() -> float:
+    """In bytes; infinity where the operating system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return math.inf
