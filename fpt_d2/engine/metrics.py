@@ -29,7 +29,11 @@ def cut_metrics(path: str, start: int) -> None:
 
 def _is_step_from(start: int, line: bytes) -> bool:
     iteration = re.search(rb'"iteration": (\d+)', line)
-    return iteration is not None and int(iteration[1]) >= start and b'"total_loss"' in line
+    return (
+        iteration is not None
+        and int(iteration[1]) >= start
+        and re.search(b'"total_loss"|"eta_seconds"', line) is not None
+    )
 
 
 def written_names(path: str, iteration: int) -> set[str]:
