@@ -83,16 +83,18 @@ def _keys_at_fault(make: Callable[[CfgNode], Any], cfg: CfgNode, config_file: st
 
 
 def _keys_with(name: Any, cfg: CfgNode) -> list[str]:
-    """The keys whose lists hold a name that something does not have: a feature, mostly."""
-    lists = {key: value for key, value in flat(cfg).items() if isinstance(value, (list, tuple))}
-    return [key for key, value in lists.items() if name in numbers(value)]
+    """The keys that have a name, or have it in a list, which something does not have: a feature, mostly."""
+    return [key for key, value in flat(cfg).items() if isinstance(value, (list, str, tuple)) and name in numbers(value)]
 
 
 def _other_values(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, Any]]:
     """Keys, and what they are without the command line, then what they are by default; where that differs."""
     now, others = flat(cfg), [merged_config(config_file)] if config_file else []
     for other in (*others, get_default_config()):
-        for key, value in flat(other).items():
+        # What belongs to a part before what chooses it, and switches last.
+        for key, value in sorted(
+            flat(other).items(), key=lambda pair: (isinstance(pair[1], bool), -pair[0].count("."))
+        ):
             is_leaf = not isinstance(value, CfgNode) and key.partition(".")[0] not in _PLACES
             if is_leaf and value is not None and key in now and now[key] != value:
                 yield key, value
