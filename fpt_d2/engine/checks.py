@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from typing import TYPE_CHECKING
 
@@ -130,6 +131,8 @@ def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
     test, evaluates = cfg.TEST, bool(cfg.DATASETS.TEST)
     require(bool(cfg.DATASETS.TRAIN), "DATASETS.TRAIN is empty: name the data sets to train on")
     _check_batch(cfg, args.num_gpus * args.num_machines)
+    can_crop = not (cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON) or importlib.util.find_spec("shapely") is not None
+    require(can_crop, "INPUT.CROP.ENABLED needs the package shapely, by which Detectron2 crops polygons: install it")
     check_optimizer(cfg)
     require(
         not test.BEST_METRIC or (evaluates and test.EVAL_PERIOD > 0),
