@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fpt_d2 import FPT
 from fpt_d2.core import ArgumentError, Branch, DropBlock, Fusion, Level, ValidSizes
+from fpt_d2.engine.checks import check_that_model_builds
 from fpt_d2.errors import ConfigError
 from fpt_d2.modeling import check_model
 from fpt_d2.modeling.keys import arguments_from
@@ -108,8 +109,9 @@ def test_name_that_is_not_registered_is_named_with_its_key(section: str, key: st
 
 
 def test_what_detectron2_refuses_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"The model \(GeneralizedRCNN, .*cannot be built from this config: KeyError"):
-        check_model(small_config(FASTER_RCNN, "MODEL.ROI_HEADS.IN_FEATURES", ["p9"]))
+    said = r"The model \(GeneralizedRCNN, .*cannot be built with MODEL.ROI_HEADS.IN_FEATURES \['p9'\]: KeyError 'p9'"
+    with pytest.raises(ConfigError, match=said):
+        check_that_model_builds(small_config(FASTER_RCNN, "MODEL.ROI_HEADS.IN_FEATURES", ["p9"]))
 
 
 def test_check_builds_on_no_device_and_leaves_the_config_as_it_is() -> None:
