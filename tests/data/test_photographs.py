@@ -168,7 +168,7 @@ def test_voc_boxes_become_coco(voc: Path, tmp_path: Path, caplog: pytest.LogCapt
     ]
     check = CocoCheck(content, str(tmp_path / "cells" / "images"), is_train=True, mask_format=None)
     assert not check.errors.counts and not check.warnings.counts
-    assert "Left out: 1 images, which none of the lists" in caplog.text
+    assert "Left out: 1 images, which are in no split of" in caplog.text
 
 
 def test_voc_oddities_that_have_one_meaning(voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -181,7 +181,7 @@ def test_voc_oddities_that_have_one_meaning(voc: Path, tmp_path: Path, caplog: p
     content = read(tmp_path / "cells", "train")
     assert [a["bbox"] for a in content["annotations"]] == [[2, 3, 4, 6], [0, 0, 16, 12], [4, 4, 5, 5]]
     assert [(a["category_id"], a["iscrowd"]) for a in content["annotations"]] == [(2, 0), (2, 0), (1, 1)]
-    assert "box of one point or line, as a slip of the mouse draws it (1): " in caplog.text
+    assert "object of one point or line, as a slip of the mouse draws it (1): " in caplog.text
     assert "b.xml object 1" in caplog.text
     assert len(read(tmp_path / "cells", "val")["images"]) == 1  # an image without objects
 
@@ -270,7 +270,7 @@ BAD: dict[str, tuple[str, Break, str]] = {
     "voc: malformed": (
         "voc",
         lambda root: (root / A / "b.xml").write_text("<annotation><si"),
-        r"Annotations is not in order: annotation file is not XML \(1\): .*b.xml \(.*\). Remedy: correct these files",
+        r"Cells is not in order: annotation file is not XML \(1\): .*b.xml \(.*\). Remedy: correct these files",
     ),
     "voc: entities": (
         "voc",
@@ -314,27 +314,27 @@ BAD: dict[str, tuple[str, Break, str]] = {
     "voc: no annotation": (
         "voc",
         lambda root: (root / A / "c.xml").unlink(),
-        r"annotation file is missing \(1\): .*c.xml",
+        r"annotation file is missing \(1\): that of .*JPEGImages/c.jpg",
     ),
     "voc: no image": (
         "voc",
         lambda root: (root / "BCCD" / "JPEGImages" / "c.jpg").unlink(),
-        r"image is missing \(1\): .*JPEGImages/c",
+        r"image is missing \(1\): that of .*Annotations/c.xml",
     ),
     "voc: two images": (
         "voc",
         lambda root: save(root / "BCCD" / "JPEGImages" / "c.png", image()),
-        "has both c.jpg and c.png",
+        r"one name has more than one image \(1\): .*c.jpg and .*c.png",
     ),
     "voc: twice": (
         "voc",
         lambda root: (root / M / "val.txt").write_text("c\nb\n"),
-        "lists b in both train.txt and val.txt",
+        "Main has b in both train and val: remove it from one, or set --val-share",
     ),
     "voc: half a split": (
         "voc",
         lambda root: (root / M / "val.txt").unlink(),
-        "train.txt and val.txt must both be there",
+        "Main has images of train, test, but train and val must both have some",
     ),
     "voc: no objects": (
         "voc",

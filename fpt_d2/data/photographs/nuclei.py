@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 from PIL import Image
 
 from ...errors import DatasetError
@@ -14,7 +12,7 @@ from ..checks.image_files import size_in_words
 from ..labels import UNREADABLE, read_labels
 from .classes import NUCLEI_CLASSES
 from .folders import names_in, prepared_folder, write_info
-from .instances import ReadImage, count, read_all, write_instances
+from .instances import ReadImage, count, mask_annotation, read_all, write_instances
 from .splits import split_by_seed
 
 _KIND = "nuclei"
@@ -103,14 +101,6 @@ def _add_nucleus(image: ReadImage, path: Path, free: np.ndarray) -> None:
     nucleus = (labels > 0) & free
     if nucleus.any():
         free &= ~nucleus
-        image.objects.append(_annotation(nucleus))
+        image.objects.append(mask_annotation(NUCLEI_CLASSES[0], nucleus))
     else:
         image.left_out.append(("mask is empty, or others cover it", str(path)))
-
-
-def _annotation(mask: np.ndarray) -> dict[str, Any]:
-    """A COCO annotation of a mask (H, W)."""
-    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    segmentation = {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
-    area, box = int(mask_util.area(rle)), mask_util.toBbox(rle).tolist()
-    return {"category": NUCLEI_CLASSES[0], "segmentation": segmentation, "area": area, "bbox": box, "iscrowd": 0}
