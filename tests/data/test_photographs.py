@@ -149,7 +149,8 @@ def test_a_split_depends_on_names_and_seed_only() -> None:
     assert split_by_seed(shuffled, 0.25, seed=1) == splits != split_by_seed(strata, 0.25, seed=2)
     for share, names, message in (
         (1.5, strata, "between 0 and 1, not 1.5"),
-        (0.2, {"a": 0}, "leaves train or val empty"),
+        (0.2, {"a": 0, "b": 0}, "leaves train or val empty"),
+        (0.2, {"a": 0}, "One image is too few"),
     ):
         with pytest.raises(DatasetError, match=message):
             split_by_seed(names, share, seed=0)

@@ -90,7 +90,9 @@ def _splits(layout: Layout, val_share: float | None, seed: int) -> Mapping[str, 
         if left_out := len({*layout.names}.difference(*layout.splits.values())):
             logger.warning("Left out: %d images, which are in no split of %s", left_out, layout.where)
         return layout.splits
-    return split_by_seed(dict.fromkeys(layout.names, 0), _VAL_SHARE if val_share is None else val_share, seed)
+    if val_share is None:
+        val_share = max(_VAL_SHARE, 1 / max(len(layout.names), 2))  # of two to four images, one
+    return split_by_seed(dict.fromkeys(layout.names, 0), val_share, seed)
 
 
 def read_sample(name: str, sample: Sample, fill: Callable[[ReadImage], Any]) -> ReadImage:
