@@ -264,6 +264,20 @@ def test_the_same_name_in_two_folders(yolo: Path) -> None:
     ]  # fmt: skip
 
 
+def test_what_lies_beside_the_data_set(yolo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file of that name, a data set that was prepared there, hidden files and links in a circle."""
+    (yolo / "dataset.json").write_text("{}")
+    prepare_yolo(yolo, yolo / "datasets" / "cells")
+    (yolo / ".cache").mkdir()
+    picture(yolo / ".cache" / "z.png")
+    (yolo / "images" / "again").symlink_to(yolo, target_is_directory=True)
+    (yolo / "labels" / "b.txt").unlink()
+    assert [(i["file_name"], len(a)) for i, a in converted("yolo", yolo)] == [
+        ("a.png", 2), ("b.png", 0), ("c.png", 2), ("d.png", 2),
+    ]  # fmt: skip
+    assert "1 images without a label file have no objects, such as " in caplog.text
+
+
 def test_labelme_shapes(labelme: Path, caplog: pytest.LogCaptureFixture) -> None:
     mask = np.zeros((12, 16), bool)
     mask[2:7, 3:5] = True
@@ -287,7 +301,7 @@ def test_labelme_shapes(labelme: Path, caplog: pytest.LogCaptureFixture) -> None
     assert (mask_util.decode(dust["segmentation"]) == mask).all() and dust["bbox"] == [3, 2, 2, 5]
     assert group["segmentation"] == [[0, 0, 4, 0, 4, 4], [8, 8, 12, 8, 12, 12]] and group["area"] == 16
     assert group["bbox"] == [0, 0, 12, 12] and old["area"] == 8 and tilted["area"] == 32
-    assert "shape of type line (1): " in caplog.text and "shape of type point (1): " in caplog.text
+    assert "shape of type 'line' (1): " in caplog.text and "shape of type 'point' (1): " in caplog.text
 
 
 def test_labelme_images(labelme: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -339,7 +353,12 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "image cut": ("yolo", text("images/a.png", b"\x89PNG"), r"image cannot be read \(1\): .*a.png"),
     "no names": ("yolo", text(Y, "train: images"), "does not name its classes: add names to data.yaml, or set --class"),
     "names in one word": ("yolo", text(Y, "names: cell"), "data.yaml: names must be a list of names, or a mapping"),
-    "names from 1": ("yolo", text(Y, "names: {1: cell, 2: dust}"), "names must have the numbers 0 to 1, not 1, 2"),
+    "names from 1": (
+        "yolo",
+        text(Y, "names: {1: cell, 2: dust}"),
+        "names must have the numbers 0 to 1, not \\[1, 2\\]",
+    ),
+    "a path too long": ("yolo", text(Y, f"names: [a, b]\ntrain: {'x' * 5000}"), "train is 'xx.*xx', which is not in"),
     "a name twice": ("yolo", text(Y, "names: [cell, cell]"), "two classes have the name cell"),
     "a name that is yes": ("yolo", text(Y, "names: [cell, no]"), "YAML takes yes, no, on and off .*: quote these"),
     "nc": ("yolo", text(Y, "names: [cell, dust]\nnc: 3"), "nc is 3, but there are 2 names"),
@@ -370,11 +389,27 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "empty JSON": ("labelme", text("a.json", ""), r"file is not JSON \(1\): .*a.json"),
     "COCO beside LabelMe": ("labelme", text("z.json", '{"annotations": []}'), r"JSON file is not LabelMe's.*z.json"),
     "no label": ("labelme", a_json(shape("polygon", [[0, 0]], None), 7), r"shape has no label \(2\): .*a.json shape 1"),
-    "no points": ("labelme", a_json(shape("polygon", None)), r"shape is malformed \(1\): .*a.json shape 1 \(LabelMe"),
+    "no points": (
+        "labelme",
+        a_json(shape("polygon", None)),
+        r"shape is not of LabelMe's form, .* \(1\): .*a.json shape 1 \(LabelMe",
+    ),
     "two points": ("labelme", a_json(shape("polygon", [[0, 0], [1, 1]])), "expected at least 3"),
-    "points by name": ("labelme", a_json(shape("polygon", {"x": 1})), r"shape is malformed \(1\): .*shape 1"),
-    "points are NaN": ("labelme", a_json(shape("polygon", [[0, 0], [1, 1], [float("nan"), 2]])), "shape is malformed"),
-    "points are huge": ("labelme", a_json(shape("polygon", [[0, 0], [1, 1], [10**400, 2]])), "shape is malformed"),
+    "points by name": (
+        "labelme",
+        a_json(shape("polygon", {"x": 1})),
+        r"shape is not of LabelMe's form, .* \(1\): .*shape 1",
+    ),
+    "points are NaN": (
+        "labelme",
+        a_json(shape("polygon", [[0, 0], [1, 1], [float("nan"), 2]])),
+        "shape is not of LabelMe's form",
+    ),
+    "points are huge": (
+        "labelme",
+        a_json(shape("polygon", [[0, 0], [1, 1], [10**400, 2]])),
+        "shape is not of LabelMe's form",
+    ),
     "points outside": ("labelme", a_json(shape("rectangle", [[0, 0], [99, 9]])), r"box reaches outside .*0, 0, 99, 9"),
     "circle of one point": ("labelme", a_json(shape("circle", [[4, 4]])), "a circle has two points of two numbers"),
     "mask of nothing": ("labelme", a_json(shape("mask", [[0, 0], [3, 3]], mask="?")), "its mask is not an image"),
@@ -396,6 +431,11 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         "labelme",
         lambda root: [(root / "a.png").unlink(), write_json(root / "a.json", imageData="AAAA")],
         r"imageData is not an image \(1\): .*a.json",
+    ),
+    "imagePath too long": (
+        "labelme",
+        lambda root: [(root / "a.png").unlink(), write_json(root / "a.json", imagePath="x" * 5000)],
+        "image is missing",
     ),
     "one image twice": ("labelme", a_json(imagePath="b.png"), r"image has two JSON files \(1\): .*b.png has "),
     "other size": ("labelme", a_json(imageWidth=99), r"another size than its image \(1\): .*a.json has 99x12, "),

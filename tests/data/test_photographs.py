@@ -197,6 +197,31 @@ def test_voc_without_lists_is_split_by_seed(voc: Path, tmp_path: Path) -> None:
     assert {split: numbers["images"] for split, numbers in counts.items()} == {"train": 4, "val": 1}
 
 
+@pytest.mark.parametrize("folders", [("{}/images", "{}/annotations"), ("images/{}", "xmls/{}"), ("{}", "{}")])
+def test_voc_in_other_folders(folders: tuple[str, str], voc: Path, tmp_path: Path) -> None:
+    """As Kaggle and Roboflow have them, of splits train, valid and test."""
+    for name, split in {"a.rf.0": "train", "b": "valid", "c": "train", "d": "test", "e": "train"}.items():
+        for folder, kind, suffix in zip(folders, ("JPEGImages", "Annotations"), ("jpg", "xml")):
+            target = tmp_path / "sets" / folder.format(split)
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(voc / "BCCD" / kind / f"{name}.{suffix}", target)
+    counts = prepare_voc(tmp_path / "sets", tmp_path / "cells")
+    assert {split: numbers["images"] for split, numbers in counts.items()} == {"train": 3, "val": 1, "test": 1}
+    assert [image["file_name"] for image in read(tmp_path / "cells", "val")["images"]] == ["valid/b.jpg"]
+    assert (tmp_path / "cells" / "images" / "valid" / "b.jpg").is_file()
+
+
+def test_voc_polygons(voc: Path, tmp_path: Path) -> None:
+    """Their points are the middles of pixels, counted from 1."""
+    file = voc / "BCCD" / "Annotations" / "a.rf.0.xml"
+    polygon = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate([(3, 4), (6, 4), (6, 9)], start=1))
+    file.write_text(xml(("RBC", 3, 4, 6, 9)).replace("</bndbox>", f"</bndbox><polygon>{polygon}</polygon>"))
+    prepare_voc(voc, tmp_path / "cells")
+    annotation = read(tmp_path / "cells", "train")["annotations"][0]
+    assert annotation["bbox"] == [2, 3, 4, 6] and annotation["area"] == 7.5
+    assert annotation["segmentation"] == [[2.5, 3.5, 5.5, 3.5, 5.5, 8.5]]
+
+
 Break = Callable[[Path], Any]
 PREPARE = {"camvid": prepare_camvid, "nuclei": prepare_nuclei, "voc": prepare_voc}
 C, N, A, M = "CamVid", "stage1_train/image3", "BCCD/Annotations", "BCCD/ImageSets/Main"

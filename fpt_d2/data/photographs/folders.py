@@ -20,6 +20,8 @@ from ..synthetic.staging import staged_folder
 
 INFO_FILE = "dataset.json"  # written into every prepared folder; by it --overwrite knows what it may replace
 
+_PREPARED = "fpt_d2: "
+
 
 @contextmanager
 def prepared_folder(root: Path, source: Path, kind: str, *, overwrite: bool) -> Iterator[Path]:
@@ -52,8 +54,17 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     path.write_text(json.dumps(content, indent=indent), encoding="utf-8")
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder was written by a preparation, of whatever kind."""
+    try:
+        content = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and str(content.get("description")).startswith(_PREPARED)
+
+
 def _description(kind: str) -> str:
-    return f"fpt_d2: {kind} prepared from a download"
+    return f"{_PREPARED}{kind} prepared from a download"
 
 
 def names_in(folder: Path) -> set[str]:

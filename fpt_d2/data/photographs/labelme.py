@@ -10,9 +10,11 @@ import base64
 import io
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PureWindowsPath
+from reprlib import repr as short
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -109,7 +111,7 @@ def _find_image(image: ReadImage, content: Mapping[str, Any], source: Path, same
     file, said = image.path, content.get("imagePath")
     # Written on Windows, it may have backslashes.
     named = [file.parent / PureWindowsPath(said).as_posix()] if isinstance(said, str) and said else []
-    found = [path for path in (*named, *same_name) if path.is_file()]
+    found = [path for path in (*named, *same_name) if os.path.isfile(path)]  # False for what cannot be a path
     inside = [path for path in found if source.resolve() in path.resolve().parents]
     if inside:
         image.path = inside[0]
@@ -119,7 +121,9 @@ def _find_image(image: ReadImage, content: Mapping[str, Any], source: Path, same
     elif found:
         image.problems.append((f"image is not in {source}: name the folder that holds both", f"{file} has {said}"))
     else:
-        image.problems.append(("image is missing", f"that of {file}, which has imagePath {said!r} and no imageData"))
+        image.problems.append(
+            ("image is missing", f"that of {file}, which has imagePath {short(said)} and no imageData")
+        )
 
 
 def _use_embedded(image: ReadImage, data: object) -> None:

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as short
 from textwrap import shorten
 from typing import Any
 
@@ -39,7 +40,7 @@ def add_shapes(image: ReadImage, shapes: Sequence[Any], file: Path, read_shapes:
             continue
         kind = shape.get("shape_type") or "polygon"  # LabelMe's first versions had no other
         if kind not in (*_OUTLINES, "mask"):
-            image.left_out.append((f"shape of type {kind}", where))
+            image.left_out.append((f"shape of type {short(kind)}", where))
             continue
         key: tuple[str, object] = label.strip(), number if shape.get("group_id") is None else repr(shape["group_id"])
         first.setdefault(key, where)
@@ -49,7 +50,7 @@ def add_shapes(image: ReadImage, shapes: Sequence[Any], file: Path, read_shapes:
             _add_object(image, members, first[key], read_shapes)
         except _Malformed as error:
             message = shorten(str(error), _LONGEST, placeholder=" ...")
-            image.problems.append(("shape is malformed", f"{first[key]} ({message})"))
+            image.problems.append(("shape is not of LabelMe's form, points [[x, y], ...]", f"{first[key]} ({message})"))
 
 
 class _Malformed(Exception):

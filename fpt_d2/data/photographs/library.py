@@ -11,6 +11,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from ...errors import UserError
 
 
@@ -23,4 +25,9 @@ def load_reader(module: str, function: str) -> Callable[..., Any]:
             f"Labels of this format need supervision 0.31 or newer ({error}): pip install 'fpt_d2[convert]', or "
             "'supervision>=0.31'"
         ) from error
-    return reader
+
+    def read(*args: Any, **options: Any) -> Any:
+        with np.errstate(over="ignore", invalid="ignore"):  # it refuses what has overflowed
+            return reader(*args, **options)
+
+    return read

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...errors import DatasetError
 from ..datasets.sem_seg import IMAGE_SUFFIXES
-from .folders import INFO_FILE
+from .folders import is_prepared
 
 # Folders that say what is in them, not which image it is: train/images/a.jpg and train/labels/a.txt are one sample.
 _KINDS = {"images", "labels", "annotations", "jpegimages", "imgs", "img", "xmls", "xml", "json", "jsons"}
@@ -48,7 +48,7 @@ def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
     """All files below a folder but hidden ones and those of a prepared data set, through links, but no folder twice."""
     for place, folders, names in os.walk(folder, followlinks=True):
         real = Path(place).resolve()
-        if real in seen or INFO_FILE in names:
+        if real in seen or is_prepared(real):
             folders.clear()
             continue
         seen.add(real)

@@ -125,7 +125,7 @@ def _add_object(image: ReadImage, element: ElementTree.Element, where: str) -> N
     (left, right), (top, bottom) = sorted(box[::2]), sorted(box[1::2])  # some tools write corners as they were drawn
     # VOC's first pixel is 1, and its last is that of the object; but one pixel alone is a slip of the mouse.
     first = (left - (left < right), top - (top < bottom))
-    is_difficult = (element.findtext("difficult") or "0").strip() == "1"
+    is_difficult = (element.findtext("difficult") or "0").strip().lower() in ("1", "true")
     said = ", ".join(f"{x:g}" for x in box)
     image.add(name, (*first, right, bottom), where, polygons=polygons, said=said, iscrowd=is_difficult)
 

@@ -6,6 +6,7 @@ out of them, which take a byte for each pixel of the image and object.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +23,8 @@ from .instances import ReadImage
 from .library import load_reader
 from .samples import Sample, find_samples, looks_like, splits_by_folder
 from .yolo_yaml import check_names, read_yaml
+
+logger = logging.getLogger(__name__)
 
 _NOT_LABELS = re.compile(r"(classes|names|train|trainval|val|valid|test|readme.*|requirements)\.txt", re.IGNORECASE)
 _NAME_FILES = ("classes.txt", "names.txt", "obj.names", "labels/classes.txt")
@@ -62,6 +65,8 @@ def _find(source: Path, *, read_line: Callable[..., Any], names: Sequence[str] |
         raise DatasetError(
             f"{source} has no label files, .txt beside images or in a folder labels: {looks_like(source)}"
         )
+    if empty := [sample.images[0] for sample in samples.values() if not sample.labels]:
+        logger.warning("%d images without a label file have no objects, such as %s", len(empty), empty[0])
     description = read_yaml(source)
     classes = names or description.classes() or _listed_classes(source)
     splits = {} if is_split else description.splits(samples)

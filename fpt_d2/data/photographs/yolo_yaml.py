@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import yaml
@@ -41,7 +43,7 @@ class YoloYaml:
         if isinstance(names, dict):
             numbered = {str(number).strip(): name for number, name in names.items()}
             if {*numbered} != {str(number) for number in range(len(names))}:
-                found = ", ".join(map(str, names))
+                found = short(list(names))
                 raise DatasetError(f"{self.file}: names must have the numbers 0 to {len(names) - 1}, not {found}")
             names = [numbered[str(number)] for number in range(len(names))]
         if not isinstance(names, list) or not all(isinstance(name, (str, int, float)) for name in names):
@@ -50,7 +52,9 @@ class YoloYaml:
             raise DatasetError(f"{self.file}: YAML takes yes, no, on and off for true and false: quote these names")
         check_names(classes := [str(name).strip() for name in names], self.file)
         if (number := self.content.get("nc", len(classes))) != len(classes):
-            raise DatasetError(f"{self.file}: nc is {number}, but there are {len(classes)} names: correct one of them")
+            raise DatasetError(
+                f"{self.file}: nc is {short(number)}, but there are {len(classes)} names: correct one of them"
+            )
         return classes
 
     def num_keypoint_values(self) -> int:
@@ -59,7 +63,9 @@ class YoloYaml:
         if shape is None:
             return 0
         if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise DatasetError(f"{self.file}: kpt_shape must be two numbers, of keypoints and of values, not {shape!r}")
+            raise DatasetError(
+                f"{self.file}: kpt_shape must be two numbers, of keypoints and of values, not {short(shape)}"
+            )
         return int(shape[0] * shape[1])
 
     def splits(self, samples: Mapping[str, Sample]) -> dict[str, list[str]]:
@@ -70,7 +76,7 @@ class YoloYaml:
             entries: Any = next((self.content[key] for key in keys if self.content.get(key)), [])
             entries = [entries] if isinstance(entries, str) else entries
             if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-                raise DatasetError(f"{self.file}: {split} must be a path or a list of paths, not {entries!r}")
+                raise DatasetError(f"{self.file}: {split} must be a path or a list of paths, not {short(entries)}")
             names = [name for entry in entries for name in self._names(split, entry, by_path)]
             if entries:
                 splits[split] = list(dict.fromkeys(names))
@@ -93,13 +99,13 @@ class YoloYaml:
         """The path of a split: from ``path``, or from the file; some exporters write a ``../`` too many."""
         root = str(self.content.get("path") or ".")
         tried = (self.source / root / entry, self.source / entry, self.source / entry.lstrip("./"))
-        inside = [path.resolve() for path in tried if path.exists()]
+        inside = [path.resolve() for path in tried if os.path.exists(path)]  # False for what cannot be a path
         for path in inside:
             if path == self.source.resolve() or self.source.resolve() in path.parents:
                 return path
         raise DatasetError(
-            f"{self.file}: {split} is {entry!r}, which is not in {self.source}: correct the path, or set --val-share "
-            "to split without it"
+            f"{self.file}: {split} is {short(entry)}, which is not in {self.source}: correct the path, or set "
+            "--val-share to split without it"
         )
 
 
