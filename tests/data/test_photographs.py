@@ -452,14 +452,19 @@ print(*(len(DatasetCatalog.get(name)) for name in names))
 def test_the_command_writes_what_is_registered(camvid: Path, nuclei: Path, voc: Path, tmp_path: Path) -> None:
     for path in (voc / "BCCD" / "Annotations").iterdir():
         path.write_text(path.read_text().replace("RBC", "Platelets"))
+    one = tmp_path / "one"
     done_well = [["camvid", str(camvid)], ["nuclei", str(nuclei)], ["voc", str(voc), "--name", "bccd"]]
     refused = {
         "camvid holds a data set already": ["camvid", str(camvid)],
         "The name 'coco' is that of a data set which is registered": ["voc", str(voc), "--name", "coco"],
         "bccd is registered with the classes Platelets, RBC, WBC": [*done_well[2], "--classes", "WBC"],
         "'../x' is not a name of letters": ["voc", str(voc), "--name", "../x"],
+        "it looks like a data set for `tools/prepare.py voc`": ["yolo", str(voc), "--name", "x"],
+        "One image is too few": ["labelme", str(one), "--name", "x"],
         "'A,,B' is not a list of different names": ["voc", str(voc), "--name", "x", "--classes", "A,,B"],
     }
+    one.mkdir()
+    (one / "a.json").write_text("{}")
     names = ["camvid_sem_seg_test", "nuclei_train", "nuclei_val", "bccd_train", "bccd_test"]
     arguments = json.dumps([[*done_well, ["voc", str(voc), "--name", "my_cells"], *refused.values()], names])
     path = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
