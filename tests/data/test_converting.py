@@ -241,7 +241,7 @@ def test_yolo_splits_of_its_own(last: bool, yolo: Path) -> None:
     "lines",
     [
         "path: /content/elsewhere\ntrain: images/train\nval: [images/valid]",  # as it was on another machine
-        "train: ../images/train\nval: ../images/valid\ntest:",  # as Roboflow writes it
+        "train: ../images/train\nval: ../images/valid\ntest: ../test/images",  # as Roboflow writes it
         "train: train.txt\nval: val.txt",
     ],
 )
@@ -438,6 +438,7 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         "image is missing",
     ),
     "one image twice": ("labelme", a_json(imagePath="b.png"), r"image has two JSON files \(1\): .*b.png has "),
+    "a huge size": ("labelme", a_json(imageWidth=10**400), r"another size than its image .*a.json has ...x12, "),
     "other size": ("labelme", a_json(imageWidth=99), r"another size than its image \(1\): .*a.json has 99x12, "),
     "EXIF": (
         "labelme",
@@ -465,21 +466,21 @@ def test_a_share_that_cannot_be_is_refused_before_anything_is_read(share: float,
         prepare_yolo(yolo, tmp_path / "out", val_share=share)
 
 
-def test_the_wrong_command_is_named(yolo: Path, labelme: Path, tmp_path: Path) -> None:
-    """Both are in one folder, so that each is alone in its copy."""
-    only = {".txt": tmp_path / "only yolo", ".json": tmp_path / "only labelme"}
-    for suffix, folder in only.items():
-        shutil.copytree(
-            yolo, folder, ignore=lambda _, names, s=suffix: [n for n in names if n.endswith(tuple({*only} - {s}))]
-        )
-    for kind, folder, command in (
-        ("voc", only[".txt"], "yolo"),
-        ("labelme", only[".txt"], "yolo"),
-        ("voc", only[".json"], "labelme"),
-        ("yolo", only[".json"], "labelme"),
-    ):
-        with pytest.raises(DatasetError, match=f"it looks like a data set for `tools/prepare.py {command}`"):
-            PREPARE[kind](folder, tmp_path / "out")
+def test_the_wrong_command_is_named(yolo: Path, tmp_path: Path) -> None:
+    labelme, voc, coco = (tmp_path / name for name in ("labelme", "voc", "coco"))
+    for folder in (labelme, voc, coco):
+        picture(folder / "a.png")
+    write_json(labelme / "a.json", shape("rectangle", [[0, 0], [9, 9]]))
+    (voc / "a.xml").write_text("<annotation/>")
+    (voc / "cell_train.txt").write_text("a 1\n")  # VOC has lists of each class
+    (coco / "instances.json").write_text('{"images": [], "annotations": []}')
+    folders = {"yolo": yolo, "labelme": labelme, "voc": voc}
+    for kind, command in ((k, c) for k in PREPARE for c in folders if k != c):
+        with pytest.raises(DatasetError, match=f"has no .*: it looks like a data set for `tools/prepare.py {command}`"):
+            PREPARE[kind](folders[command], tmp_path / "out")
+    for prepare in PREPARE.values():
+        with pytest.raises(DatasetError, match="instances.json looks like COCO's format, which DATASETS.REGISTER_COCO"):
+            prepare(coco, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["yolo", "labelme"])

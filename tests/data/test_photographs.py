@@ -367,7 +367,11 @@ BAD: dict[str, tuple[str, Break, str]] = {
         lambda root: [path.write_text(xml()) for path in (root / A).iterdir()],
         "have no objects: nothing can be learned",
     ),
-    "voc: empty": ("voc", lambda root: shutil.rmtree(root / "BCCD"), "neither the folders Annotations and JPEGImages"),
+    "voc: empty": (
+        "voc",
+        lambda root: shutil.rmtree(root / "BCCD"),
+        "Cells has no XML files in a folder Annotations or beside images: it has no images",
+    ),
     "voc: several": (
         "voc",
         lambda root: shutil.copytree(root / "BCCD", root / "VOC2007"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import DatasetError
 from ..checks.findings import Findings
-from ..labels import UNREADABLE
+from ..images import UNDECODABLE, reason
 from .folders import prepared_folder, raise_findings, size_of_whole_image, write_info
 from .instances import ReadImage, count, read_all, write_instances
 from .samples import Sample, check_splits
@@ -114,8 +114,8 @@ def read_sample(name: str, sample: Sample, fill: Callable[[ReadImage], Any]) -> 
 def measure(image: ReadImage) -> None:
     try:
         image.size = size_of_whole_image(image.path)
-    except UNREADABLE as error:
-        image.problems.append(("image cannot be read", f"{image.path} ({error})"))
+    except UNDECODABLE as error:
+        image.problems.append(("image cannot be read", f"{image.path} ({reason(error)})"))
 
 
 def sample_reader(

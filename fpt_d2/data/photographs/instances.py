@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # An object may reach beyond its image by rounding, and is clipped. Much more than that is a mistake.
 _TOLERANCE = 2.0  # pixels
 _DECIMALS = 3  # of a pixel
+_MOST_PIXELS = 1e9  # of a side, when it is written out
 
 Corners = Sequence[float]  # x1, y1, x2, y2 in pixels from the upper left corner of the image
 
@@ -112,7 +113,8 @@ def size_problem(image: ReadImage, said: Sequence[float], file: Path) -> list[tu
     """The problem of a file that gives its image another (width, height) than it has, if it does."""
     if tuple(said) == image.size:
         return []
-    example = f"{file} has {said[0]:g}x{said[1]:g}, {image.path} is {size_in_words(image.size)}"
+    words = "x".join(f"{side:g}" if abs(side) < _MOST_PIXELS else "..." for side in said)
+    example = f"{file} has {words}, {image.path} is {size_in_words(image.size)}"
     if tuple(said[::-1]) == image.size:
         example += " as its EXIF orientation turns it"
     return [("annotation file has another size than its image", example)]

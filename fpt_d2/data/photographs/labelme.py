@@ -17,15 +17,14 @@ from pathlib import Path, PureWindowsPath
 from reprlib import repr as short
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from ...errors import DatasetError
-from ..labels import UNREADABLE
+from ..images import UNDECODABLE, open_image, reason
 from .converting import Layout, convert, measure
 from .instances import ReadImage, size_problem
 from .labelme_shapes import add_shapes
 from .library import load_reader
-from .samples import Sample, find_samples, looks_like, splits_by_folder
+from .samples import Sample, check_kind, find_samples, splits_by_folder
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +63,9 @@ def prepare_labelme(
 
 
 def _find(source: Path, *, read_shapes: Callable[..., Any], taken: dict[Path, Path]) -> Layout:
+    check_kind(source, "labelme", "JSON files of LabelMe")
     samples = find_samples(source, ".json")
     names = [name for name, sample in samples.items() if sample.labels]
-    if not names:
-        raise DatasetError(f"{source} has no JSON files of LabelMe: {looks_like(source)}")
     read = partial(_read, source, samples, read_shapes, taken)
     return Layout(names, read, splits_by_folder(names), source)
 
@@ -128,11 +126,11 @@ def _find_image(image: ReadImage, content: Mapping[str, Any], source: Path, same
 
 def _use_embedded(image: ReadImage, data: object) -> None:
     try:
-        with Image.open(io.BytesIO(base64.b64decode(str(data), validate=True))) as opened:
+        with open_image(io.BytesIO(base64.b64decode(str(data), validate=True))) as opened:
             suffix = f".{(opened.format or 'png').lower()}"
             image.size = ImageOps.exif_transpose(opened).size  # all of it is decoded, and turned as Detectron2 does
-    except UNREADABLE as error:
-        image.problems.append(("imageData is not an image", f"{image.path} ({error})"))
+    except UNDECODABLE as error:
+        image.problems.append(("imageData is not an image", f"{image.path} ({reason(error)})"))
         return
     image.save = partial(_save_embedded, image.path)
     image.path = image.path.with_suffix(suffix)

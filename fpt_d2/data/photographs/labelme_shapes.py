@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
-from PIL import Image
 
-from ..labels import UNREADABLE
+from ..images import UNDECODABLE, open_image, reason
 from .instances import ReadImage
 
 _OUTLINES = ("polygon", "rectangle", "circle", "oriented_rectangle")
@@ -120,10 +119,10 @@ def _mask(shape: Shape, size: tuple[int, int]) -> np.ndarray:
     """The mask (H, W) bool of an image, of which the file has the part in a rectangle, as a PNG."""
     x, y = np.round(_two_points(shape).min(axis=0)).astype(int)
     try:
-        with Image.open(io.BytesIO(base64.b64decode(str(shape.get("mask")), validate=True))) as opened:
+        with open_image(io.BytesIO(base64.b64decode(str(shape.get("mask")), validate=True))) as opened:
             part = np.asarray(opened.convert("L")) > 0
-    except UNREADABLE as error:
-        raise _Malformed(f"its mask is not an image: {error}") from error
+    except UNDECODABLE as error:
+        raise _Malformed(f"its mask is not an image: {reason(error)}") from error
     mask = np.zeros(size[::-1], dtype=bool)
     if min(x, y) < 0 or x + part.shape[1] > size[0] or y + part.shape[0] > size[1]:
         raise _Malformed("its mask reaches outside the image")

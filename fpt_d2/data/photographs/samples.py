@@ -18,6 +18,9 @@ from .folders import is_prepared
 _KINDS = {"images", "labels", "annotations", "jpegimages", "imgs", "img", "xmls", "xml", "json", "jsons"}
 _SPLIT = re.compile(r"(train|val|test)(ing|id|idation)?\d*", re.IGNORECASE)  # "valid" and "val2017" among them
 
+_SUFFIXES = {"voc": ".xml", "yolo": ".txt", "labelme": ".json"}
+_MOST_OPENED = 100  # files, to see of what format they are
+
 
 @dataclass
 class Sample:
@@ -88,18 +91,32 @@ def check_splits(splits: Mapping[str, Sequence[str]], where: object) -> None:
                 )
 
 
-def looks_like(folder: Path) -> str:
-    """What a folder seems to be instead of what it was taken for, as the end of a sentence."""
-    paths = list(_files(folder, set()))
-    for suffix, command in ((".xml", "voc"), (".txt", "yolo"), (".json", "labelme")):
-        files = [path for path in paths if path.suffix.lower() == suffix]
-        if suffix == ".json" and files and "annotations" in _keys(files[0]):
-            return f"{files[0]} looks like annotations in COCO format, which DATASETS.REGISTER_COCO takes as they are"
-        if any(_is_of(command, file) for file in files[:10]):
-            return f"it looks like a data set for `tools/prepare.py {command}`"
-    if not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in paths):
-        return f"it has no images ({', '.join(IMAGE_SUFFIXES)}) either: name the folder that holds both"
-    return "it has images only: add the label files"
+def check_kind(source: Path, command: str, wanted: str) -> None:
+    """Raise DatasetError if a folder has nothing of a format; the message says what it looks like instead.
+
+    Args:
+        command: tools/prepare.py's for the format.
+        wanted: the label files of the format, in words.
+    """
+    paths = list(_files(source, set()))
+    labels = {
+        kind: [path for path in paths if path.suffix.lower() == suffix][:_MOST_OPENED]
+        for kind, suffix in _SUFFIXES.items()
+    }
+    if any(_is_of(command, file) for file in labels[command]):
+        return
+    found = [kind for kind in labels if any(_is_of(kind, file) for file in labels[kind])]
+    coco = [file for file in labels["labelme"] if "annotations" in _keys(file)]
+    if labels[command] and not found and not coco:  # files with mistakes, which are named later
+        return
+    instead = "it has images only: add the label files"
+    if coco:
+        instead = f"{coco[0]} looks like COCO's format, which DATASETS.REGISTER_COCO takes as it is"
+    elif found:
+        instead = f"it looks like a data set for `tools/prepare.py {found[0]}`"
+    elif not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in paths):
+        instead = f"it has no images ({', '.join(IMAGE_SUFFIXES)}) either: name the folder that holds both"
+    raise DatasetError(f"{source} has no {wanted}: {instead}")
 
 
 def _is_of(command: str, file: Path) -> bool:
@@ -107,7 +124,7 @@ def _is_of(command: str, file: Path) -> bool:
         return "shapes" in _keys(file)
     with file.open("rb") as opened:
         start = opened.read(1000)
-    return b"<annotation" in start if command == "voc" else bool(re.match(rb"\d+( -?[\d.]+){4}", start))
+    return b"<annotation" in start if command == "voc" else bool(re.match(rb"\s*\d+([ \t]+-?[\d.]+){4}", start))
 
 
 def _keys(file: Path) -> set[str]:

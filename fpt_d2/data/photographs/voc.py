@@ -20,7 +20,7 @@ from ..datasets.sem_seg import IMAGE_SUFFIXES
 from .converting import Layout, convert, sample_reader
 from .folders import read_lines
 from .instances import ReadImage, size_problem
-from .samples import Sample, find_samples, looks_like, splits_by_folder
+from .samples import Sample, check_kind, find_samples, splits_by_folder
 
 _SPLITS = ("train", "val", "test")
 
@@ -49,13 +49,9 @@ def prepare_voc(
 
 def _find(source: Path, is_split: bool) -> Layout:
     folder = _find_folder(source)
+    check_kind(folder, "voc", "XML files in a folder Annotations or beside images")
     kinds = [folder / "Annotations", folder / "JPEGImages"] if _is_voc(folder) else None
     samples = find_samples(folder, ".xml", kinds)
-    if not any(sample.labels for sample in samples.values()):
-        raise DatasetError(
-            f"{source} has neither the folders Annotations and JPEGImages nor XML files beside images: "
-            f"{looks_like(source)}"
-        )
     lists = folder / "ImageSets" / "Main"
     splits = {} if is_split else _read_lists(lists)
     for name in {name for names in splits.values() for name in names}.difference(samples):

@@ -21,7 +21,7 @@ from .converting import Layout, convert, sample_reader
 from .folders import read_lines
 from .instances import ReadImage
 from .library import load_reader
-from .samples import Sample, find_samples, looks_like, splits_by_folder
+from .samples import Sample, check_kind, find_samples, splits_by_folder
 from .yolo_yaml import check_names, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -59,12 +59,9 @@ def prepare_yolo(
 
 
 def _find(source: Path, *, read_line: Callable[..., Any], names: Sequence[str] | None, is_split: bool) -> Layout:
+    check_kind(source, "yolo", "label files, .txt beside images or in a folder labels")
     found = find_samples(source, ".txt")
     samples = {name: sample for name, sample in found.items() if not _is_other(sample)}
-    if not any(sample.labels for sample in samples.values()):
-        raise DatasetError(
-            f"{source} has no label files, .txt beside images or in a folder labels: {looks_like(source)}"
-        )
     if empty := [sample.images[0] for sample in samples.values() if not sample.labels]:
         logger.warning("%d images without a label file have no objects, such as %s", len(empty), empty[0])
     description = read_yaml(source)

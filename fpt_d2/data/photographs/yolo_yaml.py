@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ import yaml
 from ...errors import DatasetError
 from .folders import read_lines
 from .samples import Sample
+
+logger = logging.getLogger(__name__)
 
 _USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLITS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
@@ -78,13 +81,15 @@ class YoloYaml:
             if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
                 raise DatasetError(f"{self.file}: {split} must be a path or a list of paths, not {short(entries)}")
             names = [name for entry in entries for name in self._names(split, entry, by_path)]
-            if entries:
+            if names or (entries and split != "test"):
                 splits[split] = list(dict.fromkeys(names))
         return splits
 
     def _names(self, split: str, entry: str, by_path: Mapping[Path, str]) -> list[str]:
         """The images of a folder, of a list of images, or the one image."""
         path = self._resolve(split, entry)
+        if path is None:
+            return []
         if path.suffix.lower() != ".txt":
             return [name for image, name in by_path.items() if image == path or path in image.parents]
         images = {line: (path.parent / line).resolve() for line in read_lines(path)}
@@ -95,14 +100,20 @@ class YoloYaml:
             )
         return [by_path[image] for image in images.values()]
 
-    def _resolve(self, split: str, entry: str) -> Path:
-        """The path of a split: from ``path``, or from the file; some exporters write a ``../`` too many."""
+    def _resolve(self, split: str, entry: str) -> Path | None:
+        """The path of a split: from ``path``, or from the file; some exporters write a ``../`` too many.
+
+        None for a split that is missing and may be.
+        """
         root = str(self.content.get("path") or ".")
         tried = (self.source / root / entry, self.source / entry, self.source / entry.lstrip("./"))
         inside = [path.resolve() for path in tried if os.path.exists(path)]  # False for what cannot be a path
         for path in inside:
             if path == self.source.resolve() or self.source.resolve() in path.parents:
                 return path
+        if split == "test" and not inside:  # some exporters name it where there is none
+            logger.warning("Left out: the split test of %s, since %s does not exist", self.file, short(entry))
+            return None
         raise DatasetError(
             f"{self.file}: {split} is {short(entry)}, which is not in {self.source}: correct the path, or set "
             "--val-share to split without it"
