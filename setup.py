@@ -29,9 +29,9 @@ setup(
     # From 3.10 on Python can evaluate `X | None`, which all hints are written in. Detectron2 and every torch that is
     # supported run on it.
     python_requires=">=3.10",
-    # Nothing, so that pip replaces nothing: torch, torchvision and Detectron2 come in builds for a machine, which
-    # only its user can choose, and Detectron2 brings everything else that the package imports.
-    install_requires=[],
+    # Hardly anything, so that pip replaces nothing: torch, torchvision and Detectron2 come in builds for a machine,
+    # which only its user can choose, and Detectron2 brings everything else that the package imports.
+    install_requires=["pydantic>=2.8"],
     extras_require={
         # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each
         # other. Ask for this where there is no cv2.

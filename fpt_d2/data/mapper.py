@@ -22,6 +22,7 @@ from fvcore.transforms.transform import HFlipTransform
 
 from ..config import SEMANTIC_SEGMENTATION
 from ..errors import ConfigError, DatasetError
+from .coco import set_keypoints
 from .images import check_scaling, read_image
 from .labels import flipped_classes, read_labels
 
@@ -182,7 +183,8 @@ def _read_image(record: dict[str, Any], image_format: str, augmentations: T.Augm
 def build_train_mapper(cfg: CfgNode) -> SemSegMapper | InstanceMapper:
     """The mapper of ``MODEL.META_ARCHITECTURE``."""
     if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
-        mapper: SemSegMapper | InstanceMapper = SemSegMapper(cfg)
-    else:
-        mapper = InstanceMapper(cfg, is_train=True)
-    return mapper
+        return SemSegMapper(cfg)
+    if cfg.MODEL.KEYPOINT_ON and cfg.DATASETS.CHECK:
+        for name in cfg.DATASETS.TRAIN:
+            set_keypoints(name)  # by which a flip exchanges left and right
+    return InstanceMapper(cfg, is_train=True)

@@ -14,7 +14,7 @@ from detectron2.data import Metadata, MetadataCatalog
 
 from ..data.labels import read_labels
 from ..errors import ConfigError
-from .coco import COCOEvaluator
+from .coco import COCOEvaluator, RotatedCOCOEvaluator
 from .context import ContextCOCOEvaluator
 from .panoptic import PanopticQuality
 from .sem_seg_results import SemSegResults
@@ -32,7 +32,7 @@ def has_rotated_boxes(cfg: CfgNode) -> bool:
 
 def _coco(cfg: CfgNode, name: str, folder: str) -> d2.DatasetEvaluator:
     if has_rotated_boxes(cfg):
-        return d2.RotatedCOCOEvaluator(name, output_dir=folder)
+        return RotatedCOCOEvaluator(name, output_dir=folder)
     evaluator = ContextCOCOEvaluator if MetadataCatalog.get(name).get("context_classes", None) else COCOEvaluator
     sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
     return evaluator(name, output_dir=folder, kpt_oks_sigmas=sigmas, api=cfg.TEST.COCO_EVAL)

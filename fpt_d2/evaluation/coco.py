@@ -8,9 +8,11 @@ from types import FunctionType
 from typing import Any
 
 import detectron2.evaluation as d2
+from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..data.coco import ground_truth
 from ..errors import ConfigError
 
 # Detectron2's own choice: its COCOeval_opt where that is compiled, otherwise pycocotools.
@@ -22,24 +24,44 @@ FASTER = "faster-coco-eval"
 class COCOEvaluator(d2.COCOEvaluator):
     """Detectron2's evaluator, which here can also leave AP to pycocotools alone or to faster-coco-eval."""
 
-    def __init__(self, *args: Any, api: str = DETECTRON2, **kwargs: Any) -> None:
+    def __init__(self, dataset_name: str, *args: Any, api: str = DETECTRON2, **kwargs: Any) -> None:
         """
         Args:
-            *args, **kwargs: Detectron2's, but for ``use_fast_impl``.
+            dataset_name, *args, **kwargs: Detectron2's, but for ``use_fast_impl``.
             api: ``"detectron2"``, ``"pycocotools"`` or ``"faster-coco-eval"``.
         """
         check_api(api)
-        super().__init__(*args, use_fast_impl=api == DETECTRON2, **kwargs)
+        _construct(self, dataset_name, *args, use_fast_impl=api == DETECTRON2, **kwargs)
         self._api = api
         self._use_fast_impl |= api == FASTER
 
     def _eval_predictions(self, predictions: list[dict[str, Any]], img_ids: Any = None) -> None:
         evaluate = d2.COCOEvaluator._eval_predictions
         if self._api == FASTER:
-            # Detectron2's function with one global changed, in a copy, so that its module stays as it is.
-            names = {**evaluate.__globals__, "COCOeval_opt": faster_coco_eval}
-            evaluate = FunctionType(evaluate.__code__, names)
+            evaluate = _with_globals(evaluate, COCOeval_opt=faster_coco_eval)
         evaluate(self, predictions, img_ids)
+
+
+class RotatedCOCOEvaluator(d2.RotatedCOCOEvaluator):
+    """Detectron2's evaluator of rotated boxes."""
+
+    def __init__(self, dataset_name: str, *args: Any, **kwargs: Any) -> None:
+        _construct(self, dataset_name, *args, **kwargs)
+
+
+def _construct(evaluator: d2.COCOEvaluator, dataset_name: str, *args: Any, **kwargs: Any) -> None:
+    """Detectron2's constructor, for the truth that was read for the check of the data set where there was one."""
+    json_file = MetadataCatalog.get(dataset_name).get("json_file")
+    construct = _with_globals(d2.COCOEvaluator.__init__, COCO=lambda file: ground_truth(json_file) or COCO(file))
+    construct(evaluator, dataset_name, *args, **kwargs)
+
+
+def _with_globals(function: Any, **values: Any) -> Any:
+    """A copy of a function of Detectron2's with some globals changed, so that its module stays as it is."""
+    names = {**function.__globals__, **values}
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
 
 
 def check_api(api: str, key: str = "TEST.COCO_EVAL") -> None:

@@ -1,11 +1,14 @@
+import copy
 from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from fpt_d2.config import add_fpt_config
 from fpt_d2.data.synthetic.write_shapes import write_shapes
+from tests.data.coco_files import GOOD
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +38,16 @@ def cfg() -> CfgNode:
     cfg.INPUT.MASK_FORMAT = "bitmask"
     cfg.DATALOADER.NUM_WORKERS = 0
     return cfg
+
+
+@pytest.fixture
+def image_root(tmp_path: Path) -> Path:
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for image in GOOD["images"]:
+        Image.new("RGB", (image["width"], image["height"])).save(tmp_path / "images" / image["file_name"])
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def content() -> dict:
+    return copy.deepcopy(GOOD)

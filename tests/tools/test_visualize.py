@@ -98,7 +98,7 @@ def cut_short(content: dict) -> str:
     [
         (without_images, [], "top-level key missing or empty (1): images"),
         (with_a_category_too_many, [], "category id is not among the categories"),
-        (cut_short, [], "mine.json is not readable JSON"),
+        (cut_short, [], "mine.json is not valid JSON (the file ends too early"),
         (json.dumps, ["DATASETS.CHECK", "False"], "000001.jpg cannot be read: "),
     ],
 )

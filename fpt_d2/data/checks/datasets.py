@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
@@ -16,9 +15,11 @@ from detectron2.utils.file_io import PathManager
 
 from ...config import SEMANTIC_SEGMENTATION
 from ...errors import DatasetError
-from .coco import CocoCheck
-from .findings import different_number, how_to_get
+from ..coco import read_coco, set_keypoints, use_what_is_read
+from ..findings import Findings, different_number, how_to_get
+from .coco import Use, check_image_files, check_use
 from .image_files import longest_side
+from .pascal_voc import check_pascal_voc
 from .sem_seg import check_sem_seg
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class _InstanceTask(NamedTuple):
     mask_format: str | None
     keypoints: bool
     max_sizes: tuple[int | None, int | None] = (None, None)  # what long sides are scaled to, in training and test
+    needs_objects: tuple[str, ...] = ()
+    is_read_again: bool = False
 
 
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
@@ -60,7 +63,7 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     if is_semantic:
         problems = [problem for name in names for problem in check_sem_seg(cfg, name, read_files=read_files)]
     else:
-        problems = _check_instances(train, test, _instance_task(cfg), read_files=read_files)
+        problems = _check_instances(train, test, _instance_task(cfg, eval_only=eval_only), read_files=read_files)
         for name in names:
             problems += _check_keypoints(cfg, name) + _check_stuff(cfg, name)
     if cfg.DATASETS.CHECK and (is_semantic or cfg.MODEL.META_ARCHITECTURE == "PanopticFPN"):
@@ -86,7 +89,9 @@ def check_instance_datasets(
         keypoints: they are trained.
     """
     _check_registered([*train, *test], REGISTER_IN_PYTHON)
-    task = _InstanceTask(num_classes, set_num_classes, mask_format, keypoints)
+    use_what_is_read(train, test)
+    # By evaluators of Detectron2's.
+    task = _InstanceTask(num_classes, set_num_classes, mask_format, keypoints, is_read_again=True)
     _raise(_check_instances(train, test, task, read_files=comm.get_local_rank() == 0))
 
 
@@ -94,12 +99,13 @@ def check_names(*groups: Iterable[str]) -> None:
     """Check that data sets are registered, and that their annotation files exist where they have any."""
     names = list(dict.fromkeys(name for group in groups for name in group))
     _check_registered(names, REGISTER_COCO)
+    use_what_is_read(names, ())
     problems = []
     for metadata in map(MetadataCatalog.get, names):
         json_file = metadata.get("json_file")
         if json_file and not PathManager.isfile(json_file):
-            is_folder = PathManager.isdir(json_file)
-            problems.append(_unreadable(metadata, f"{json_file} {'is a folder' if is_folder else 'does not exist'}"))
+            what = "is a folder" if PathManager.isdir(json_file) else "does not exist"
+            problems.append(_unreadable(metadata, f"{json_file} {what}"))
     _raise(problems)
 
 
@@ -118,34 +124,34 @@ def _check_registered(names: Iterable[str], remedy: str) -> None:
     _raise(problems)
 
 
-def _instance_task(cfg: CfgNode) -> _InstanceTask:
-    node = _NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE)
+def _instance_task(cfg: CfgNode, *, eval_only: bool) -> _InstanceTask:
+    node, test = _NUM_CLASSES_NODE.get(cfg.MODEL.META_ARCHITECTURE), cfg.TEST
+    training = {"LOSS": test.LOSS, "BEST_METRIC": test.BEST_METRIC, "PATIENCE": test.PATIENCE > 0}
+    needs = {} if eval_only else training
+    needs["EXPECTED_RESULTS"] = len(test.EXPECTED_RESULTS) > 0
     return _InstanceTask(
         num_classes=cfg.MODEL[node].NUM_CLASSES if node else None,
         set_num_classes=f"MODEL.{node}.NUM_CLASSES ",
         mask_format=cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None,
         keypoints=cfg.MODEL.KEYPOINT_ON,
         max_sizes=(longest_side(cfg, is_train=True), longest_side(cfg, is_train=False)),
+        needs_objects=tuple(f"TEST.{key}" for key, is_on in needs.items() if is_on),
     )
 
 
 def _check_instances(train: Sequence[str], test: Sequence[str], task: _InstanceTask, *, read_files: bool) -> list[str]:
     problems: list[str] = []
     categories: dict[str, Sequence[str]] = {}
-    tasks = [(task.mask_format, "segmentation"), (task.keypoints, "num_keypoints")]
-    fields = ["area", "iscrowd", *(field for is_on, field in tasks if is_on)]
     for name in dict.fromkeys([*train, *test]):
         metadata = MetadataCatalog.get(name)
         in_file: list[str] = []
-        if read_files:
-            is_evaluated = name in test and metadata.get("evaluator_type") in ("coco", "coco_panoptic_seg")
-            file_problems, in_file = _check_files(
-                metadata,
-                is_train=name in train,
-                mask_format=task.mask_format if name in train else None,
-                evaluated_fields=fields if is_evaluated else (),
-                max_size=min(filter(None, compress(task.max_sizes, (name in train, name in test))), default=None),
-            )
+        if read_files and metadata.get("evaluator_type") == "pascal_voc":
+            file_problems = check_pascal_voc(metadata)
+            if file_problems:  # among them other classes than the registered ones
+                problems += file_problems
+                continue
+        elif read_files:
+            file_problems, in_file = _check_files(metadata, task, is_train=name in train, is_test=name in test)
             problems += file_problems
         categories[name] = metadata.get("thing_classes") or in_file
         if task.num_classes is not None and categories[name]:
@@ -200,34 +206,53 @@ def _check_stuff(cfg: CfgNode, name: str) -> list[str]:
     return different_number(name, "stuff classes", len(classes), number, "MODEL.SEM_SEG_HEAD.NUM_CLASSES ")
 
 
-def _check_files(metadata: Metadata, *, is_train: bool, **task: Any) -> tuple[list[str], list[str]]:
+def _check_files(
+    metadata: Metadata, task: _InstanceTask, *, is_train: bool, is_test: bool
+) -> tuple[list[str], list[str]]:
     """What is wrong with the files of a data set, if anything, and its categories."""
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
     # LVIS has its own way to name images, and no files but the published ones.
     if not json_file or not image_root or metadata.get("evaluator_type") == "lvis":
         return [], []
     try:
-        with PathManager.open(json_file, "r") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        return [_unreadable(metadata, f"{json_file} does not exist")], []
-    except (OSError, ValueError) as error:  # ValueError: not JSON, or not text
-        return [_unreadable(metadata, f"{json_file} is not readable JSON ({error})")], []
-    check = CocoCheck(content, image_root, is_train=is_train, **task)
-    registered, in_file = metadata.get("thing_classes"), check.category_names()
+        content = read_coco(json_file)
+    except DatasetError as error:
+        return [_unreadable(metadata, str(error))], []
+    if task.keypoints:
+        set_keypoints(metadata.name)
+    is_evaluated = is_test and metadata.get("evaluator_type") in ("coco", "coco_panoptic_seg")
+    use = Use(
+        is_train=is_train,
+        is_evaluated=is_evaluated,
+        has_masks=task.mask_format is not None,
+        mask_format=task.mask_format if is_train else None,
+        num_keypoints=len(metadata.get("keypoint_names") or ()) if task.keypoints else 0,
+        needs_objects=task.needs_objects if is_test else (),
+        is_read_again=task.is_read_again and is_evaluated,
+    )
+    max_size = min(filter(None, compress(task.max_sizes, (is_train, is_test))), default=None)
+    in_images, notes = check_image_files(content, image_root, max_size)
+    errors = Findings()
+    for findings in (content.errors, check_use(content, use), in_images):
+        errors.update(findings)
+    registered, in_file = metadata.get("thing_classes"), content.class_names()
     # Detectron2's loader insists on it.
     if registered and in_file and metadata.get("evaluator_type") == "coco" and list(registered) != in_file:
-        check.errors.add("categories are not the registered ones", f"{in_file} instead of {registered}")
-    for line in check.warnings.lines():
+        errors.add("categories are not the registered ones", f"{in_file} instead of {registered}")
+    for line in (*content.warnings.lines(), *content.changes.lines(), *notes.lines()):
         logger.warning("%s: %s", json_file, line)
-    if not check.errors.counts:
-        return [], in_file
-    total = sum(check.errors.counts.values())
-    head = (
-        f"The data set {metadata.name!r} has {total} problem{'s' * (total > 1)} in {json_file} (images: {image_root}):"
-    )
+    return _problem(metadata, errors), in_file
+
+
+def _problem(metadata: Metadata, errors: Findings) -> list[str]:
+    """All that is wrong with the files of a data set: one sentence, or a line for each kind."""
+    lines, total = errors.lines(), sum(errors.counts.values())
+    if not lines:
+        return []
+    where = f"{metadata.json_file} (images: {metadata.image_root})"
+    head = f"The data set {metadata.name!r} has {total} problem{'s' * (total > 1)} in {where}:"
     tail = "Correct the file; DATASETS.CHECK False skips this check"
-    return ["\n  ".join([head, *check.errors.lines(), tail])], in_file
+    return [f"{head} {lines[0]}. {tail}"] if len(lines) == 1 else ["\n  ".join([head, *lines, tail])]
 
 
 def _unreadable(metadata: Metadata, reason: str) -> str:

@@ -12,8 +12,8 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ...errors import DatasetError
+from ..findings import Findings, different_number, how_to_get
 from ..labels import read_labels
-from .findings import Findings, different_number, how_to_get
 from .image_files import ImageFinding, examine_image, longest_side, map_files
 
 logger = logging.getLogger(__name__)

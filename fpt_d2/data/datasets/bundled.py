@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json, load_sem_seg
+from detectron2.data.datasets import load_sem_seg
 
 from ...errors import DatasetError
+from ..coco import load_instances
 from ..labels import IGNORE_LABEL
 from ..synthetic import classes
 from .sem_seg import DATASETS_ROOT, register_sem_seg
@@ -67,7 +68,7 @@ def _load_shapes(
 ) -> list[dict[str, Any]]:
     """The records of the annotation file; with ``sem_seg_root``, each with its labels for a semantic head."""
     _require(json_file, name, os.path.dirname(image_root), how_to_get)
-    records: list[dict[str, Any]] = load_coco_json(json_file, image_root, name)
+    records = load_instances(json_file, image_root, name)
     if sem_seg_root is not None:
         for record in records:
             record["sem_seg_file_name"] = os.path.join(sem_seg_root, f"{Path(record['file_name']).stem}.png")

@@ -11,6 +11,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
 from ...errors import DatasetError
+from ..coco import use_what_is_read
 from .sem_seg import load_folder, register_sem_seg
 
 _COCO, _SEM_SEG = "DATASETS.REGISTER_COCO", "DATASETS.REGISTER_SEM_SEG"
@@ -20,6 +21,7 @@ def register_from_config(cfg: CfgNode) -> None:
     """Register every (name, annotation file, image folder) of ``DATASETS.REGISTER_COCO``, and every (name, image
     folder, mask folder, classes) of ``DATASETS.REGISTER_SEM_SEG``.
 
+    With ``DATASETS.CHECK`` the annotation files of ``DATASETS.TRAIN`` and ``TEST`` are read by :mod:`fpt_d2.data.coco`.
     Registering the same again changes nothing, so that every process may call it. Raises DatasetError if the key has
     another form, a file or folder does not exist, or the name is taken.
     """
@@ -27,6 +29,8 @@ def register_from_config(cfg: CfgNode) -> None:
         _register_coco(entry)
     for entry in cfg.DATASETS.REGISTER_SEM_SEG:
         _register_sem_seg(entry)
+    if cfg.DATASETS.CHECK:
+        use_what_is_read(cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
 
 
 def _register_coco(entry: Any) -> None:
@@ -37,7 +41,8 @@ def _register_coco(entry: Any) -> None:
         )
     name, json_file, image_root = entry
     if not PathManager.isfile(json_file):
-        raise DatasetError(f"{_COCO}: the annotation file of {name!r} does not exist: {json_file}")
+        what = "is a folder" if PathManager.isdir(json_file) else "does not exist"
+        raise DatasetError(f"{_COCO}: the annotation file of {name!r} {what}: {json_file}")
     _require_folder(_COCO, name, "image", image_root)
     if _is_new(_COCO, name, json_file=json_file, image_root=image_root):
         register_coco_instances(name, {"how_to_get": f"correct {_COCO}"}, json_file, image_root)
@@ -66,7 +71,8 @@ def _is_texts(value: Any) -> bool:
 
 def _require_folder(key: str, name: str, kind: str, folder: str) -> None:
     if not PathManager.isdir(folder):
-        raise DatasetError(f"{key}: the {kind} folder of {name!r} does not exist: {folder}")
+        what = "is a file" if PathManager.isfile(folder) else "does not exist"
+        raise DatasetError(f"{key}: the {kind} folder of {name!r} {what}: {folder}")
 
 
 def _is_new(key: str, name: str, **wanted: Any) -> bool:

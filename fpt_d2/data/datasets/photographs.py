@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json, load_sem_seg
+from detectron2.data.datasets import load_sem_seg
 
 from ...errors import DatasetError
+from ..coco import load_instances
 from ..photographs import classes
 from .sem_seg import DATASETS_ROOT, register_sem_seg
 
@@ -49,8 +50,7 @@ def _register_instances(folder: str, split: str, thing_classes: Sequence[str], c
 
 def _load_instances(name: str, json_file: str, image_root: str) -> list[dict[str, Any]]:
     _require(name, json_file)
-    records: list[dict[str, Any]] = load_coco_json(json_file, image_root, name)
-    return records
+    return load_instances(json_file, image_root, name)
 
 
 def _require(name: str, path: str) -> None:

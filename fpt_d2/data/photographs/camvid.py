@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ...errors import DatasetError
-from ..checks.findings import Findings
 from ..checks.image_files import map_files, size_in_words
+from ..findings import Findings
 from ..images import UNDECODABLE
 from ..labels import IGNORE_LABEL, read_labels
 from .classes import CAMVID_CLASSES, CAMVID_SPLITS

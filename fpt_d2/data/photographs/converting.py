@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError
-from ..checks.findings import Findings
+from ..findings import Findings
 from ..images import UNDECODABLE, reason
 from .folders import prepared_folder, raise_findings, size_of_whole_image, write_info
 from .instances import ReadImage, count, read_all, write_instances

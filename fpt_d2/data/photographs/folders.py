@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError
-from ..checks.findings import Findings
 from ..checks.image_files import image_size, map_files
+from ..findings import Findings
 from ..synthetic.staging import staged_folder
 
 INFO_FILE = "dataset.json"  # written into every prepared folder; by it --overwrite knows what it may replace

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checks.findings import Findings
 from ..checks.image_files import map_files, size_in_words
+from ..findings import Findings
 from .folders import raise_findings, write_json
 
 logger = logging.getLogger(__name__)

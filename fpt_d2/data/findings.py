@@ -14,17 +14,27 @@ class Findings:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._examples: defaultdict[str, list[str]] = defaultdict(list)
+        self._examples: defaultdict[str, list[object]] = defaultdict(list)
 
     def add(self, kind: str, example: object) -> None:
+        """``example`` becomes text only where it is shown."""
         self.counts[kind] += 1
         if self.counts[kind] <= _MAX_EXAMPLES:
-            self._examples[kind].append(str(example))
+            self._examples[kind].append(example)
+
+    def update(self, other: Findings) -> None:
+        """Add those of ``other``."""
+        for kind, count in other.counts.items():
+            self._examples[kind] += other._examples[kind][: max(0, _MAX_EXAMPLES - self.counts[kind])]
+            self.counts[kind] += count
 
     def lines(self) -> list[str]:
         """One line for each kind."""
         more = {kind: ", ..." if count > _MAX_EXAMPLES else "" for kind, count in self.counts.items()}
-        return [f"{kind} ({self.counts[kind]}): {', '.join(self._examples[kind])}{more[kind]}" for kind in self.counts]
+        return [
+            f"{kind} ({self.counts[kind]}): {', '.join(map(str, self._examples[kind]))}{more[kind]}"
+            for kind in self.counts
+        ]
 
 
 def how_to_get(metadata: Metadata) -> str:

@@ -1,0 +1,147 @@
+"""What records of an annotation file mean together: names and ids that are told apart, and where objects lie."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..findings import Findings
+from .file import CocoFile, Example, without_collection
+from .geometry import TOLERANCE, WITHIN_ONE, check_geometry
+from .rle import rle_problem
+from .schema import KEYS, Record
+
+_PART = 20_000  # annotations
+# Up to this share, what lies in the first pixel of its image may be an object.
+_MOST_WITHIN_ONE = 0.01
+_RENUMBERED = "annotation id that is not a number above 0, numbered anew (pycocotools takes 0 for no match)"
+
+
+def check_meaning(content: CocoFile) -> None:
+    """Add to the errors, warnings and changes of a file what its records have wrong together."""
+    with without_collection():
+        for key in KEYS:
+            _check_ids(content, key)
+        _check_names(content)
+        linked, within_one = _linked(content), Findings()
+        for first in range(0, len(linked), _PART):
+            _check_objects(content, linked[first : first + _PART], within_one)
+        is_mistake = within_one.counts[WITHIN_ONE] > _MOST_WITHIN_ONE * len(linked)
+        (content.errors if is_mistake else content.warnings).update(within_one)
+        _number_annotations(content)
+
+
+def _check_ids(content: CocoFile, key: str) -> None:
+    records: list[Record] = getattr(content, key)
+    seen: set[Any] = set()
+    for record in records:
+        if record["id"] in seen:
+            content.errors.add("id is not unique", Example(content, key, record))
+        seen.add(record["id"])
+    is_text = {isinstance(i, str) for i in seen}
+    if len(is_text) > 1 and key != "annotations":
+        numbers, texts = (next(r["id"] for r in records if isinstance(r["id"], str) == kind) for kind in (False, True))
+        content.errors.add(f"ids of {key} are partly numbers and partly text", f"{numbers!r} and {texts!r}")
+
+
+def _check_names(content: CocoFile) -> None:
+    for name, count in Counter(category["name"] for category in content.categories).items():
+        if count > 1:
+            content.errors.add("category name is not unique", repr(name))
+    seen: set[str] = set()
+    for image in content.images:
+        name = os.path.normpath(image["file_name"])
+        if name in seen:
+            content.warnings.add("image is listed more than once", repr(image["file_name"]))
+        if os.path.isabs(name) or name.startswith(os.pardir):
+            content.warnings.add("image lies outside the folder of images", repr(image["file_name"]))
+        seen.add(name)
+
+
+def _linked(content: CocoFile) -> list[tuple[Record, Record]]:
+    """The annotations of which image and category are known, each with its image."""
+    images = {image["id"]: image for image in content.images}
+    categories = {category["id"] for category in content.categories}
+    linked = []
+    for annotation in content.annotations:
+        image, category = images.get(annotation["image_id"]), annotation["category_id"]
+        if image is None and ("images", annotation["image_id"]) not in content.left_out:
+            content.errors.add(
+                "image id is not among the images", _example(content, annotation, annotation["image_id"])
+            )
+        if category not in categories and ("categories", category) not in content.left_out:
+            content.errors.add("category id is not among the categories", _example(content, annotation, category))
+        if annotation.pop("ignore", None):
+            content.errors.add('"ignore" is not supported by Detectron2', _example(content, annotation))
+        if image is not None:
+            linked.append((annotation, image))
+    return linked
+
+
+def _check_objects(content: CocoFile, linked: Sequence[tuple[Record, Record]], within_one: Findings) -> None:
+    annotations = [annotation for annotation, _ in linked]
+    sizes = np.array([(image["width"], image["height"]) for _, image in linked], dtype=np.float64)
+    found = check_geometry(annotations, sizes)
+    groups = ((content.errors, found.errors), (content.warnings, found.warnings), (within_one, found.within_one))
+    for findings, kinds in groups:
+        for kind, flags in kinds.items():
+            for i in np.flatnonzero(flags).tolist():
+                findings.add(kind, Example(content, "annotations", annotations[i], value=annotations[i]["bbox"]))
+    for annotation, image in linked:
+        _check_object(content, annotation, image["height"], image["width"])
+        if annotation.get("keypoints"):
+            _check_keypoints(content, annotation, image["height"], image["width"], within_one)
+
+
+def _check_object(content: CocoFile, annotation: Record, height: int, width: int) -> None:
+    area, mask = annotation.get("area"), annotation.get("segmentation")
+    if area is not None and area > (height + 2 * TOLERANCE) * (width + 2 * TOLERANCE):
+        content.errors.add("area is larger than its image", _example(content, annotation, area))
+    if isinstance(mask, dict):
+        problem = rle_problem(mask, height, width)
+        if problem:
+            content.errors.add(problem, _example(content, annotation))
+    elif mask and min(map(len, mask)) < 6:
+        content.warnings.add("polygon of fewer than 3 points beside others", _example(content, annotation))
+        annotation["segmentation"] = [polygon for polygon in mask if len(polygon) >= 6]
+
+
+def _check_keypoints(content: CocoFile, annotation: Record, height: int, width: int, within_one: Findings) -> None:
+    keypoints, example = annotation["keypoints"], _example(content, annotation)
+    if len(keypoints) % 3:
+        example = _example(content, annotation, len(keypoints))
+        content.errors.add("number of values of keypoints is not a multiple of 3 (x, y, visibility of each)", example)
+        return
+    points = np.array(keypoints).reshape(-1, 3)
+    is_labeled = points[:, 2] > 0
+    xy, count = points[is_labeled, :2], int(is_labeled.sum())
+    if not np.isin(points[:, 2], (0, 1, 2)).all():
+        content.errors.add("visibility of a keypoint is neither 0, 1 nor 2", example)
+    if ((xy < -TOLERANCE) | (xy > (width + TOLERANCE, height + TOLERANCE))).any():
+        content.errors.add("keypoint outside its image", example)
+    if count > 1 and xy.max() <= 1 and min(height, width) > 2:
+        within_one.add(WITHIN_ONE, example)
+    stated = annotation.get("num_keypoints")
+    if stated is None:
+        content.changes.add("no num_keypoints, counted anew", example)
+    elif stated != count:
+        content.errors.add("num_keypoints is not the number of keypoints with visibility 1 or 2", example)
+    annotation["num_keypoints"] = count
+
+
+def _number_annotations(content: CocoFile) -> None:
+    """Give annotations ids that pycocotools can evaluate with. Nothing refers to them."""
+    odd = [a for a in content.annotations if isinstance(a["id"], str) or a["id"] < 1]
+    for annotation in odd:
+        content.changes.add(_RENUMBERED, Example(content, "annotations", dict(annotation)))
+    if odd:
+        for number, annotation in enumerate(content.annotations, start=1):
+            annotation["id"] = number
+
+
+def _example(content: CocoFile, annotation: Record, value: Any = ...) -> Example:
+    return Example(content, "annotations", annotation, value=value)
