@@ -183,8 +183,10 @@ def _read_image(record: dict[str, Any], image_format: str, augmentations: T.Augm
 def build_train_mapper(cfg: CfgNode) -> SemSegMapper | InstanceMapper:
     """The mapper of ``MODEL.META_ARCHITECTURE``."""
     if cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION:
-        return SemSegMapper(cfg)
+        mapper: SemSegMapper | InstanceMapper = SemSegMapper(cfg)
+        return mapper
     if cfg.MODEL.KEYPOINT_ON and cfg.DATASETS.CHECK:
         for name in cfg.DATASETS.TRAIN:
             set_keypoints(name)  # by which a flip exchanges left and right
-    return InstanceMapper(cfg, is_train=True)
+    mapper = InstanceMapper(cfg, is_train=True)
+    return mapper

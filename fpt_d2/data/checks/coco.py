@@ -99,7 +99,7 @@ def _check_keypoints(content: CocoFile, use: Use, errors: Findings) -> None:
 
 
 def check_image_files(content: CocoFile, image_root: str, max_size: int | None = None) -> tuple[Findings, Findings]:
-    """What makes a training fail that reads the images, as files that are missing, and what is only to be known of them.
+    """What makes a training fail that reads the images, such as a missing file, and what is only to be known of them.
 
     ``max_size`` is what the long side of an image is scaled to at most; None where that is not known.
     """

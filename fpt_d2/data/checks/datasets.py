@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import compress
 from typing import NamedTuple
 
@@ -46,6 +48,25 @@ class _InstanceTask(NamedTuple):
     is_read_again: bool = False
 
 
+@contextmanager
+def _shown() -> Iterator[None]:
+    """Show what is logged meanwhile: the log of a training is set up only after the checks of its config."""
+    package = logging.getLogger(__name__.partition(".")[0])
+    if package.handlers:
+        yield
+        return
+    handler, level = logging.StreamHandler(sys.stdout), package.level
+    handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s]: %(message)s", "%m/%d %H:%M:%S"))
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+@_shown()
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """Check that the data sets of a config are registered and whole, fit the model, and have the same classes.
 
@@ -71,6 +92,7 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     _raise(problems)
 
 
+@_shown()
 def check_instance_datasets(
     train: Sequence[str],
     test: Sequence[str],
