@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, disk_sentence, interruption, is_of_disk
 
-# The end of a training by Ctrl-C.
+# Seconds that processes wait for each other, as in Detectron2.
+DEFAULT_TIMEOUT = 1800
+# The end of a training by Ctrl-C or SIGTERM.
 RESUMABLE = "Interrupted: the same command with --resume goes on from the last checkpoint"
 
 _EXAMPLES = """
@@ -23,12 +25,15 @@ Examples:
     {prog} --config-file cfg.yaml SOLVER.BASE_LR 0.001 OUTPUT_DIR output/slower
     {prog} --config-file cfg.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
     {prog} --config-file cfg.yaml --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
+    torchrun --nproc-per-node 8 --max-restarts 3 {prog} --config-file cfg.yaml
+    srun --ntasks-per-node 8 python {prog} --config-file cfg.yaml
 """
 
 
 @contextmanager
 def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
-    """End the process in one sentence, with status 2, on what a user can mend; by Ctrl-C with 130.
+    """End the process in one sentence, with status 2, on what a user can mend, such as a full disk; by Ctrl-C with
+    130, by SIGTERM with 143.
 
     Anything but a ``UserError`` is a mistake of ours and keeps its traceback. As ``@exit_on_user_errors()`` it
     decorates the function of a whole command.
@@ -40,8 +45,12 @@ def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
         yield
     except UserError as error:
         _exit(2, _sentence(error))
-    except KeyboardInterrupt:
-        _exit(130, interrupted)
+    except OSError as error:
+        if not is_of_disk(error):
+            raise
+        _exit(2, disk_sentence(error))
+    except KeyboardInterrupt as error:
+        _exit(128 + interruption(error), interrupted)
 
 
 def _sentence(error: UserError) -> str:
@@ -75,6 +84,8 @@ def training_parser(examples: str = _EXAMPLES) -> argparse.ArgumentParser:
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
     parser.add_argument("--dist-url", default=_own_url(), help="where several processes meet (default %(default)s)")
+    help = "seconds that processes wait for one that does not answer (default %(default)s)"
+    parser.add_argument("--timeout", type=positive_int, default=DEFAULT_TIMEOUT, metavar="SECONDS", help=help)
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,

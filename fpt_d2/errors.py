@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+
+# What a disk answers that takes nothing more.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
+
 
 class UserError(ValueError):
     """Something that the user asked for cannot be done; the message says why and, where it can, what to do."""
@@ -23,3 +29,29 @@ def require(fine: bool, sentence: str) -> None:
     """Raise a ConfigError with the sentence, unless all is fine."""
     if not fine:
         raise ConfigError(sentence)
+
+
+class TrainingError(UserError):
+    """A training that cannot go on: the disk is full, its numbers are not finite, or one of its processes has died."""
+
+
+class LostProcess(TrainingError):
+    """Another process of the training does not answer."""
+
+
+class Terminated(KeyboardInterrupt):
+    """What KeyboardInterrupt is to Ctrl-C, to another signal that asks a process to end; its argument is the number."""
+
+
+def interruption(error: KeyboardInterrupt) -> int:
+    """The number of the signal that has raised it."""
+    return int(error.args[0]) if isinstance(error, Terminated) else int(signal.SIGINT)
+
+
+def is_of_disk(error: OSError) -> bool:
+    """Whether the disk is full, read-only or broken, which no code can help."""
+    return error.errno in _DISK
+
+
+def disk_sentence(error: OSError) -> str:
+    return f"{error.filename or 'A file'} cannot be written: {error.strerror or error}"

@@ -11,8 +11,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
+from ..errors import WeightsError
 from .convert import convert_resnet, from_pickle, from_pycls, is_torchvision_resnet, rename_modules
 from .files import find_weights, read_weights, weights_by_name
+from .finite import not_finite
 from .library import fit_library
 from .names import has_caffe2_group_norm, is_fpt, is_fusion
 from .origin import input_warning
@@ -119,6 +121,11 @@ class FPTCheckpointer(DetectionCheckpointer):
         odd = len(report.missing) > len(report.new) or report.unexpected or mismatched
         logger.log(logging.WARNING if odd else logging.INFO, "%s", report)
         report.check()
+        if wrong := not_finite(self.model):
+            raise WeightsError(
+                f"{self._source} holds weights that are not finite ({len(wrong)} tensors, the first {wrong[0]}): the "
+                "training that wrote it had diverged; give an earlier checkpoint, or other weights"
+            )
         if self._whole:
             report.check_whole(is_idle=not any(weight.any() for name, weight in state.items() if is_fusion(name)))
 

@@ -7,14 +7,12 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..checkpoint import find_weights
-from ..checkpoint.files import read_weights
 from ..config import SEMANTIC_SEGMENTATION
 from ..core.arguments import check_argument
 from ..data import check_datasets
@@ -27,9 +25,11 @@ from ..modeling.keys import arguments_from
 from ..modeling.sem_seg import SlidingWindow
 from .building import built
 from .hardware import check_device, check_machines, check_operators, check_precision, device_type, memory_of_machine
+from .lock import check_unlocked, lock
 from .metrics_checks import check_evaluation
-from .optimizer import build_optimizer, check_optimizer
+from .optimizer import check_optimizer
 from .parts import check_parts
+from .resumption import UNFINISHED, check_last, check_resumption, check_room, finish_tag, last_checkpoint
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -65,8 +65,12 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
     if trainer is not None:
         check_parts(cfg, model, trainer, args.config_file, is_eval=args.eval_only)
         check_evaluation(cfg, trainer, is_eval=args.eval_only)
-    _check_weights(cfg, args)
+    _check_weights(cfg, args, model)
     check_datasets(cfg, eval_only=args.eval_only)
+    if not (args.eval_only or cfg.DEBUG.ENABLED or is_dry(args)):
+        check_room(cfg.OUTPUT_DIR, model)
+        if args.machine_rank == 0:
+            lock(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
 
 
 def _check_images(cfg: CfgNode) -> None:
@@ -179,43 +183,27 @@ def check_output_dir(folder: str, *, resume: bool, key: str, make: bool = True) 
     while not os.path.exists(above):
         above = os.path.dirname(above)
     require(os.access(above, os.W_OK), f"{key} {folder} cannot be written to: choose another folder")
-    trained = "last_checkpoint" in names or any(n.startswith("model_") and n.endswith(".pth") for n in names)
+    check_unlocked(folder, key=key)
+    written = [name for name in names if name.startswith("model_") and name.endswith(".pth") and UNFINISHED not in name]
+    trained = "last_checkpoint" in names or written
     require(
         resume or not trained,
         f"{key} {folder} holds a training already: go on with it by --resume, or choose another folder",
     )
 
 
-def last_checkpoint(folder: str) -> str:
-    """The newest checkpoint of a training, ``""`` where there is none."""
-    checkpointer = DetectionCheckpointer(nn.Module(), folder)
-    return str(checkpointer.get_checkpoint_file()) if checkpointer.has_checkpoint() else ""
-
-
-def _check_weights(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _check_weights(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | None) -> None:
     # Before the data are read, and fetched by one process only.
-    last = last_checkpoint(cfg.OUTPUT_DIR) if args.resume else ""
-    if last:
-        require(
-            os.path.isfile(last), f"{last} is gone, but last_checkpoint beside it names it: write another name there"
-        )
-    weights = last or cfg.MODEL.WEIGHTS
+    weights = (last_checkpoint(cfg.OUTPUT_DIR) if args.resume else "") or cfg.MODEL.WEIGHTS
     require(bool(weights) or not args.eval_only, "--eval-only needs a trained model: add MODEL.WEIGHTS FILE")
     if weights:
         find_weights(weights, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
-
-
-def check_optimizer_state(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """What a resumed training checks as it loads its checkpoint, before its processes are started.
-
-    Raises:
-        ConfigError: the optimizer of ``cfg`` cannot go on from that of the checkpoint.
-    """
-    last = last_checkpoint(cfg.OUTPUT_DIR) if args.resume and not args.eval_only else ""
-    saved, model = read_weights(last) if last else None, check_model(cfg)
-    trainer = saved.get("trainer", {}).get("_trainer", {}) if isinstance(saved, dict) else {}
-    if model is not None and "optimizer" in trainer:
-        build_optimizer(cfg, model).load_state_dict(trainer["optimizer"])  # without memory, as the model is
+    if args.resume:
+        if not is_dry(args):
+            finish_tag(cfg.OUTPUT_DIR)
+        saved = check_last(cfg.OUTPUT_DIR, is_trained=not args.eval_only)
+        if saved and not args.eval_only:
+            check_resumption(cfg, model, saved)
 
 
 def _check_testing(cfg: CfgNode) -> None:

@@ -20,9 +20,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..errors import ConfigError
-from .checks import last_checkpoint
 from .debug import use_debug_settings
 from .inference import with_sliding_window, without_ddp
+from .resumption import last_checkpoint
 from .setup import checked_config
 from .trainer import Trainer
 

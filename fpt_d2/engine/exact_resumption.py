@@ -21,9 +21,9 @@ from torch import Tensor
 from ..checkpoint.files import read_weights
 from ..data import TrainLoader
 from ..data.random_state import seed_all
-from .checks import last_checkpoint
 from .hooks import EarlyStopping
 from .metrics import cut_metrics, written_names
+from .resumption import last_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Hooks that a training gets by a key, and the one that makes Ctrl-C lose nothing."""
+"""Hooks that a training gets by a key, and the one by which Ctrl-C and SIGTERM lose nothing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from ..errors import ConfigError
+from ..errors import ConfigError, Terminated
 from .checkpoint import BEST_MODEL, SafeCheckpointer
+from .resumption import read_best
 
 logger = logging.getLogger(__name__)
 
 # Iterations between two moments at which several processes tell each other of an interruption: the steps between them
 # pay nothing for it.
 AGREEMENT_PERIOD = 10
+# Of Ctrl-C, of a scheduler that ends a job, and of one that is asked to tell it before (sbatch --signal=USR1@120).
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopTraining(BaseException):
@@ -51,7 +54,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
         path = os.path.join(self._file.save_dir, f"{BEST_MODEL}.pth")
         if not os.path.isfile(path):
             return
-        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        saved = read_best(path)
         best = saved.get("best", {})
         if best.get("metric") == self._val_metric:
             self.best_metric, self.best_iter = best["value"], saved["iteration"]
@@ -111,22 +114,24 @@ class EarlyStopping(HookBase):
 
 
 class SaveOnInterrupt(HookBase):
-    """End the training on Ctrl-C with a checkpoint of what is done; a second Ctrl-C ends it at once.
+    """End the training on Ctrl-C and on SIGTERM with a checkpoint of what is done; a second time ends it at once.
 
     A running step is finished first, since in its midst the weights are of two iterations. Several processes end after
-    the same step, a multiple of :data:`AGREEMENT_PERIOD`, whichever of them was interrupted.
+    the same step, a multiple of :data:`AGREEMENT_PERIOD`, whichever of them was interrupted; at once is then what ends
+    their parent, torchrun or srun.
     """
 
     def __init__(self, checkpointer: SafeCheckpointer) -> None:
         self._checkpointer = checkpointer
-        self._interrupted = self._in_step = False
+        self._signal = 0
+        self._in_step = False
         self._finished_iter: int | None = None
-        self._handler = signal.getsignal(signal.SIGINT)
+        self._handlers: dict[int, Any] = {}
         self._pid = os.getpid()
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._on_interrupt)
+            self._handlers = {signum: signal.signal(signum, self._on_signal) for signum in STOP_SIGNALS}
 
     def before_step(self) -> None:
         self._in_step = True
@@ -135,40 +140,48 @@ class SaveOnInterrupt(HookBase):
         self._in_step = False
         self._finished_iter = self.trainer.iter
         # The last iteration needs no stop: the training ends, which saves it.
-        if self.trainer.iter + 1 < self.trainer.max_iter and self._is_interrupted():
-            self._interrupted = True
-            raise KeyboardInterrupt
+        if self.trainer.iter + 1 < self.trainer.max_iter and (signum := self._agreed_signal()):
+            self._signal = signum
+            raise self._interruption()
 
-    def _is_interrupted(self) -> bool:
-        """Whether to end here."""
+    def _agreed_signal(self) -> int:
+        """The number of the signal to end by here, 0 for none."""
         if comm.get_world_size() == 1:
-            return self._interrupted
+            return self._signal
         if (self.trainer.iter + 1) % AGREEMENT_PERIOD:
-            return False
+            return 0
         # Where the processes' gradients are summed, too.
         device = next(self.trainer.model.parameters()).device
-        anywhere = torch.tensor(int(self._interrupted), device=device)
+        anywhere = torch.tensor(self._signal, device=device)
         torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)
-        return bool(anywhere)
+        return int(anywhere)
 
     def after_train(self) -> None:
-        self._restore_handler()
+        self._restore_handlers()
         iteration = self._finished_iter
-        if self._interrupted and not self._in_step and iteration == self.trainer.iter:
+        if self._signal and not self._in_step and iteration == self.trainer.iter:
             self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
 
-    def _on_interrupt(self, signum: int, frame: Any) -> None:
-        self._restore_handler()
-        self._interrupted = True
-        if not self._in_step and comm.get_world_size() == 1:  # several processes stop together, after a step
-            raise KeyboardInterrupt
-        if os.getpid() == self._pid:  # rather than a data worker, which inherits the handler
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        if os.getpid() != self._pid:  # a data worker, which inherits this: the step that is being finished needs it
+            signal.signal(signum, signal.SIG_DFL)
+            return
+        is_first, self._signal = not self._signal, self._signal or signum
+        if comm.get_world_size() == 1:
+            self._restore_handlers()
+            if not self._in_step:  # several processes stop together, after a step
+                raise self._interruption()
+        if is_first:
             when = "after this iteration" if comm.get_world_size() == 1 else f"within {AGREEMENT_PERIOD} iterations"
             logger.warning("Interrupted: stopping %s (Ctrl-C again: at once)", when)
 
-    def _restore_handler(self) -> None:
+    def _interruption(self) -> KeyboardInterrupt:
+        return KeyboardInterrupt() if self._signal == signal.SIGINT else Terminated(self._signal)
+
+    def _restore_handlers(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._handler)
+            for signum, handler in self._handlers.items():
+                signal.signal(signum, handler)
 
 
 def put_memory(trainer: Any) -> None:

@@ -19,8 +19,9 @@ from ..data import register_from_config
 from ..data.labels import flipped_classes
 from ..errors import WeightsError
 from ..modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
-from .checks import check_that_model_builds, last_checkpoint
+from .checks import check_that_model_builds
 from .hardware import device_type
+from .resumption import last_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -24,11 +24,15 @@ from ..data import InstanceMapper, check_instance_datasets, resumable_loader
 from ..data.random_state import random_numbers
 from ..errors import ConfigError, require
 from .checkpoint import SafeCheckpointer
-from .checks import check_output_dir, is_dry, last_checkpoint
+from .checks import check_output_dir, is_dry
 from .exact_resumption import ExactResumption, UnfinishedStep, training_seed
+from .failures import in_sentences, keep_logging
 from .hardware import check_device, check_precision
 from .hooks import SaveOnInterrupt
+from .lock import lock, unlock
 from .optimizer import make_resumable
+from .resumption import check_last, finish_tag, last_checkpoint
+from .writers import named_writers
 
 
 def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
@@ -36,8 +40,10 @@ def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
     if comm.get_world_size() == 1:  # otherwise launch() has done it
         check_lazy_config(args)
     cfg = read_lazy_config(args.config_file, args.opts)
-    setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="fpt_d2")
-    default_setup(cfg, args)
+    with in_sentences(cfg.train.output_dir):
+        setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="fpt_d2")
+        default_setup(cfg, args)
+        keep_logging()
     on_cpu = {} if cfg.train.device.startswith("cuda") else {"device_ids": None}
     model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device), **cfg.train.ddp, **on_cpu)
     if args.eval_only:
@@ -89,6 +95,11 @@ def check_lazy_config(args: argparse.Namespace) -> str:
     _check_datasets(cfg, eval_only=args.eval_only)
     if not args.eval_only:
         check_output_dir(train.output_dir, resume=args.resume, key="train.output_dir", make=not is_dry(args))
+        if args.resume:
+            finish_tag(train.output_dir)
+            check_last(train.output_dir)
+        if args.machine_rank == 0:
+            lock(train.output_dir, key="train.output_dir")
     return str(train.device)
 
 
@@ -143,10 +154,16 @@ def _train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> None:
     checkpointer.resume_or_load(train.init_checkpoint, resume=resume)
     if is_main:
         saving = hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer)
-        writing = hooks.PeriodicWriter(default_writers(train.output_dir, train.max_iter), period=train.log_period)
+        writing = hooks.PeriodicWriter(
+            named_writers(default_writers(train.output_dir, train.max_iter), train.output_dir), period=train.log_period
+        )
     evaluation = hooks.EvalHook(train.eval_period, lambda: _evaluate(cfg, model))
     schedule = hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))
     interrupt = SaveOnInterrupt(checkpointer)
     unfinished = UnfinishedStep(train.eval_period, train.log_period, train.output_dir)
     trainer.register_hooks([hooks.IterationTimer(), schedule, interrupt, saving, evaluation, unfinished, writing])
-    trainer.train(trainer.iter + 1 if resumed else 0, train.max_iter)
+    try:
+        with in_sentences(train.output_dir, trainer=trainer):
+            trainer.train(trainer.iter + 1 if resumed else 0, train.max_iter)
+    finally:
+        unlock(train.output_dir)

@@ -1,13 +1,9 @@
-"""From the command line to a config that is ready to use, and to the processes that use it."""
+"""From the command line to a config that is ready to use."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable
-from typing import Any
 
-import detectron2.engine
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -15,8 +11,9 @@ from detectron2.utils.logger import setup_logger
 
 from ..config_file import read_config
 from ..data import register_from_config
-from .checks import check_config, check_optimizer_state
+from .checks import check_config
 from .debug import use_debug_settings
+from .failures import in_sentences, keep_logging
 from .trainer import Trainer
 
 
@@ -39,8 +36,10 @@ def setup(args: argparse.Namespace, trainer: type[Trainer] | None = None) -> Cfg
     if cfg.DEBUG.ENABLED:
         use_debug_settings(cfg)
     cfg.freeze()
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpt_d2")
-    default_setup(cfg, args)
+    with in_sentences(cfg.OUTPUT_DIR):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpt_d2")
+        default_setup(cfg, args)
+        keep_logging()
     return cfg
 
 
@@ -53,36 +52,7 @@ def checked_config(args: argparse.Namespace, trainer: type[Trainer] | None = Non
     """The config that the command line names, not frozen, after all checks of it. Raises UserError."""
     cfg = _registered_config(args)
     check_config(cfg, args, trainer)
-    check_optimizer_state(cfg, args)
     return cfg
-
-
-def launch(
-    main: Callable[[argparse.Namespace], Any],
-    args: argparse.Namespace,
-    check: Callable[[argparse.Namespace], str] = check_arguments,
-) -> None:
-    """Detectron2's ``launch``: run ``main(args)`` in ``--num-gpus`` processes on each of ``--num-machines``.
-
-    Args:
-        main: a function that :mod:`pickle` can name.
-        args: of :func:`fpt_d2.cli.training_parser`.
-        check: checks the config of several processes, once and before they are started; returns its device.
-
-    Raises:
-        UserError: something that the user can mend.
-    """
-    # Detectron2 has processes talk over NCCL where it sees a GPU, which gradients on the CPU cannot.
-    if args.num_gpus * args.num_machines > 1 and check(args) == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    detectron2.engine.launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
 
 
 def _registered_config(args: argparse.Namespace) -> CfgNode:

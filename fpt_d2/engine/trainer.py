@@ -19,6 +19,7 @@ from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTraine
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint import FPTCheckpointer
@@ -28,14 +29,19 @@ from ..evaluation import build_evaluator
 from .attention_log import AttentionLog
 from .checkpoint import SafeCheckpointer
 from .exact_resumption import WINDOW, ExactResumption, UnfinishedStep, training_seed
+from .failures import in_sentences, writing
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
 from .inference import tta_config, with_sliding_window, with_tta
+from .lock import unlock
 from .metrics_checks import check_evaluation
 from .optimizer import build_optimizer
 from .validation import put_predictions, validation_losses
+from .writers import named_writers
 
 logger = logging.getLogger(__name__)
 
+# What WarmupPolyLR saves in a checkpoint, though it is the config's.
+_SCHEDULE = ("max_iters", "warmup_factor", "warmup_iters", "warmup_method", "power", "constant_ending")
 # By task and metric.
 Results: TypeAlias = "OrderedDict[str, Any]"
 
@@ -100,16 +106,24 @@ class Trainer(DefaultTrainer):
         """Train from ``start_iter`` to ``max_iter`` or until stopped early; an end is evaluated and verified."""
         results: Results | None
         try:
-            results = super().train()
+            with in_sentences(self.cfg.OUTPUT_DIR, trainer=self):
+                results = super().train()
         except StopTraining as reason:
             logger.info("%s", reason)
             results = self._last_eval_results
             if comm.is_main_process():
                 verify_results(self.cfg, results)
+        finally:
+            unlock(self.cfg.OUTPUT_DIR)
         return results
 
+    def build_writers(self) -> list[EventWriter]:
+        return named_writers(super().build_writers(), self.cfg.OUTPUT_DIR)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        schedule = {key: value for key, value in vars(self.scheduler).items() if key in _SCHEDULE}
         super().load_state_dict(state_dict)
+        vars(self.scheduler).update(schedule)  # of this config, which may train for longer
         # Those of a checkpoint are of the groups that its optimizer had.
         self.scheduler.base_lrs = [group["initial_lr"] for group in self._trainer.optimizer.param_groups]
 
@@ -153,13 +167,15 @@ class Trainer(DefaultTrainer):
         """
         check_evaluation(cfg, cls, is_eval=True)
         model = cls.load_trained(cfg, resume=resume)
-        results = cls.test(cfg, model)
-        if cfg.TEST.AUG.ENABLED:
-            results.update(cls.test_with_TTA(cfg, model))
-        if comm.is_main_process():
-            text = json.dumps(_without_nan(results), indent=2, allow_nan=False)
-            Path(cfg.OUTPUT_DIR, "evaluation.json").write_text(text + "\n", encoding="utf-8")
-            verify_results(cfg, results)
+        with in_sentences(cfg.OUTPUT_DIR):
+            results = cls.test(cfg, model)
+            if cfg.TEST.AUG.ENABLED:
+                results.update(cls.test_with_TTA(cfg, model))
+            if comm.is_main_process():
+                text = json.dumps(_without_nan(results), indent=2, allow_nan=False)
+                with writing(path := os.path.join(cfg.OUTPUT_DIR, "evaluation.json")):
+                    Path(path).write_text(text + "\n", encoding="utf-8")
+                verify_results(cfg, results)
         return results
 
     @classmethod

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.abuse import annotations, configs, images, security, values
+from tests.abuse import annotations, configs, images, security, stopping, values
 from tests.abuse.cases import Case, Place
 from tests.engine.conftest import CONFIG
 
-CASES = [case for module in (annotations, values, configs, security, images) for case in module.CASES]
+CASES = [case for module in (annotations, values, configs, security, images, stopping) for case in module.CASES]
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])

@@ -91,11 +91,12 @@ def test_the_options_of_a_training_are_those_of_detectron2():
         return {a.dest: [type(a), *(getattr(a, name) for name in kept)] for a in parser._actions}
 
     ours, theirs = cli.training_parser(), default_argument_parser()
-    shared = {name: option for name, option in options(ours).items() if name != "check"}
+    added = {"check": False, "timeout": cli.DEFAULT_TIMEOUT}
+    shared = {name: option for name, option in options(ours).items() if name not in added}
     assert shared == options(theirs) and list(shared) == list(options(theirs))
     words = ["--config-file", "a.yaml", "--eval-only", "A.B", "1", "--resume"]
     for line in ([], words):
-        assert vars(ours.parse_args(line)) == {**vars(theirs.parse_args(line)), "check": False}
+        assert vars(ours.parse_args(line)) == {**vars(theirs.parse_args(line)), **added}
     assert "Examples:" in ours.epilog and ours.formatter_class is theirs.formatter_class
 
 

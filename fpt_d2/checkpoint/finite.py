@@ -1,0 +1,30 @@
+"""Whether weights are numbers at all: those of a training that has diverged are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def not_finite(model: nn.Module) -> list[str]:
+    """The names of parameters and running statistics that hold NaN or infinity. Other buffers may, such as masks."""
+    running = {name: b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
+    return _not_finite({**dict(model.named_parameters()), **running})
+
+
+def state_not_finite(optimizer_state: Mapping[str, Any]) -> list[str]:
+    """The same for an optimizer's ``state_dict()``; the names are e.g. ``momentum_buffer of parameter 3``."""
+    states = optimizer_state.get("state", {})
+    named = {f"{name} of parameter {index}": value for index, state in states.items() for name, value in state.items()}
+    return _not_finite({name: value for name, value in named.items() if isinstance(value, Tensor)})
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    if not tensors:
+        return []
+    with torch.no_grad():  # one transfer from the GPU for all
+        fine = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    return [name for name, is_fine in zip(tensors, fine) if not is_fine]

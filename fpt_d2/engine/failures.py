@@ -1,0 +1,142 @@
+"""What ends a training and is no mistake of ours, in one sentence: a full disk, losses that are not finite, silence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+
+from ..checkpoint.finite import not_finite
+from ..errors import LostProcess, TrainingError, UserError, disk_sentence, is_of_disk
+from .resumption import newest_whole
+
+# How gloo and NCCL speak of a process that is gone or silent.
+_SILENT = re.compile(r"timed out|timeout|wait timeout", re.IGNORECASE)
+_GONE = re.compile(r"connection (was )?(closed|reset|refused|aborted)|broken pipe|socket|remote process", re.IGNORECASE)
+_SPEAKERS = re.compile(r"gloo|nccl|store", re.IGNORECASE)
+# In Detectron2's sentence about losses; numpy 2 writes its numbers as np.float64(nan).
+_LOSSES = re.compile(r"'([^']+)': (?:np\.float\d+\()?([-+\w.]+)")
+
+
+@contextmanager
+def in_sentences(folder: str = "", *, timeout: int = 0, trainer: Any = None) -> Iterator[None]:
+    """Raise a TrainingError for what ends a training and is no mistake of ours, whose traceback is then not logged.
+
+    Args:
+        folder: of the training's output.
+        timeout: seconds that the processes wait for each other; without it what they say of each other stays as it is.
+        trainer: Detectron2's, which knows the iteration, the losses and the model.
+    """
+
+    def is_of_interest(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, Exception) or _reason(error, folder, trainer) is None
+
+    loop = logging.getLogger("detectron2.engine.train_loop")
+    loop.addFilter(is_of_interest)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _reason(error, folder, trainer)
+        if reason is None or (isinstance(reason, RuntimeError) and not timeout):
+            raise
+        raise _sentence(reason, folder, timeout, trainer) from error
+    finally:
+        loop.removeFilter(is_of_interest)
+
+
+def _reason(error: Exception, folder: str, trainer: Any) -> BaseException | None:
+    """What of an exception and those behind it a sentence can be made of: of the disk an OSError, of other processes a
+    RuntimeError, of numbers a FloatingPointError. None where it is a mistake.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (UserError, FloatingPointError)):
+            return cause
+        if isinstance(cause, OSError) and (is_of_disk(cause) or _is_within(cause.filename, folder)):
+            return cause
+        if isinstance(cause, RuntimeError) and dist.is_initialized() and _SPEAKERS.search(str(cause)):
+            if _SILENT.search(str(cause)) or _GONE.search(str(cause)):
+                return cause
+        cause = cause.__cause__ or cause.__context__
+    # What NaN makes of a model's code is not known.
+    return FloatingPointError(f"{type(error).__name__}: {error}") if trainer and not_finite(trainer.model) else None
+
+
+def _sentence(reason: BaseException, folder: str, timeout: int, trainer: Any) -> UserError:
+    if isinstance(reason, UserError):
+        return reason
+    if isinstance(reason, FloatingPointError):
+        return diverged(_losses(str(reason), trainer), folder)
+    if isinstance(reason, OSError):
+        reason.filename = reason.filename or folder or None
+        safe = f"{what_is_safe(folder)}: make room, and start it again, a training with --resume"
+        return TrainingError(f"{disk_sentence(reason)}; {safe}" if folder else disk_sentence(reason))
+    if _SILENT.search(str(reason)):
+        return LostProcess(f"A process of the training has not answered the others for {timeout} seconds (--timeout)")
+    return LostProcess("Another process of the training has ended, and says why itself")
+
+
+def _losses(message: str, trainer: Any) -> str:
+    """What is not finite: the losses that Detectron2 names, or what it says and the last losses that were."""
+    at = f" of iteration {trainer.iter}" if trainer else ""
+    losses = ", ".join(f"{name} {value}" for name, value in _LOSSES.findall(message))
+    if losses:
+        return f"The losses{at} are not finite ({losses})"
+    logged = trainer.storage.latest() if trainer else {}
+    before = ", ".join(f"{name} {value:.4g}" for name, (value, _) in logged.items() if "loss" in name)
+    said = " ".join(message.split()).rstrip(".")
+    return f"The numbers{at} are not finite ({said}; the losses before: {before or 'none'})"
+
+
+def _is_within(path: object, folder: str) -> bool:
+    return bool(folder) and isinstance(path, str) and os.path.abspath(path).startswith(os.path.abspath(folder) + os.sep)
+
+
+def diverged(what: str, folder: str) -> TrainingError:
+    """``what`` is not finite, and what to do."""
+    return TrainingError(
+        f"{what}, and nothing of it is saved; {what_is_safe(folder)}: train anew in another OUTPUT_DIR with a lower "
+        "SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, SOLVER.CLIP_GRADIENTS.ENABLED True or SOLVER.AMP.ENABLED False"
+    )
+
+
+def what_is_safe(folder: str) -> str:
+    """The part of a sentence that names the checkpoint to go on from."""
+    last = newest_whole(folder) if folder else ""
+    return f"the last whole checkpoint is {last}" if last else "there is no checkpoint yet"
+
+
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Give the OSErrors of writing a file its name, which those of a full disk lack; also where torch hides them."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(reason := _reason(error, "", None), OSError):
+            raise OSError(reason.errno, reason.strerror, path) from error
+        raise
+
+
+def keep_logging() -> None:
+    """Let a log file that cannot be written to say so once, in place of a traceback for every line."""
+    for name in ("fpt_d2", "fvcore", "detectron2"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
+                setattr(handler, "handleError", partial(_give_up, handler.stream))  # noqa: B010
+
+
+def _give_up(stream: Any, record: logging.LogRecord) -> None:
+    error, nowhere = sys.exc_info()[1], os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())  # what it still holds is then written without error
+    os.close(nowhere)
+    sys.stderr.write(f"The log {getattr(stream, 'name', '')} ends here, where it cannot be written: {error}\n")
