@@ -16,7 +16,8 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
-from fpt_d2.data.checks.coco import CocoCheck
+from fpt_d2.data.checks.coco import check_image_files
+from fpt_d2.data.coco import read_coco
 from fpt_d2.data.photographs.labelme import prepare_labelme
 from fpt_d2.data.photographs.voc import prepare_voc
 from fpt_d2.data.photographs.yolo import prepare_yolo
@@ -87,9 +88,10 @@ def test_there_and_back(name: str, shapes_root: Path, tmp_path: Path) -> None:
             for pair in zip(before, objects):
                 compare(*pair, kind)
         assert not after
-        content = json.loads((tmp_path / "out" / "annotations" / f"instances_{split}.json").read_text())
-        check = CocoCheck(content, str(images), is_train=True, mask_format=None)
-        assert not check.errors.counts and not check.warnings.counts and check.category_names() == CLASSES
+        check = read_coco(str(tmp_path / "out" / "annotations" / f"instances_{split}.json"))
+        assert not check.errors.counts and not check.warnings.counts
+        assert not any(found.counts for found in check_image_files(check, str(images)))
+        assert check.class_names() == CLASSES
 
 
 def test_what_another_library_has_written(shapes_root: Path, tmp_path: Path) -> None:
