@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -125,18 +123,3 @@ def writing(path: str) -> Iterator[None]:
         if isinstance(reason := _reason(error, "", None), OSError):
             raise OSError(reason.errno, reason.strerror, path) from error
         raise
-
-
-def keep_logging() -> None:
-    """Let a log file that cannot be written to say so once, in place of a traceback for every line."""
-    for name in ("fpt_d2", "fvcore", "detectron2"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
-                setattr(handler, "handleError", partial(_give_up, handler.stream))  # noqa: B010
-
-
-def _give_up(stream: Any, record: logging.LogRecord) -> None:
-    error, nowhere = sys.exc_info()[1], os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())  # what it still holds is then written without error
-    os.close(nowhere)
-    sys.stderr.write(f"The log {getattr(stream, 'name', '')} ends here, where it cannot be written: {error}\n")

@@ -13,7 +13,6 @@ from detectron2.data import build_detection_train_loader
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_setup, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -26,13 +25,13 @@ from ..errors import ConfigError, require
 from .checkpoint import SafeCheckpointer
 from .checks import check_output_dir, is_dry
 from .exact_resumption import ExactResumption, UnfinishedStep, training_seed
-from .failures import in_sentences, keep_logging
+from .failures import in_sentences
 from .hardware import check_device, check_precision
 from .hooks import SaveOnInterrupt
 from .lock import lock, unlock
 from .optimizer import make_resumable
 from .resumption import check_last, finish_tag, last_checkpoint
-from .writers import named_writers
+from .writers import named_writers, start_logging
 
 
 def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
@@ -41,9 +40,8 @@ def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
         check_lazy_config(args)
     cfg = read_lazy_config(args.config_file, args.opts)
     with in_sentences(cfg.train.output_dir):
-        setup_logger(cfg.train.output_dir, distributed_rank=comm.get_rank(), name="fpt_d2")
+        start_logging(cfg.train.output_dir)
         default_setup(cfg, args)
-        keep_logging()
     on_cpu = {} if cfg.train.device.startswith("cuda") else {"device_ids": None}
     model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device), **cfg.train.ddp, **on_cpu)
     if args.eval_only:

@@ -7,14 +7,14 @@ import argparse
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..config_file import read_config
 from ..data import register_from_config
 from .checks import check_config
 from .debug import use_debug_settings
-from .failures import in_sentences, keep_logging
+from .failures import in_sentences
 from .trainer import Trainer
+from .writers import start_logging
 
 
 def setup(args: argparse.Namespace, trainer: type[Trainer] | None = None) -> CfgNode:
@@ -37,9 +37,8 @@ def setup(args: argparse.Namespace, trainer: type[Trainer] | None = None) -> Cfg
         use_debug_settings(cfg)
     cfg.freeze()
     with in_sentences(cfg.OUTPUT_DIR):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fpt_d2")
+        start_logging(cfg.OUTPUT_DIR)
         default_setup(cfg, args)
-        keep_logging()
     return cfg
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
+from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
 
 from .failures import writing
 
@@ -30,3 +36,21 @@ class _NamedWriter(EventWriter):
 def named_writers(writers: Iterable[EventWriter], folder: str) -> list[EventWriter]:
     """Let Detectron2's writers say which file of the folder could not be written."""
     return [_NamedWriter(w, os.path.join(folder, _FILES[type(w)])) if type(w) in _FILES else w for w in writers]
+
+
+def start_logging(folder: str) -> None:
+    """Set up the loggers of Detectron2, fvcore and this project, as Detectron2 does and then finds them.
+
+    A log file that cannot be written says so once, in place of a traceback for every line.
+    """
+    for options in ({"name": "fpt_d2"}, {"name": "fvcore"}, {}):
+        for handler in setup_logger(folder, distributed_rank=comm.get_rank(), **options).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
+                setattr(handler, "handleError", partial(_give_up, handler.stream))  # noqa: B010
+
+
+def _give_up(stream: Any, record: logging.LogRecord) -> None:
+    error, nowhere = sys.exc_info()[1], os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())  # what it still holds is then written without error
+    os.close(nowhere)
+    sys.stderr.write(f"The log {getattr(stream, 'name', '')} ends here, where it cannot be written: {error}\n")

@@ -1,0 +1,205 @@
+"""What ends a training early: signals, losses that are not finite, a full disk, a second training in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fpt_d2.checkpoint import FPTCheckpointer
+from fpt_d2.cli import exit_on_user_errors
+from fpt_d2.engine import ConfigError, setup
+from fpt_d2.engine.checkpoint import SafeCheckpointer
+from fpt_d2.engine.lock import lock, unlock
+from fpt_d2.engine.resumption import last_checkpoint
+from fpt_d2.errors import Terminated, TrainingError, WeightsError
+from tests.engine.test_training import load, train
+
+SHORT = ["SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()"]
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_of_a_scheduler_is_saved_like_ctrl_c(signum: int, parse, out: Path, capsys) -> None:
+    with pytest.raises(Terminated) as end:
+        train(setup(parse(*SHORT)), at_0=lambda: os.kill(os.getpid(), signum))
+    assert (out / "last_checkpoint").read_text() == "model_0000000.pth"
+    assert signal.getsignal(signum) is not None
+    with pytest.raises(SystemExit) as status, exit_on_user_errors():
+        raise end.value
+    assert status.value.code == 128 + signum
+
+
+def test_what_is_not_finite_is_never_the_last_checkpoint(parse, out: Path, caplog) -> None:
+    cfg = setup(parse(*SHORT))
+    trainers: list[Any] = []
+
+    def spoil(trainer: Any = None) -> None:
+        next(trainers[0].model.parameters()).data.fill_(float("nan"))
+
+    class Kept(train.__kwdefaults__["cls"]):
+        def build_hooks(self) -> list[Any]:
+            trainers.append(self)
+            return super().build_hooks()
+
+    with pytest.raises(TrainingError) as caught:
+        train(cfg, cls=Kept, at_2=spoil)
+    sentence = str(caught.value)
+    assert "of iteration 2 are not finite" in sentence and "SOLVER.BASE_LR" in sentence
+    assert str(out / "model_0000001.pth") in sentence and len(sentence.splitlines()) == 1
+    assert (out / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert "Exception during training" not in caplog.text
+
+
+def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_read(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    SafeCheckpointer(model, str(tmp_path)).save("model_0000000")
+    model.weight.data[0, 0] = float("inf")
+    with pytest.raises(TrainingError, match="1 tensors are not finite, the first weight, and nothing of it is saved"):
+        SafeCheckpointer(model, str(tmp_path)).save("model_0000001")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000000.pth"]
+    torch.save({"model": model.state_dict()}, tmp_path / "wrong.pth")
+    with pytest.raises(WeightsError, match="holds weights that are not finite"):
+        FPTCheckpointer(nn.Linear(2, 2)).load(str(tmp_path / "wrong.pth"))
+
+
+def test_the_state_of_an_optimizer_is_finite_too(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    trainer = nn.Module()
+    trainer.optimizer, trainer.iter = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), 7
+    model(torch.full((1, 2), float("inf"))).sum().backward()
+    trainer.optimizer.step()
+    model.weight.data.zero_()
+    with pytest.raises(TrainingError, match="tensors of iteration 7 are not finite, the first momentum_buffer"):
+        SafeCheckpointer(model, str(tmp_path), trainer=trainer).save("model_0000007")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_longer_training_goes_on_by_the_poly_schedule(parse, out: Path) -> None:
+    words = ["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.POLY_LR_POWER", 1.0, "DATASETS.TEST", "()"]
+    train(setup(parse(*words, "SOLVER.MAX_ITER", 2)))
+    resumed = train(setup(parse(*words, "SOLVER.MAX_ITER", 4, "--resume")), resume=True)
+    assert resumed.scheduler.max_iters == 4 and resumed.iter == 4
+    assert resumed.storage.history("lr").latest() == pytest.approx(0.002 / 4)
+
+
+HOLDER = (
+    "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); f.write('me'); f.flush(); "
+)
+HOLDER += "print('held', flush=True); time.sleep(60)"
+
+
+def test_a_folder_holds_one_training(command_line, train_net, out: Path, capsys) -> None:
+    out.mkdir()
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(out / ".lock")], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        for flags in ([], ["--resume"]):
+            assert train_net(command_line(*flags)) == 2
+            error = capsys.readouterr().err
+            assert f"OUTPUT_DIR {out} is in use by another training, me: wait for it" in error
+            assert len(error.strip().splitlines()) == 1
+        holder.kill()
+    lock(str(out), key="OUTPUT_DIR")  # a lock does not outlive its process
+    lock(str(out), key="OUTPUT_DIR")
+    trial = HOLDER.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB").replace("60", "0")
+    command = [sys.executable, "-c", trial, str(out / ".lock")]
+    assert subprocess.run(command, capture_output=True).returncode != 0
+    unlock(str(out))
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_a_first_checkpoint_without_its_tag_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tag is complete before the checkpoint has its name."""
+    replace = os.replace
+
+    def die_at_tag(old: str, new: str) -> None:
+        if new.endswith("last_checkpoint"):
+            raise KeyboardInterrupt
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", die_at_tag)
+    monkeypatch.setattr(os, "remove", lambda path: None)  # a kill does not tidy up
+    with pytest.raises(KeyboardInterrupt):
+        SafeCheckpointer(nn.Linear(1, 1), str(tmp_path)).save("model_0000004")
+    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "model_0000004.pth")
+    (tmp_path / "model_0000004.pth").rename(tmp_path / "model_0000005.pth")
+    with pytest.raises(WeightsError, match="there is no last_checkpoint in it"):
+        last_checkpoint(str(tmp_path))
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("fsync", "replace"):
+        function = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, function=function: (done.append(name), function(*args)))
+    SafeCheckpointer(nn.Linear(1, 1), str(tmp_path)).save("model_0000001")
+    assert done == ["fsync", "fsync", "replace", "fsync", "replace", "fsync"]
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Files of this process end at 1 MB, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_sentence(command_line, train_net, out: Path, capsys, small_files: None) -> None:
+    assert train_net(command_line("SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()")) == 2
+    error = capsys.readouterr().err
+    path = out / "model_0000001.pth"
+    assert error.splitlines()[-1].startswith(f"train_net.py: {path} cannot be written: File too large; there is no")
+    assert "Traceback" not in error
+    assert not list(out.glob("*unfinished*")) and not list(out.glob("*.pth"))
+    assert json.loads((out / "metrics.json").read_text().splitlines()[-1])["iteration"] == 1
+
+
+def test_too_little_room_is_said_before(command_line, train_net, monkeypatch, capsys) -> None:
+    class Full:
+        f_bavail, f_frsize = 100, 4096
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Full)
+    assert train_net(command_line()) == 2
+    assert "has room for 0.4 MiB, and one checkpoint of this model takes about" in capsys.readouterr().err
+
+
+def test_a_log_that_cannot_be_written_says_so_once(parse, out: Path, capsys) -> None:
+    out.mkdir()
+    (out / "log.txt").symlink_to("/dev/full")
+    setup(parse())
+    for number in range(100):
+        logging.getLogger("fpt_d2").info("line %d", number)
+    error = capsys.readouterr().err
+    assert error.count("The log ") == 1 and "ends here" in error and "Traceback" not in error
+
+
+def test_another_model_than_that_of_the_checkpoint(parse, out: Path) -> None:
+    train(setup(parse("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")))
+    for words, sentence in [
+        (["MODEL.MASK_ON", False], "among them roi_heads.mask_head.*MODEL.MASK_ON True"),
+        (["MODEL.FPT.BRANCHES", "['st']"], r"MODEL.FPT.BRANCHES \['st', 'gt', 'rt'\]"),
+        (["MODEL.BACKBONE.FREEZE_AT", 2], "parameter groups of|MODEL.BACKBONE.FREEZE_AT 0"),
+        (["SOLVER.OPTIMIZER", "AdamW"], "The checkpoint was trained by SGD"),
+    ]:
+        with pytest.raises(ConfigError, match=sentence):
+            setup(parse("--resume", "DATASETS.TEST", "()", *words))
+    assert load(out / "model_final.pth")["iteration"] == 0
