@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -16,9 +17,12 @@ from ..coco.schema import Record
 from ..findings import Findings
 from .image_files import ImageFinding, examine_image, map_files
 
+logger = logging.getLogger(__name__)
+
 # Where there are more, as in COCO, every second, third, ... image is opened, which takes seconds, or a minute on a
 # slow disk.
 _MAX_OPENED = 20_000
+_MANY = 2000  # which take a while
 
 
 class Use(NamedTuple):
@@ -113,8 +117,10 @@ def check_image_files(content: CocoFile, image_root: str, max_size: int | None =
         del sizes[name]
     if os.path.isdir(image_root):  # not of another machine, from which each image would be fetched
         chosen = list(sizes.items())[:: math.ceil(len(sizes) / _MAX_OPENED) or 1]
-        examine = partial(_examine, image_root, max_size)
-        for found in map_files(examine, chosen, f"checking {len(chosen)} of {len(sizes)} images"):
+        what = f"checking {len(chosen)} of {len(sizes)} images"
+        if len(chosen) > _MANY:
+            logger.info("%s: %s", image_root, what)
+        for found in map_files(partial(_examine, image_root, max_size), chosen, what):
             for kind, example, is_error in found:
                 (errors if is_error else notes).add(kind, example)
     return errors, notes

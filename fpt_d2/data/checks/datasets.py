@@ -205,9 +205,8 @@ def _check_keypoints(cfg: CfgNode, name: str) -> list[str]:
     keypoints = MetadataCatalog.get(name).get("keypoint_names")
     if not keypoints:
         return [
-            f"The data set {name!r} names no keypoints, which MODEL.KEYPOINT_ON needs: register it with "
-            "keypoint_names and keypoint_flip_map in its metadata, in a script of your own that calls "
-            "fpt_d2.engine.Trainer"
+            f"The data set {name!r} names no keypoints, which MODEL.KEYPOINT_ON needs: list them as "
+            "keypoints of its categories, as COCO does, or set keypoint_names and keypoint_flip_map of its metadata"
         ]
     number, key = len(keypoints), "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS "
     problems = different_number(name, "keypoints", number, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, key)

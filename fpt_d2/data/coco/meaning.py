@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from .geometry import TOLERANCE, WITHIN_ONE, check_geometry
 from .rle import rle_problem
 from .schema import KEYS, Record
 
-_PART = 20_000  # annotations
+logger = logging.getLogger(__name__)
+
+_PART, _REPORTED = 20_000, 200_000  # annotations
 # Up to this share, what lies in the first pixel of its image may be an object.
 _MOST_WITHIN_ONE = 0.01
 _RENUMBERED = "annotation id that is not a number above 0, numbered anew (pycocotools takes 0 for no match)"
@@ -29,6 +32,8 @@ def check_meaning(content: CocoFile) -> None:
         _check_names(content)
         linked, within_one = _linked(content), Findings()
         for first in range(0, len(linked), _PART):
+            if first % _REPORTED == 0 and len(linked) > _REPORTED:
+                logger.info("Checking annotations: %d of %d", first, len(linked))
             _check_objects(content, linked[first : first + _PART], within_one)
         is_mistake = within_one.counts[WITHIN_ONE] > _MOST_WITHIN_ONE * len(linked)
         (content.errors if is_mistake else content.warnings).update(within_one)

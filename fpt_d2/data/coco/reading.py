@@ -92,16 +92,16 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[Record]:
             objects[annotation["image_id"]].append(_object(annotation, number_of))
             if not is_kept:
                 annotation.clear()  # memory for the lists
-    records = [
-        {
-            "file_name": os.path.join(image_root, image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-            "annotations": objects[image["id"]],
-        }
-        for image in sorted(content.images, key=lambda image: image["id"])
-    ]
+        records = [
+            {
+                "file_name": os.path.join(image_root, image["file_name"]),
+                "height": image["height"],
+                "width": image["width"],
+                "image_id": image["id"],
+                "annotations": objects[image["id"]],
+            }
+            for image in sorted(content.images, key=lambda image: image["id"])
+        ]
     logger.info("Loaded %d images in COCO format from %s", len(records), json_file)
     return records
 
