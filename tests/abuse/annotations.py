@@ -37,6 +37,11 @@ def rewritten(change: Callable[[bytes], bytes]) -> Spoil:
     return spoil
 
 
+def outside(content: Content) -> None:
+    image = content["images"][0]
+    image["file_name"] = f"../train/{image['file_name']}"
+
+
 def polygon(*start: Any, split: str = "train") -> Spoil:
     return first(split, segmentation=[[*start, 5, 5, 9, 5, 9, 9][:8]])
 
@@ -170,5 +175,12 @@ CASES = (
         without_annotations("TEST.BEST_METRIC", "bbox/AP", "TEST.EVAL_PERIOD", 2, "TEST.PATIENCE", 1),
         AP_NEEDS + "BEST_METRIC, TEST.PATIENCE",
     ),
+    Case(
+        "an image outside its folder",
+        edited(outside, "train", "--check"),
+        "file_name leaves the image folder (1): ../",
+        0,
+    ),
+    Case("a crowd", edited(lambda c: c["annotations"][0].update(iscrowd=1), "train", "--check"), "crowd, which tra", 0),
     Case("a VOC set of other classes", own_voc, "python tools/prepare.py voc FOLDER --name NAME"),
 )

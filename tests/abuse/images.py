@@ -20,7 +20,7 @@ def _replace(write: Callable[[Path, np.ndarray], object]) -> Callable[[Place], S
         pixels = np.asarray(Image.open(path).convert("L"))
         path.unlink()
         write(path, pixels)
-        return ["SOLVER.MAX_ITER", 1]
+        return ["--check"]
 
     return spoil
 

@@ -70,6 +70,15 @@ def check_use(content: CocoFile, use: Use) -> Findings:
     return errors
 
 
+def check_left_out(content: CocoFile, use: Use) -> Findings:
+    """What is not read, though it is there."""
+    notes = Findings()
+    for annotation in content.annotations if use.is_train else ():
+        if annotation.get("iscrowd"):
+            notes.add("crowd, which trainings leave out", Example(content, "annotations", annotation))
+    return notes
+
+
 def _lacks(annotation: Record, use: Use) -> Iterator[str]:
     mask, is_crowd = annotation.get("segmentation"), annotation.get("iscrowd")
     if use.mask_format and not is_crowd:
@@ -112,6 +121,9 @@ def check_image_files(content: CocoFile, image_root: str, max_size: int | None =
     if not PathManager.isdir(image_root):
         errors.add("image folder does not exist", image_root)
         return errors, notes
+    for name in sizes:
+        if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):
+            notes.add("file_name leaves the image folder", name)
     for name in list(_missing_files(image_root, sizes)):
         errors.add("image file does not exist", name)
         del sizes[name]

@@ -19,7 +19,7 @@ from ...config import SEMANTIC_SEGMENTATION
 from ...errors import DatasetError
 from ..coco import read_coco, set_keypoints, use_what_is_read
 from ..findings import Findings, different_number, how_to_get
-from .coco import Use, check_image_files, check_use
+from .coco import Use, check_image_files, check_left_out, check_use
 from .image_files import longest_side
 from .pascal_voc import check_pascal_voc
 from .sem_seg import check_sem_seg
@@ -253,6 +253,7 @@ def _check_files(
     )
     max_size = min(filter(None, compress(task.max_sizes, (is_train, is_test))), default=None)
     in_images, notes = check_image_files(content, image_root, max_size)
+    notes.update(check_left_out(content, use))
     errors = Findings()
     for findings in (content.errors, check_use(content, use), in_images):
         errors.update(findings)
