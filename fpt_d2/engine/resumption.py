@@ -117,9 +117,9 @@ def check_resumption(cfg: CfgNode, model: nn.Module | None, saved: dict[str, Any
         UserError: it is of another model or optimizer, or the best model cannot be read.
     """
     if model is not None:
-        _check_model(saved["model"], model, cfg)
         if "optimizer" in (trainer := saved["trainer"].get("_trainer", {})):
-            build_optimizer(cfg, model).load_state_dict(trainer["optimizer"])  # without memory, as the model is
+            _check_optimizer(trainer["optimizer"], model, cfg)
+        _check_model(saved["model"], model, cfg)
     if cfg.TEST.BEST_METRIC:
         _check_best(os.path.join(cfg.OUTPUT_DIR, f"{BEST_MODEL}.pth"))
 
@@ -163,6 +163,14 @@ def read_best(path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path} is not a checkpoint")
     return content
+
+
+def _check_optimizer(state: dict[str, Any], model: nn.Module, cfg: CfgNode) -> None:
+    try:
+        build_optimizer(cfg, model).load_state_dict(state)  # without memory, as the model is
+    except ConfigError as error:
+        was = ", ".join(changed_keys(cfg))
+        raise ConfigError(f"{error} (as they were: {was})" if was else str(error)) from error
 
 
 def _check_model(saved: dict[str, Any], model: nn.Module, cfg: CfgNode) -> None:

@@ -55,7 +55,7 @@ def test_one_file_that_does_not_fit(name: str, flags: list[str], trained: Place,
     (out / name).symlink_to("/dev/full")
     end = run(trained, *flags, *WORDS, "OUTPUT_DIR", str(out))
     check(end, out)
-    if not name.startswith("inference"):
+    if name not in ("config.yaml", "inference/coco_instances_results.json"):  # Detectron2 writes these
         assert name.replace(".unfinished", "").split("last_")[0] in end.stderr.splitlines()[-1]
 
 

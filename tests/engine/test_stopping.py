@@ -195,9 +195,10 @@ def test_a_log_that_cannot_be_written_says_so_once(parse, out: Path, capsys) -> 
 def test_another_model_than_that_of_the_checkpoint(parse, out: Path) -> None:
     train(setup(parse("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")))
     for words, sentence in [
-        (["MODEL.MASK_ON", False], "among them roi_heads.mask_head.*MODEL.MASK_ON True"),
+        (["MODEL.MASK_ON", False], "parameter groups of .*as they were: MODEL.MASK_ON True"),
+        (["MODEL.FPN.OUT_CHANNELS", 16], r"is of another model .*backbone.fpn_.*MODEL.FPN.OUT_CHANNELS 32"),
         (["MODEL.FPT.BRANCHES", "['st']"], r"MODEL.FPT.BRANCHES \['st', 'gt', 'rt'\]"),
-        (["MODEL.BACKBONE.FREEZE_AT", 2], "parameter groups of|MODEL.BACKBONE.FREEZE_AT 0"),
+        (["MODEL.BACKBONE.FREEZE_AT", 2], "parameter groups of .*MODEL.BACKBONE.FREEZE_AT 0"),
         (["SOLVER.OPTIMIZER", "AdamW"], "The checkpoint was trained by SGD"),
     ]:
         with pytest.raises(ConfigError, match=sentence):
