@@ -105,7 +105,7 @@ def _of_slurm(env: Mapping[str, str]) -> Place:
             _number(env, "SLURM_PROCID"),
             processes,
             _number(env, "SLURM_LOCALID"),
-            max(1, processes // machines),
+            max(1, processes // max(1, machines)),
             f"tcp://{host}:{port}",
             own_gpu="SLURM_GPUS_PER_TASK" in env,
         )

@@ -96,7 +96,7 @@ def check_lazy_config(args: argparse.Namespace) -> str:
         if args.resume:
             finish_tag(train.output_dir)
             check_last(train.output_dir)
-        if args.machine_rank == 0:
+        if args.machine_rank == 0 and not is_dry(args):
             lock(train.output_dir, key="train.output_dir")
     return str(train.device)
 

@@ -72,7 +72,17 @@ def checkpoints(folder: str) -> list[str]:
     except OSError:
         return []
     paths = [path for path in (os.path.join(folder, name) for name in names) if os.path.isfile(path)]
-    return sorted(paths, key=lambda path: (os.path.getmtime(path), path), reverse=True)
+    return sorted(paths, key=_iteration, reverse=True)
+
+
+def _iteration(path: str) -> int:
+    """Of a checkpoint, by its name; a copy's time is not that of the training."""
+    if number := re.search(r"model_(\d+)\.pth$", path):
+        return int(number[1])
+    try:
+        return int(read_trainer(path)["iteration"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return -1
 
 
 def newest_whole(folder: str) -> str:
@@ -101,9 +111,19 @@ def read_trainer(path: str) -> dict[str, Any]:
     if not os.access(path, os.R_OK):
         raise WeightsError(f"{path} cannot be read: you do not have the right to")
     content = read_weights(path)
-    if not (isinstance(content, dict) and "model" in content and isinstance(content.get("trainer"), Mapping)):
+    whole = isinstance(content, dict) and isinstance(content.get("model"), Mapping)
+    if not (whole and _is_state(content.get("trainer"))):
         raise WeightsError(f"{path} holds weights but not the state of a training, from which --resume could go on")
     return content
+
+
+def _is_state(trainer: Any) -> bool:
+    """Whether this is what a trainer of Detectron2's saves: a lazy config's has its optimizer without ``_trainer``."""
+    if not isinstance(trainer, Mapping) or type(trainer.get("iteration")) is not int or trainer["iteration"] < 0:
+        return False
+    steps = trainer.get("_trainer", trainer)
+    optimizer = steps.get("optimizer", {"param_groups": []}) if isinstance(steps, Mapping) else None
+    return isinstance(optimizer, Mapping) and "param_groups" in optimizer
 
 
 def check_resumption(cfg: CfgNode, model: nn.Module | None, saved: dict[str, Any]) -> None:

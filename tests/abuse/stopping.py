@@ -56,6 +56,19 @@ CASES = (
         resumed(model_0000005={"model": {}}, model_0000003=WHOLE, last_checkpoint="model_0000005.pth"),
         "holds weights but not the state of a training",
     ),
+    *(
+        Case(
+            f"a training's state that is {what}",
+            resumed(model_0000005={**WHOLE, **changed}, model_0000003=WHOLE, last_checkpoint="model_0000005.pth"),
+            "not the state of a training",
+        )
+        for what, changed in {
+            "no number": {"trainer": {"iteration": "3"}},
+            "before the first iteration": {"trainer": {"iteration": -5}},
+            "without its optimizer": {"trainer": {"iteration": 3, "_trainer": {"optimizer": {}}}},
+            "without a model": {"model": None},
+        }.items()
+    ),
     Case(
         "a checkpoint that is no dictionary",
         resumed(model_0000005="", last_checkpoint="model_0000005.pth"),
