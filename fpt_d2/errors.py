@@ -40,7 +40,7 @@ class LostProcess(TrainingError):
 
 
 class Terminated(KeyboardInterrupt):
-    """What KeyboardInterrupt is to Ctrl-C, to another signal that asks a process to end; its argument is the number."""
+    """What KeyboardInterrupt is to Ctrl-C, to a signal that asks a process to end; its argument is the number."""
 
 
 def interruption(error: KeyboardInterrupt) -> int:

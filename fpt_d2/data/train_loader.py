@@ -8,6 +8,7 @@ main process, so that those of the iterations before can be passed over without 
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -113,6 +114,7 @@ class TrainLoader:
                 num_workers=self._num_workers,
                 collate_fn=_as_it_is,
                 prefetch_factor=ahead,
+                worker_init_fn=_survive_one_signal,
                 generator=torch.Generator(),  # its own: the first step would else draw other numbers than it does later
             )
         )
@@ -159,3 +161,11 @@ class _Examples(Dataset[Record]):
 
 def _as_it_is(example: Any) -> Any:
     return example
+
+
+def _survive_one_signal(worker: int) -> None:
+    """Let a signal that ends all processes of a training leave the data workers: the step that is being finished before
+    all is saved needs them, and then they are ended by the main process.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(signum, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -156,10 +156,13 @@ class UnfinishedStep(HookBase):
             folder: the one with ``metrics.json``.
         """
         self._eval_period, self._write_period = eval_period, write_period
-        self._path = os.path.join(folder, "metrics.json")
+        self._folder, self._path = folder, os.path.join(folder, "metrics.json")
 
     def before_train(self) -> None:
-        start, is_over = self.trainer.start_iter, self.trainer.start_iter >= self.trainer.max_iter
+        start = self.trainer.start_iter
+        # A training that has come to its end was evaluated there, also where it is to go on now.
+        has_ended = os.path.basename(last_checkpoint(self._folder)) == "model_final.pth"
+        is_over = has_ended or start >= self.trainer.max_iter
         if start == 0:
             return
         self._forget_written()

@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ..checkpoint.finite import not_finite
-from ..errors import LostProcess, TrainingError, UserError, disk_sentence, is_of_disk
+from ..errors import LostProcess, Terminated, TrainingError, UserError, disk_sentence, is_of_disk
 from .resumption import newest_whole
 
 # How gloo and NCCL speak of a process that is gone or silent.
@@ -35,7 +35,7 @@ def in_sentences(folder: str = "", *, timeout: int = 0, trainer: Any = None) -> 
 
     def is_of_interest(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, Exception) or _reason(error, folder, trainer) is None
+        return not isinstance(error, Exception) or not (_signal(trainer) or _reason(error, folder, trainer))
 
     loop = logging.getLogger("detectron2.engine.train_loop")
     loop.addFilter(is_of_interest)
@@ -44,12 +44,19 @@ def in_sentences(folder: str = "", *, timeout: int = 0, trainer: Any = None) -> 
     except UserError:
         raise
     except Exception as error:
+        if signum := _signal(trainer):  # which data workers of an evaluation have got too, and died of
+            raise Terminated(signum) from error
         reason = _reason(error, folder, trainer)
         if reason is None or (isinstance(reason, RuntimeError) and not timeout):
             raise
         raise _sentence(reason, folder, timeout, trainer) from error
     finally:
         loop.removeFilter(is_of_interest)
+
+
+def _signal(trainer: Any) -> int:
+    """The number of the signal by which a training was asked to end; 0 where it was not."""
+    return max((getattr(hook, "signum", 0) for hook in getattr(trainer, "_hooks", ())), default=0)
 
 
 def _reason(error: Exception, folder: str, trainer: Any) -> BaseException | None:

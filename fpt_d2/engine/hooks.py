@@ -123,7 +123,7 @@ class SaveOnInterrupt(HookBase):
 
     def __init__(self, checkpointer: SafeCheckpointer) -> None:
         self._checkpointer = checkpointer
-        self._signal = 0
+        self.signum = 0
         self._in_step = False
         self._finished_iter: int | None = None
         self._handlers: dict[int, Any] = {}
@@ -141,32 +141,32 @@ class SaveOnInterrupt(HookBase):
         self._finished_iter = self.trainer.iter
         # The last iteration needs no stop: the training ends, which saves it.
         if self.trainer.iter + 1 < self.trainer.max_iter and (signum := self._agreed_signal()):
-            self._signal = signum
+            self.signum = signum
             raise self._interruption()
 
     def _agreed_signal(self) -> int:
         """The number of the signal to end by here, 0 for none."""
         if comm.get_world_size() == 1:
-            return self._signal
+            return self.signum
         if (self.trainer.iter + 1) % AGREEMENT_PERIOD:
             return 0
         # Where the processes' gradients are summed, too.
         device = next(self.trainer.model.parameters()).device
-        anywhere = torch.tensor(self._signal, device=device)
+        anywhere = torch.tensor(self.signum, device=device)
         torch.distributed.all_reduce(anywhere, torch.distributed.ReduceOp.MAX)
         return int(anywhere)
 
     def after_train(self) -> None:
         self._restore_handlers()
         iteration = self._finished_iter
-        if self._signal and not self._in_step and iteration == self.trainer.iter:
+        if self.signum and not self._in_step and iteration == self.trainer.iter:
             self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
 
     def _on_signal(self, signum: int, frame: Any) -> None:
         if os.getpid() != self._pid:  # a data worker, which inherits this: the step that is being finished needs it
             signal.signal(signum, signal.SIG_DFL)
             return
-        is_first, self._signal = not self._signal, self._signal or signum
+        is_first, self.signum = not self.signum, self.signum or signum
         if comm.get_world_size() == 1:
             self._restore_handlers()
             if not self._in_step:  # several processes stop together, after a step
@@ -176,7 +176,7 @@ class SaveOnInterrupt(HookBase):
             logger.warning("Interrupted: stopping %s (Ctrl-C again: at once)", when)
 
     def _interruption(self) -> KeyboardInterrupt:
-        return KeyboardInterrupt() if self._signal == signal.SIGINT else Terminated(self._signal)
+        return KeyboardInterrupt() if self.signum == signal.SIGINT else Terminated(self.signum)
 
     def _restore_handlers(self) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..images import UNDECODABLE, bits_of, in_8_bits, is_deep, open_image, reason, vanishes
 
-_EXIF_ORIENTATION, _FIRST_TURNED = 0x0112, 5
+_EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _MAX_THREADS = 8
 # How a whole file ends. A file of photographs, MPO, may end in anything.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "MPO": b""}
@@ -127,7 +127,7 @@ def _notes(image: Image.Image) -> Iterator[str]:
 
 
 def _turned(size: tuple[int, int], exif: Image.Exif) -> tuple[tuple[int, int], bool]:
-    is_turned = exif.get(_EXIF_ORIENTATION, 1) >= _FIRST_TURNED
+    is_turned = exif.get(_EXIF_ORIENTATION) in _TURNED
     return ((size[1], size[0]) if is_turned else size), is_turned
 
 
