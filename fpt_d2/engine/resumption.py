@@ -111,14 +111,14 @@ def read_trainer(path: str) -> dict[str, Any]:
     if not os.access(path, os.R_OK):
         raise WeightsError(f"{path} cannot be read: you do not have the right to")
     content = read_weights(path)
-    whole = isinstance(content, dict) and isinstance(content.get("model"), Mapping)
-    if not (whole and _is_state(content.get("trainer"))):
+    if not (isinstance(content, dict) and isinstance(content.get("model"), Mapping) and _is_state(content)):
         raise WeightsError(f"{path} holds weights but not the state of a training, from which --resume could go on")
     return content
 
 
-def _is_state(trainer: Any) -> bool:
-    """Whether this is what a trainer of Detectron2's saves: a lazy config's has its optimizer without ``_trainer``."""
+def _is_state(content: dict[str, Any]) -> bool:
+    """Whether this has what a trainer of Detectron2's saves: a lazy config's has its optimizer without ``_trainer``."""
+    trainer = content.get("trainer")
     if not isinstance(trainer, Mapping) or type(trainer.get("iteration")) is not int or trainer["iteration"] < 0:
         return False
     steps = trainer.get("_trainer", trainer)
