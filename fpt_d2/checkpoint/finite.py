@@ -23,8 +23,10 @@ def state_not_finite(optimizer_state: Mapping[str, Any]) -> list[str]:
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    if not tensors:
-        return []
-    with torch.no_grad():  # one transfer from the GPU for all
-        fine = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
-    return [name for name, is_fine in zip(tensors, fine) if not is_fine]
+    wrong: set[str] = set()
+    for device in {value.device for value in tensors.values()}:  # AdamW counts its steps on the CPU
+        names = [name for name, value in tensors.items() if value.device == device]
+        with torch.no_grad():  # one transfer from the GPU for all
+            fine = torch.stack([tensors[name].isfinite().all() for name in names]).tolist()
+        wrong.update(name for name, is_fine in zip(names, fine) if not is_fine)
+    return [name for name in tensors if name in wrong]

@@ -60,7 +60,10 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
             _check_norms(model, args.num_gpus * args.num_machines)
         _check_training(cfg, args)
         if not cfg.DEBUG.ENABLED:
-            check_output_dir(cfg.OUTPUT_DIR, resume=args.resume, key="OUTPUT_DIR", make=not is_dry(args))
+            first = args.machine_rank == 0
+            check_output_dir(
+                cfg.OUTPUT_DIR, resume=args.resume, key="OUTPUT_DIR", make=not is_dry(args), is_first=first
+            )
     _check_testing(cfg)
     if trainer is not None:
         check_parts(cfg, model, trainer, args.config_file, is_eval=args.eval_only)
@@ -167,8 +170,10 @@ def is_dry(args: argparse.Namespace) -> bool:
     return getattr(args, "check", False)
 
 
-def check_output_dir(folder: str, *, resume: bool, key: str, make: bool = True) -> None:
+def check_output_dir(folder: str, *, resume: bool, key: str, make: bool = True, is_first: bool = True) -> None:
     """Make the folder of a training's output, whose name in the config is ``key``; without ``make`` only look.
+
+    Of several machines the first one holds it, so that only that asks whether another training does.
 
     Raises:
         ConfigError: it cannot be made or written to, or holds a training that would be written over without ``resume``.
@@ -183,7 +188,8 @@ def check_output_dir(folder: str, *, resume: bool, key: str, make: bool = True) 
     while not os.path.exists(above):
         above = os.path.dirname(above)
     require(os.access(above, os.W_OK), f"{key} {folder} cannot be written to: choose another folder")
-    check_unlocked(folder, key=key)
+    if is_first:
+        check_unlocked(folder, key=key)
     written = [name for name in names if name.startswith("model_") and name.endswith(".pth") and UNFINISHED not in name]
     trained = "last_checkpoint" in names or written
     require(

@@ -35,7 +35,7 @@ def in_sentences(folder: str = "", *, timeout: int = 0, trainer: Any = None) -> 
 
     def is_of_interest(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, Exception) or not (_signal(trainer) or _reason(error, folder, trainer))
+        return not isinstance(error, Exception) or _reason(error, folder, trainer) is None
 
     loop = logging.getLogger("detectron2.engine.train_loop")
     loop.addFilter(is_of_interest)
@@ -44,7 +44,8 @@ def in_sentences(folder: str = "", *, timeout: int = 0, trainer: Any = None) -> 
     except UserError:
         raise
     except Exception as error:
-        if signum := _signal(trainer):  # which data workers of an evaluation have got too, and died of
+        # Data workers of an evaluation have got it too, and died of it.
+        if (signum := _signal(trainer)) and "DataLoader worker" in str(error):
             raise Terminated(signum) from error
         reason = _reason(error, folder, trainer)
         if reason is None or (isinstance(reason, RuntimeError) and not timeout):

@@ -47,7 +47,7 @@ def launch(main: Main, args: argparse.Namespace, check: Check = check_arguments)
         UserError: something that the user can mend.
     """
     place = place_from_environment(args)
-    if _restarts() > 0:
+    if _restarts() > 0 and not args.eval_only:
         args.resume = True
     try:
         with in_sentences(timeout=_timeout(args)):

@@ -92,11 +92,15 @@ def check_lazy_config(args: argparse.Namespace) -> str:
         find_weights(weights, allow_pickle=train.weights_allow_pickle, key="train.weights_allow_pickle")
     _check_datasets(cfg, eval_only=args.eval_only)
     if not args.eval_only:
-        check_output_dir(train.output_dir, resume=args.resume, key="train.output_dir", make=not is_dry(args))
+        first = args.machine_rank == 0
+        check_output_dir(
+            train.output_dir, resume=args.resume, key="train.output_dir", make=not is_dry(args), is_first=first
+        )
         if args.resume:
-            finish_tag(train.output_dir)
+            if not is_dry(args):
+                finish_tag(train.output_dir)
             check_last(train.output_dir)
-        if args.machine_rank == 0 and not is_dry(args):
+        if first and not is_dry(args):
             lock(train.output_dir, key="train.output_dir")
     return str(train.device)
 

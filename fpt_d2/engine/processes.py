@@ -40,8 +40,8 @@ class Report:
 def run_processes(works: Sequence[Callable[[], Any]]) -> None:
     """Run each of ``works``, which must pickle, in a process of its own until all have ended or one has failed.
 
-    SIGINT and SIGTERM are passed on, also where they reach this process alone, and the processes end when this one
-    does. A second Ctrl-C ends all at once.
+    SIGINT, SIGTERM and SIGUSR1 are passed on, also where they reach this process alone, and the processes end when this
+    one does. A second Ctrl-C ends all at once.
 
     Raises:
         UserError: one of them has raised it, has died, or has not answered the others.
@@ -103,7 +103,7 @@ def _passed_on(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
             if process.pid and process.is_alive():
                 os.kill(process.pid, signal.SIGKILL if at_once else signal.SIGTERM)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield signals
     finally:

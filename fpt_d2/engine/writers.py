@@ -46,11 +46,15 @@ def start_logging(folder: str) -> None:
     for options in ({"name": "fpt_d2"}, {"name": "fvcore"}, {}):
         for handler in setup_logger(folder, distributed_rank=comm.get_rank(), **options).handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
-                setattr(handler, "handleError", partial(_give_up, handler.stream))  # noqa: B010
+                setattr(handler, "handleError", partial(_give_up, handler))  # noqa: B010
 
 
-def _give_up(stream: Any, record: logging.LogRecord) -> None:
-    error, nowhere = sys.exc_info()[1], os.open(os.devnull, os.O_WRONLY)
+def _give_up(handler: logging.StreamHandler[Any], record: logging.LogRecord) -> None:
+    stream, error = handler.stream, sys.exc_info()[1]
+    if not isinstance(error, OSError):  # a line that cannot be formatted
+        logging.Handler.handleError(handler, record)
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())  # what it still holds is then written without error
     os.close(nowhere)
     sys.stderr.write(f"The log {getattr(stream, 'name', '')} ends here, where it cannot be written: {error}\n")

@@ -178,7 +178,7 @@ CASES = (
     Case(
         "an image outside its folder",
         edited(outside, "train", "--check"),
-        "file_name leaves the image folder (1): ../",
+        "image lies outside the folder of images (1): '../",
         0,
     ),
     Case("a crowd", edited(lambda c: c["annotations"][0].update(iscrowd=1), "train", "--check"), "crowd, which tra", 0),

@@ -101,7 +101,7 @@ def test_rotated_boxes_have_detectron2s_evaluator(config_file: str, shapes, pars
     cfg = setup(parse())
     cfg.defrost()
     cfg.MODEL.ROI_HEADS.NAME = "RROIHeads"
-    assert type(build_evaluator(cfg, "tiny_val")) is RotatedCOCOEvaluator
+    assert isinstance(build_evaluator(cfg, "tiny_val"), RotatedCOCOEvaluator)
     assert "bbox/AP" in metric_names(cfg, "tiny_val") and "segm/AP" not in metric_names(cfg, "tiny_val")
 
 

@@ -121,9 +121,6 @@ def check_image_files(content: CocoFile, image_root: str, max_size: int | None =
     if not PathManager.isdir(image_root):
         errors.add("image folder does not exist", image_root)
         return errors, notes
-    for name in sizes:
-        if os.path.isabs(name) or os.path.normpath(name).startswith(os.pardir):
-            notes.add("file_name leaves the image folder", name)
     for name in list(_missing_files(image_root, sizes)):
         errors.add("image file does not exist", name)
         del sizes[name]

@@ -62,7 +62,7 @@ def _check_names(content: CocoFile) -> None:
         name = os.path.normpath(image["file_name"])
         if name in seen:
             content.warnings.add("image is listed more than once", repr(image["file_name"]))
-        if os.path.isabs(name) or name.startswith(os.pardir):
+        if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
             content.warnings.add("image lies outside the folder of images", repr(image["file_name"]))
         seen.add(name)
 
