@@ -33,9 +33,6 @@ def _register_subset(name: str, number: int) -> str:
     subset = f"{name}_first_{number}"
     if subset not in DatasetCatalog:
         DatasetCatalog.register(subset, partial(_load_subset, name, subset, number))
-        # All other metadata come with the records; this is asked for before.
-        if kind := MetadataCatalog.get(name).get("evaluator_type"):
-            MetadataCatalog.get(subset).evaluator_type = kind
     return subset
 
 
