@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 
 import yaml
 from detectron2.config import CfgNode
@@ -60,7 +61,7 @@ def _count(node: yaml.Node, counts: dict[int, int], origin: str) -> int:
     counts[id(node)] = 0
     if isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        if twice := [key for key, number in Counter(keys).items() if number > 1]:
             raise ConfigError(f"{origin} has the key {twice[0]} twice, below line {node.start_mark.line + 1}: keep one")
         children = [child for pair in node.value for child in pair]
     else:

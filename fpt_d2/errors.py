@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import signal
 
+# Of Ctrl-C, of a scheduler that ends a job, and of one that is asked to tell it before (sbatch --signal=USR1@120).
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # What a disk answers that takes nothing more.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
 

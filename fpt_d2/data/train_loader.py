@@ -21,6 +21,7 @@ from detectron2.data import build_detection_train_loader, get_detection_dataset_
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..errors import STOP_SIGNALS
 from .checks.image_files import header_size
 from .images import UNDECODABLE
 from .mapper import build_train_mapper
@@ -118,8 +119,8 @@ class TrainLoader:
                 generator=torch.Generator(),  # its own: the first step would else draw other numbers than it does later
             )
         )
-        while True:
-            yield self._collate(list(islice(examples, self._batch_size)))
+        while batch := list(islice(examples, self._batch_size)):  # a sampler of one's own may end
+            yield self._collate(batch)
 
     def _order(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The index of each example, and the key of its random numbers."""
@@ -167,5 +168,5 @@ def _survive_one_signal(worker: int) -> None:
     """Let a signal that ends all processes of a training leave the data workers: the step that is being finished before
     all is saved needs them, and then they are ended by the main process.
     """
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for signum in STOP_SIGNALS:
         signal.signal(signum, lambda number, frame: signal.signal(number, signal.SIG_DFL))

@@ -68,7 +68,7 @@ def _reason(error: Exception, folder: str, trainer: Any) -> BaseException | None
     while cause is not None:
         if isinstance(cause, (UserError, FloatingPointError)):
             return cause
-        if isinstance(cause, OSError) and (is_of_disk(cause) or _is_within(cause.filename, folder)):
+        if isinstance(cause, OSError) and (is_of_disk(cause) or _cannot_be_written(cause, folder)):
             return cause
         if isinstance(cause, RuntimeError) and dist.is_initialized() and _SPEAKERS.search(str(cause)):
             if _SILENT.search(str(cause)) or _GONE.search(str(cause)):
@@ -104,8 +104,11 @@ def _losses(message: str, trainer: Any) -> str:
     return f"The numbers{at} are not finite ({said}; the losses before: {before or 'none'})"
 
 
-def _is_within(path: object, folder: str) -> bool:
-    return bool(folder) and isinstance(path, str) and os.path.abspath(path).startswith(os.path.abspath(folder) + os.sep)
+def _cannot_be_written(error: OSError, folder: str) -> bool:
+    """Whether something in the folder stands in the way; a file that is not there is missed by a mistake of ours."""
+    path, inside = error.filename, os.path.abspath(folder) + os.sep
+    in_the_way = isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError))
+    return in_the_way and bool(folder) and isinstance(path, str) and os.path.abspath(path).startswith(inside)
 
 
 def diverged(what: str, folder: str) -> TrainingError:

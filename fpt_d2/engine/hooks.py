@@ -15,7 +15,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from ..errors import ConfigError, Terminated
+from ..errors import STOP_SIGNALS, ConfigError, Terminated
 from .checkpoint import BEST_MODEL, SafeCheckpointer
 from .resumption import read_best
 
@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 # Iterations between two moments at which several processes tell each other of an interruption: the steps between them
 # pay nothing for it.
 AGREEMENT_PERIOD = 10
-# Of Ctrl-C, of a scheduler that ends a job, and of one that is asked to tell it before (sbatch --signal=USR1@120).
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopTraining(BaseException):

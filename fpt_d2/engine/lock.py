@@ -14,6 +14,7 @@ from ..errors import ConfigError
 logger = logging.getLogger(__name__)
 
 NAME = ".lock"
+_HELD = {errno.EACCES, errno.EAGAIN}
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 # By folder. A file that is closed loses its lock, also where the process has opened it twice.
 _held: dict[str, IO[str]] = {}
@@ -53,6 +54,8 @@ def _take(file: IO[str], folder: str, key: str) -> bool:
     except OSError as error:
         if error.errno in _WITHOUT_LOCKS:
             return False
+        if error.errno not in _HELD:
+            raise
         file.seek(0)
         raise ConfigError(
             f"{key} {folder} is in use by another training, {file.read() or 'an unknown process'}: wait for it or stop "

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from ..errors import LostProcess, Terminated, TrainingError, UserError, interruption
+from ..errors import STOP_SIGNALS, LostProcess, Terminated, TrainingError, UserError, interruption
 
 # How long to wait for the others after a process has died or waited in vain: one of them may know why.
 _GRACE_SECONDS = 5.0
@@ -103,7 +103,7 @@ def _passed_on(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
             if process.pid and process.is_alive():
                 os.kill(process.pid, signal.SIGKILL if at_once else signal.SIGTERM)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {signum: signal.signal(signum, pass_on) for signum in STOP_SIGNALS}
     try:
         yield signals
     finally:

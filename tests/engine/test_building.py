@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2 import evaluation as d2
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, RotatedCOCOEvaluator
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.solver import build_lr_scheduler
 
@@ -15,6 +16,7 @@ from fpt_d2.engine import ConfigError, Trainer, get_default_config, hardware, se
 from fpt_d2.engine.building import built
 from fpt_d2.engine.hardware import check_operators
 from fpt_d2.evaluation import build_evaluator, metric_names
+from fpt_d2.evaluation.coco import RotatedCOCOEvaluator
 
 
 def schedule(cfg: CfgNode) -> object:
@@ -101,7 +103,8 @@ def test_rotated_boxes_have_detectron2s_evaluator(config_file: str, shapes, pars
     cfg = setup(parse())
     cfg.defrost()
     cfg.MODEL.ROI_HEADS.NAME = "RROIHeads"
-    assert isinstance(build_evaluator(cfg, "tiny_val"), RotatedCOCOEvaluator)
+    assert type(build_evaluator(cfg, "tiny_val")) is RotatedCOCOEvaluator
+    assert issubclass(RotatedCOCOEvaluator, d2.RotatedCOCOEvaluator)
     assert "bbox/AP" in metric_names(cfg, "tiny_val") and "segm/AP" not in metric_names(cfg, "tiny_val")
 
 
