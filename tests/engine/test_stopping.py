@@ -21,8 +21,10 @@ from fpt_d2.checkpoint import FPTCheckpointer
 from fpt_d2.cli import exit_on_user_errors
 from fpt_d2.engine import ConfigError, setup
 from fpt_d2.engine.checkpoint import SafeCheckpointer
+from fpt_d2.engine.failures import in_sentences
 from fpt_d2.engine.lock import lock, unlock
 from fpt_d2.engine.resumption import last_checkpoint
+from fpt_d2.engine.writers import start_logging
 from fpt_d2.errors import Terminated, TrainingError, WeightsError
 from tests.engine.test_training import load, train
 
@@ -204,3 +206,20 @@ def test_another_model_than_that_of_the_checkpoint(parse, out: Path) -> None:
         with pytest.raises(ConfigError, match=sentence):
             setup(parse("--resume", "DATASETS.TEST", "()", *words))
     assert load(out / "model_final.pth")["iteration"] == 0
+
+
+def test_a_line_that_cannot_be_formatted_leaves_the_log_open(out: Path, capsys) -> None:
+    start_logging(str(out))
+    log = logging.getLogger("fpt_d2")
+    log.info("%d", "not a number")
+    log.info("the line after")
+    assert "the line after" in (out / "log.txt").read_text()
+    assert "ends here" not in capsys.readouterr().err
+
+
+def test_a_file_that_a_mistake_of_ours_misses_keeps_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), in_sentences(str(tmp_path)):
+        (tmp_path / "never_written").read_text()
+    (tmp_path / "events").mkdir()
+    with pytest.raises(TrainingError, match="events cannot be written"), in_sentences(str(tmp_path)):
+        (tmp_path / "events").write_text("")
