@@ -28,6 +28,8 @@ _CHECK_TIMEOUT = timedelta(hours=2)
 _REFUSAL_TIMEOUT = timedelta(seconds=20)
 # What the first process says of the config in the store: its device, or this.
 _DEVICE, _REFUSED = "fpt_d2/device", "refused"
+# Set once the first process has found nothing wrong: torchrun starts again what was refused, too.
+_BEGUN = "fpt_d2/begun"
 
 Main = Callable[[argparse.Namespace], Any]
 Check = Callable[[argparse.Namespace], str]
@@ -47,7 +49,7 @@ def launch(main: Main, args: argparse.Namespace, check: Check = check_arguments)
         UserError: something that the user can mend.
     """
     place = place_from_environment(args)
-    if _restarts() > 0 and not args.eval_only:
+    if place is None and _restarts() > 0 and not args.eval_only:
         args.resume = True
     try:
         with in_sentences(timeout=_timeout(args)):
@@ -78,7 +80,13 @@ def _check_address(args: argparse.Namespace) -> None:
 
 def _take_part(main: Main, args: argparse.Namespace, place: Place, check: Check) -> None:
     """Be one of the processes that something else has started. The first checks the config for all."""
-    store = _meet(place, _timeout(args))
+    common = _meet(place, _timeout(args))
+    # torchrun keeps its store when it starts the processes again, with the addresses of those before.
+    store = dist.PrefixStore(f"fpt_d2/{_restarts()}/{place.processes}", common)
+    while isinstance(common, dist.PrefixStore):  # of this start alone
+        common = common.underlying_store
+    if _restarts() > 0 and not args.eval_only and common.check([_BEGUN]):
+        args.resume = True
     if place.rank > 0:
         store.wait([_DEVICE], _CHECK_TIMEOUT)
         store.set(f"{_DEVICE}/{place.rank}", "")
@@ -92,6 +100,7 @@ def _take_part(main: Main, args: argparse.Namespace, place: Place, check: Check)
             store.set(_DEVICE, _REFUSED)
             _wait_for_others(store, place.processes)
             raise
+        common.set(_BEGUN, "")
         store.set(_DEVICE, device)
     _join_and_run(main, args, place, device, store)
 
@@ -115,8 +124,7 @@ def _meet(place: Place, timeout: int) -> dist.Store:
             f"Process {place.rank} of {place.processes} cannot meet the others at {place.address}: {reason}: is each "
             "of them started, and is the address free? --dist-url, or MASTER_ADDR and MASTER_PORT, choose another"
         ) from error
-    # torchrun keeps its store when it starts the processes again, with the addresses of those before.
-    return dist.PrefixStore(f"fpt_d2/{_restarts()}/{place.processes}", store)
+    return store
 
 
 def _restarts() -> int:

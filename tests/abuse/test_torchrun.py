@@ -45,3 +45,13 @@ def test_a_killed_process_of_torchrun_changes_nothing(tmp_path: Path, shapes: Pa
             assert line["images"] == expected[line["iteration"]]["images"]
             # Of both processes together, which the first has.
             assert rank or line["losses"] == pytest.approx(expected[line["iteration"]]["losses"], abs=1e-6)
+
+
+@pytest.mark.abuse
+def test_what_is_refused_is_refused_again_when_torchrun_starts_it_again(tmp_path: Path, shapes: Path) -> None:
+    place, log = Place(tmp_path / "data", shapes, CONFIG), tmp_path / "log.txt"
+    place.out.mkdir()
+    (place.out / "model_0000002.pth").write_text("of another training")
+    assert start(place, place.out, log, *TORCHRUN[:-1], "--max-restarts=1").wait() != 0
+    assert log.read_text().count("holds a training already") == 2
+    assert [path.name for path in place.out.glob("*")] == ["model_0000002.pth"]
