@@ -80,8 +80,8 @@ def _draw_images(args: argparse.Namespace) -> int:
 
 def _read(path: Path, demo: VisualizationDemo) -> np.ndarray:
     """An image, BGR, of a size that can be drawn. Raises DatasetError if it cannot be read, or not be scaled."""
-    if path.exists() and not path.is_file():
-        raise DatasetError(f"{path} is {'a folder without images' if path.is_dir() else 'not a file'}")
+    if path.is_dir():
+        raise DatasetError(f"{path} is a folder without images")
     image = read_image(path, "BGR")
     check_scaling(path, image, demo.augmentations)
     height, width = image.shape[:2]

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from fpt_d2.data.images import IMAGE_SUFFIXES
+from fpt_d2.data.names import distinct_names
 from fpt_d2.errors import UserError
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # The end of "drawn.xyz", which is a file, and not of "run.v2" or "0.5", which may be folders.
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{2,3}", re.IGNORECASE)
 
@@ -80,7 +81,8 @@ def plan_outputs(images: Sequence[Path], output: str) -> list[Path]:
             raise UserError(f"--output {output} is one file for {len(images)} images: give a folder")
         planned = [Path(output)]
     else:
-        planned = _unique_names(images, Path(output))
+        names = distinct_names(map(str, images), _suffix)
+        planned = [Path(output) / names[str(image)] for image in images]
     inputs, taken = {_identity(path) for path in images}, set()
     for path in planned:
         identity = _identity(path)
@@ -146,17 +148,7 @@ def _images_in(folder: Path) -> list[Path]:
         return []
 
 
-def _unique_names(images: Sequence[Path], folder: Path) -> list[Path]:
-    """The inputs' own names; the second ``a.jpg`` becomes ``a_2.jpg``. Case is ignored, as some file systems do."""
-    taken: set[str] = set()
-    planned = []
-    for image in images:
-        # Without a suffix for pictures nothing could be written.
-        suffix = image.suffix if image.suffix.lower() in IMAGE_SUFFIXES else f"{image.suffix}.png"
-        name, count = f"{image.stem}{suffix}", 1
-        while name.lower() in taken:
-            count += 1
-            name = f"{image.stem}_{count}{suffix}"
-        taken.add(name.lower())
-        planned.append(folder / name)
-    return planned
+def _suffix(image: str) -> str:
+    """Of the picture of an image: without one for pictures nothing could be written."""
+    suffix = Path(image).suffix
+    return suffix if suffix.lower() in IMAGE_SUFFIXES else f"{suffix}.png"

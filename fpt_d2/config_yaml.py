@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import Counter
 
 import yaml
@@ -11,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from .errors import ConfigError
+from .paths import climbs, kind_of
 
 # A config file has some kB.
 _MOST_CHARACTERS = 1_000_000
@@ -30,10 +30,10 @@ class CheckedYaml(CfgNode):
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
         origin = f"The config file {filename}"
-        if "://" in filename and ".." in filename.split("/"):
+        if climbs(filename):
             raise ConfigError(f"{origin} is an address with '..' in it: write the address itself")
         local = PathManager.get_local_path(filename)
-        if os.path.exists(local) and not os.path.isfile(local):  # a folder, or a pipe, which might never end
+        if kind_of(local) not in ("", "a file"):  # a folder, or a pipe, which might never end
             raise ConfigError(f"{origin} is not a file: give a .yaml file")
         try:
             with PathManager.open(local, "r", encoding="utf-8-sig") as file:

@@ -12,7 +12,13 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.
 
 
 class UserError(ValueError):
-    """Something that the user asked for cannot be done; the message says why and, where it can, what to do."""
+    """Something that the user asked for cannot be done; the message says why and, where it can, what to do.
+
+    Names out of files are part of such messages: what would steer a terminal stands there as :func:`printable` has it.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(printable(arg, keep="\n\t") if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(UserError):
@@ -25,6 +31,13 @@ class DatasetError(UserError):
 
 class WeightsError(UserError):
     """Weights that cannot be used."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text in which control characters and lone surrogates, but those of ``keep``, stand as Python writes them."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def require(fine: bool, sentence: str) -> None:

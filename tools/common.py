@@ -30,7 +30,8 @@ def users_files() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(str(error)) from error
+        what = f"{error.filename} cannot be read or written: {error.strerror}" if error.filename else error
+        raise UserError(str(what)) from error
 
 
 @contextmanager

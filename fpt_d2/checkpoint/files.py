@@ -7,7 +7,7 @@ import os
 import pickle
 import zipfile
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ..errors import WeightsError
+from ..paths import climbs
 from .pickles import MOST_GROWTH, SLACK, ForeignObjects, Unreadable, read_pickle
 
 # How the files begin that torch.save writes.
@@ -36,7 +37,7 @@ def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIG
     Without ``allow_pickle``, which is called ``key`` in the config, only ``.safetensors`` and the zip that
     ``torch.save`` writes are taken. Raises WeightsError if it does not exist, cannot be fetched, or must not be taken.
     """
-    if "://" in path and ".." in unquote(path).split("/"):  # which would be kept beside the folder of what is fetched
+    if climbs(path):
         raise WeightsError(f"The weights {path} have an address with '..' in it: write the address itself")
     try:
         # What follows a question mark is for Detectron2's checkpointer.

@@ -6,7 +6,10 @@ from collections import Counter, defaultdict
 
 from detectron2.data import Metadata
 
+from ..errors import printable
+
 _MAX_EXAMPLES = 3
+_LONGEST = 500  # characters of an example, which may be a name out of a file
 
 
 class Findings:
@@ -28,13 +31,23 @@ class Findings:
             self._examples[kind] += other._examples[kind][: max(0, _MAX_EXAMPLES - self.counts[kind])]
             self.counts[kind] += count
 
+    def move(self, kind: str, other: Findings) -> None:
+        """Make those of a kind ``other``'s."""
+        other._examples[kind] += self._examples.pop(kind)
+        other.counts[kind] += self.counts.pop(kind)
+
     def lines(self) -> list[str]:
         """One line for each kind."""
         more = {kind: ", ..." if count > _MAX_EXAMPLES else "" for kind, count in self.counts.items()}
         return [
-            f"{kind} ({self.counts[kind]}): {', '.join(map(str, self._examples[kind]))}{more[kind]}"
+            f"{kind} ({self.counts[kind]}): {', '.join(map(_shown, self._examples[kind]))}{more[kind]}"
             for kind in self.counts
         ]
+
+
+def _shown(example: object) -> str:
+    text = str(example)
+    return printable(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}...")
 
 
 def how_to_get(metadata: Metadata) -> str:

@@ -5,7 +5,8 @@ Pixels of the file                      are read
 ======================================  ============================================================
 1 to 8 bits, palette, CMYK, YCbCr, ...  as Detectron2's ``read_image`` does; transparency is dropped
 16 bits in several channels             so too: PIL takes the upper 8 bits
-16 bits gray                            with 65535 as 255; 12 bits gray (TIFF) with 4095 as 255
+16 bits gray                            with 65535 as 255; 12 bits gray (TIFF) with 4095 as 255. That those of 8
+                                        bits stored in 16 are black is said
 floats gray, from 0 to at most 1        times 255
 floats gray, from 0 to 16..255          as they are
 other floats, integers of 32 bits       refused: what is white in them is not known
@@ -15,6 +16,7 @@ several frames or pages                 the first
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import warnings
@@ -25,18 +27,26 @@ from typing import IO, Any
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import log_first_n
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import DatasetError
+from ..errors import DatasetError, printable
+from ..paths import open_file, why
 from .labels import UNREADABLE
 
+# Which files of a folder are taken for images.
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # 11585 x 11585, or 384 MiB as RGB, of which training and drawing hold several copies. PIL warns of 89 million.
 MAX_PIXELS = 2**27
 # Floats with a largest value between 1 and this can be in 0..1 and overshoot, or in 0..255 and dark.
 _MIN_WHITE = 16
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106  # tags of EXIF and TIFF
+_QUARTERS = (5, 6, 7, 8)  # orientations that exchange width and height
 _WHITE_IS_ZERO = 0
+# Of 255: up to which an image of 16 bits is black, as are those whose values were meant for 8.
+_BLACK = 1
+IS_BLACK = 'image of 16 bits that is read as black: if its values are those of 8 bits, save it with 8, .astype("uint8")'
+_MOST_SAID = 10  # of the images that read_image finds black in a process
 # What PIL raises for a file that it cannot open or decode. Which of them depends on the format and on the damage.
 UNDECODABLE = (*UNREADABLE, EOFError, MemoryError, RuntimeError, struct.error)
 
@@ -55,15 +65,17 @@ def read_image(path: str | os.PathLike[str], format: str | None) -> np.ndarray:
         DatasetError: it is not an image, is not whole, is too large, or its range is not known.
     """
     try:
-        with PathManager.open(str(path), "rb") as file, open_image(file) as image:
-            if is_deep(image):
-                gray = Image.fromarray(in_8_bits(image))
-                pixels: np.ndarray = detection_utils.convert_PIL_to_numpy(gray, format)
-                return pixels
-        pixels = detection_utils.read_image(str(path), format)
-        return pixels
+        with open_file(path) as file, open_image(file) as image:
+            has_bits, gray = has_16_bits(image), in_8_bits(image) if is_deep(image) else None
+        if gray is None:
+            pixels: np.ndarray = detection_utils.read_image(str(path), format)
+        else:
+            pixels = detection_utils.convert_PIL_to_numpy(Image.fromarray(gray), format)
     except UNDECODABLE as error:
         raise DatasetError(f"The image {path} cannot be read: {reason(error)}") from error
+    if has_bits and is_black(pixels if gray is None else gray):
+        log_first_n(logging.WARNING, printable(f"{path}: {IS_BLACK}"), n=_MOST_SAID)
+    return pixels
 
 
 def _check_header(image: Image.Image) -> None:
@@ -90,6 +102,16 @@ def is_deep(image: Image.Image) -> bool:
     """Whether an opened image is gray of more than 8 bits, with a range that may be known."""
     # Older releases of PIL open PNGs of 16 bits in mode "I", all of them PGMs of more than 8, scaled to 16.
     return image.mode.startswith("I;16") or image.mode == "F" or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def has_16_bits(image: Image.Image) -> bool:
+    """Whether an opened image that is not loaded yet has integers of 16 bits, be it in one channel or in several."""
+    return (is_deep(image) and image.mode != "F") or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def is_black(pixels: np.ndarray) -> bool:
+    """Whether an image of 16 bits, read as uint8, is as black as one whose values were meant for 8 bits."""
+    return int(pixels.max()) <= _BLACK
 
 
 def in_8_bits(image: Image.Image) -> np.ndarray:
@@ -124,6 +146,13 @@ def _white_of_floats(pixels: np.ndarray) -> int:
     )
 
 
+def turned_size(image: Image.Image, exif: Image.Exif) -> tuple[tuple[int, int], bool]:
+    """Width and height of an opened image as its EXIF data turn it, and whether they do so by a quarter."""
+    width, height = image.size
+    is_turned = exif.get(_ORIENTATION) in _QUARTERS
+    return ((height, width) if is_turned else (width, height)), is_turned
+
+
 def vanishes(size: tuple[float, float], max_size: int) -> bool:
     """Whether ResizeShortestEdge, to make the long side of an image ``max_size``, leaves no pixel of its short one."""
     return 2 * min(size) * max_size < max(size)
@@ -148,7 +177,7 @@ def reason(error: Exception) -> str:
         return "it is not an image, or of a kind that PIL does not read, such as floats in color or JPEG of 12 bits"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels: cut it into tiles, or scale it down"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return why(error)
 
 
 @cache

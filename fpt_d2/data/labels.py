@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..errors import DatasetError
+from ..paths import open_file, why
 
 # The label of pixels that belong to no class, in every data set that this project knows.
 IGNORE_LABEL = 255
@@ -25,10 +25,10 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     Raises DatasetError if it cannot be read, or is a picture of another kind.
     """
     try:
-        with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
+        with open_file(path) as file, Image.open(file) as image:
             mode, labels = image.mode, np.array(image)
     except UNREADABLE as error:
-        raise DatasetError(f"{path} cannot be read ({error})") from error
+        raise DatasetError(f"{path} cannot be read ({why(error)})") from error
     if mode not in ("L", "P"):
         raise DatasetError(f"{path} is not an 8-bit label image but of mode {mode}")
     return labels

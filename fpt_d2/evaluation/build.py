@@ -80,7 +80,7 @@ _EVALUATIONS = {
     "coco_panoptic_seg": _Evaluation(
         _coco_panoptic,
         _COCO | _SEM_SEG | _PANOPTIC,
-        metadata=("stuff_classes",),
+        metadata=("stuff_classes", "panoptic_json", "panoptic_root"),
     ),
     "lvis": _Evaluation(
         lambda _, name, folder: d2.LVISEvaluator(name, output_dir=folder), _LVIS, "lvis", metadata=("json_file",)

@@ -16,9 +16,10 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tabulate import tabulate
+
+from ..paths import open_file, read_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +50,13 @@ class PanopticQuality(DatasetEvaluator):
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         if not self._annotations:
-            with PathManager.open(self._metadata.panoptic_json, "r") as file:
-                content = json.load(file)
+            content = json.loads(read_file(self._metadata.panoptic_json))
             self._annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
             self._is_thing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
         for record, output in zip(inputs, outputs):
             predicted, infos = output["panoptic_seg"]
             annotation = self._annotations[record["image_id"]]
-            with PathManager.open(os.path.join(self._metadata.panoptic_root, annotation["file_name"]), "rb") as file:
+            with open_file(os.path.join(self._metadata.panoptic_root, annotation["file_name"])) as file:
                 rgb = np.asarray(Image.open(file).convert("RGB"), dtype=np.int64)
             segments = {s["id"]: (s["category_id"], bool(s.get("iscrowd"))) for s in annotation["segments_info"]}
             found = {i["id"]: (self._things if i["isthing"] else self._stuff)[i["category_id"]] for i in infos}

@@ -139,7 +139,7 @@ CASES = (
     Case("RLE of another size", runs(size=[7, 7], counts=[49]), "RLE does not fit the size of its image"),
     Case("RLE of size 64", runs(size=64), "RLE size is not [height, width]"),
     Case("RLE of size true", runs("val", size=True), "RLE size is not [height, width]"),
-    Case("crowds alone", all_of(iscrowd=1), "every annotation is a crowd"),
+    Case("crowds alone", all_of(iscrowd=1), "nothing can be learned from the annotations (1): crowd, which"),
     Case("iscrowd null", all_of(iscrowd=None), "iscrowd is neither 0 nor 1"),
     Case("iscrowd in quotes", all_of(split="val", iscrowd="0"), "iscrowd is neither 0 nor 1"),
     Case("area in quotes", first("val", area="512"), "area is not a number of at least 0"),

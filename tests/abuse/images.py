@@ -58,7 +58,7 @@ CASES = (
     Case("integers of 32 bits", _replace(_save(np.int32, 4, "TIFF")), "it has integers of 32 bits (mode I)"),
     Case("PostScript", _replace(_save(np.uint8, 1, "EPS")), "it is PostScript"),
     Case("an image of no bytes", _replace(lambda path, _: path.touch()), "it is not an image"),
-    Case("a folder called .jpg", _replace(lambda path, _: path.mkdir()), "(Is a directory)"),
+    Case("a folder called .jpg", _replace(lambda path, _: path.mkdir()), "(it is a folder, not a file)"),
     Case("a link to nowhere", _replace(lambda path, _: path.symlink_to("nowhere")), "(No such file or directory)"),
     Case("a bomb", _replace(lambda path, _: Image.new("1", (13000, 13000)).save(path, "PNG")), "cut it into tiles"),
     Case("a cut test image", _cut, "image file cannot be read (1)"),

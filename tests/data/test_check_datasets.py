@@ -134,7 +134,7 @@ def test_what_coco_has_passes_with_a_warning(registered, caplog):
     json_file.write_text(json.dumps(content))
     with caplog.at_level(logging.WARNING, logger="fpt_d2"):
         check_datasets(cfg)
-    assert "box of no area (1): annotation 918" in caplog.text
+    assert "box of no area, which trainings leave out (1): annotation 918" in caplog.text
     assert "polygon of fewer than 3 points beside others (1): annotation 919" in caplog.text
 
 

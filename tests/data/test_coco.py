@@ -15,7 +15,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from fpt_d2.data.checks.coco import Use
+from fpt_d2.data.checks.coco import Use, check_left_out
 from fpt_d2.data.coco import read_coco, stream
 from fpt_d2.errors import DatasetError
 from tests.data.coco_files import GOOD, RLE, TRAINING, errors
@@ -56,6 +56,7 @@ NAMED = "annotation 1 of image 'a.jpg'"
 NOT_A_NUMBER = "polygon has a coordinate that is not a number (1): annotation 1 of image 'a.jpg' "
 PAIRS = "polygon is a list of points [[x, y], ...], where COCO has numbers alone"
 NOT_THE_PIXELS = "RLE counts do not add up to the pixels of its image (1): annotation 2 of image 'sub/b.jpg'"
+NOTHING = "nothing can be learned from the annotations (1): "
 REFUSED = [
     (lambda c: c.pop("images"), "top-level key missing or empty (1): images"),
     (lambda c: c.update(categories=[]), "top-level key missing or empty (1): categories"),
@@ -83,7 +84,35 @@ REFUSED = [
     (lambda c: c["categories"][1].update(id=3), "id is not unique (1): category 3"),
     (lambda c: c["annotations"][1].update(id=[1]), "id is neither a whole number nor text (1): annotation [1]"),
     (first(category_id=1), f"category id is not among the categories (1): {NAMED} (1)"),
-    (first(category_id="3"), f"category id is not among the categories (1): {NAMED} ('3')"),
+    (
+        first(category_id="3"),
+        f"category_id is text, where the ids of categories are numbers (1): {NAMED} (write 3 in place of '3')",
+    ),
+    (first(category_id="4"), f"category id is not among the categories (1): {NAMED} ('4')"),
+    (
+        first(image_id="1"),
+        "image_id is text, where the ids of images are numbers (1): ",
+    ),
+    (image(file_name="."), "image file cannot be read (1): . (it is a folder, not a file)"),
+    (image(file_name="sub/"), "image file cannot be read (1): sub/ (it is a folder, not a file)"),
+    (image(file_name="a\0\x1b[2J\n.jpg"), r"image file does not exist (1): a\x00\x1b[2J\n.jpg"),
+    (image(file_name="x" * 5000), f"image file does not exist (1): {'x' * 497}..."),
+    (
+        box(5, 5, 0, 0),
+        NOTHING + "box of no area, which trainings leave out (1); ",
+    ),
+    (box(-1, 0, 1, 10), NOTHING + "box of no area"),
+    (mask([[0, 0, 5, 5, 10, 10]]), NOTHING + "mask of no area (points on one "),
+    (
+        mask([[3, 3, 3, 3, 3, 3], [0, 0, 9, 0, 1, 0]]),
+        NOTHING + "mask of no area",
+    ),
+    (
+        lambda c: (mask(RLE)(c), box(0, 0, 10, 10)(c)),
+        NOTHING + "mask of no area",
+    ),
+    (mask({"size": [80, 100], "counts": [7990, 10]}), f"mask (RLE) outside its box (1): {NAMED}"),
+    (runs(counts=[0, 10, 7990]), "mask (RLE) outside its box (1): annotation 2 of image 'sub/b.jpg'"),
     (first(category_id=float("nan")), f"category_id is neither a whole number nor text (1): {NAMED} (nan)"),
     (first(image_id=9), "image id is not among the images (1): annotation 1 of image 9"),
     (first(ignore=1), f'"ignore" is not supported by Detectron2 (1): {NAMED}'),
@@ -95,7 +124,7 @@ REFUSED = [
     (first(iscrowd=None), f"iscrowd is neither 0 nor 1 (1): {NAMED} (None)"),
     (first(iscrowd="0"), f"iscrowd is neither 0 nor 1 (1): {NAMED} ('0')"),
     (first(iscrowd=2), f"iscrowd is neither 0 nor 1 (1): {NAMED} (2)"),
-    (first(iscrowd=1), "every annotation is a crowd, which trainings leave out (1)"),
+    (first(iscrowd=1), "nothing can be learned from the annotations (1): crowd, which trainings leave out (2)"),
     (box(50, 40, 90, 75), "box reaches outside its image (COCO's boxes are x, y, width, height) (1)"),
     (box(-3, 0, 10, 10), "box reaches outside its image"),
     (box(200, 0, 10, 10), "box reaches outside its image"),
@@ -216,6 +245,24 @@ def test_ids_from_0_are_numbered_anew(content: Content, image_root: Path) -> Non
     assert errors(content, image_root, Use(is_evaluated=True, is_read_again=True)) == [line]
 
 
+def test_what_is_left_out_is_said(content: Content, image_root: Path) -> None:
+    """A bow tie, whose two halves the formula for the area of a polygon subtracts from each other, is not left out."""
+    new = [
+        {"bbox": [5, 5, 0, 3]},
+        {"segmentation": [[1, 1, 5, 5, 9, 9]]},
+        {"segmentation": [[0, 0, 10, 10, 10, 0, 0, 10]]},
+        {"segmentation": [[1, 1, 5, 5, 9, 9], TRIANGLE]},
+    ]
+    content["annotations"] += [GOOD["annotations"][0] | {"id": 10 + i} | fields for i, fields in enumerate(new)]
+    assert errors(content, image_root) == []
+    lines = check_left_out(read_coco(str(image_root.parent / "written.json")), TRAINING).lines()
+    assert [line.partition(": ")[0].partition(" (")[0] + line.partition(":")[2][:14] for line in lines] == [
+        "crowd, which trainings leave out annotation 2 ",
+        "box of no area, which trainings leave out annotation 10",
+        "mask of no area annotation 11",
+    ]
+
+
 def test_a_few_small_objects_are_not_normalized(content: Content, image_root: Path) -> None:
     small = {"bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 1, 0, 1, 1]]}
     content["annotations"] += [GOOD["annotations"][0] | {"id": 10 + i} for i in range(200)]
@@ -321,7 +368,7 @@ def test_the_progress_of_a_large_file_is_said(
 def test_masks_are_checked_only_where_they_are_trained(content: Content, image_root: Path) -> None:
     content["annotations"][0]["segmentation"] = []
     assert errors(content, image_root, TRAINING._replace(mask_format=None)) == []
-    content["annotations"][0]["segmentation"] = RLE
+    content["annotations"][0]["segmentation"] = RLE | {"counts": [0, 8000]}
     assert errors(content, image_root, TRAINING._replace(mask_format="bitmask")) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -329,6 +330,12 @@ def text(name: str, content: str | bytes) -> Callable[[Path], Any]:
     return write
 
 
+def pipe(path: Path) -> None:
+    """A pipe in the place of a file, which nobody ever writes into."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 def a_json(*shapes: Any, **fields: Any) -> Callable[[Path], Any]:
     return lambda root: write_json(root / "a.json", *shapes, **fields)
 
@@ -390,7 +397,11 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "deep": ("labelme", text("a.json", "[" * 100_000), r"file is not JSON \(1\): .*a.json"),
     "empty JSON": ("labelme", text("a.json", ""), r"file is not JSON \(1\): .*a.json"),
     "COCO beside LabelMe": ("labelme", text("z.json", '{"annotations": []}'), r"JSON file is not LabelMe's.*z.json"),
-    "no label": ("labelme", a_json(shape("polygon", [[0, 0]], None), 7), r"shape has no label \(2\): .*a.json shape 1"),
+    "no label": (
+        "labelme",
+        a_json(shape("polygon", [[0, 0]], None), 7),
+        r"no label that is text \(2\): .*shape 1",
+    ),
     "no points": (
         "labelme",
         a_json(shape("polygon", None)),
@@ -442,6 +453,55 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "one image twice": ("labelme", a_json(imagePath="b.png"), r"image has two JSON files \(1\): .*b.png has "),
     "a huge size": ("labelme", a_json(imageWidth=10**400), r"another size than its image .*a.json has ...x12, "),
     "other size": ("labelme", a_json(imageWidth=99), r"another size than its image \(1\): .*a.json has 99x12, "),
+    "size in words": ("labelme", a_json(imageWidth="wide"), r"is not a number \(1\): .*a.json \('wide', 12\)"),
+    "size true": ("labelme", a_json(imageHeight=True), "width or height of the image is not a number"),
+    "sides exchanged": (
+        "labelme",
+        a_json(imageWidth=12, imageHeight=16),
+        r"another size .*a.json has 12x16, .*a.png is 16x12: width and height are exchanged",
+    ),
+    "label of half a character": (
+        "labelme",
+        a_json(shape("rectangle", [[0, 0], [9, 9]], "\ud800")),
+        r"name is not text that UTF-8 can hold: rename it \(1\): '\\ud800' of .*a.png",
+    ),
+    "name of half a character": ("yolo", text(Y, 'names: [cell, "\\ud800"]'), r"class \\ud800 is not text that UTF-8"),
+    "file name of bytes": (
+        "yolo",
+        lambda root: (root / "images" / "a.png").rename(root / "images" / "z\udcff.png"),
+        r"name is not text that UTF-8 can hold: rename it \(1\): 'z\\udcff.png' of ",
+    ),
+    "a folder as label": (
+        "yolo",
+        lambda root: [(root / A).unlink(), (root / A).mkdir()],
+        r"label file cannot be read \(1\): .*a.txt \(it is a folder, not a file\)",
+    ),
+    "a pipe as label": (
+        "yolo",
+        lambda root: pipe(root / A),
+        r"label file cannot be read \(1\): .*a.txt \(it is a pipe, not a file\)",
+    ),
+    "a pipe as JSON": (
+        "labelme",
+        lambda root: pipe(root / "a.json"),
+        r"file cannot be read .*\(it is a pipe, not a",
+    ),
+    "a pipe as YAML": ("yolo", lambda root: pipe(root / Y), r"data.yaml cannot be read \(it is a pipe, not a file\)"),
+    "a pipe as image": (
+        "yolo",
+        lambda root: pipe(root / "images" / "a.png"),
+        r"image cannot be read \(1\): .*a.png \(it is a pipe, not a file\)",
+    ),
+    "a pipe as list": (
+        "yolo",
+        lambda root: [text(Y, "names: [cell, dust]\ntrain: train.txt\nval: images")(root), pipe(root / "train.txt")],
+        r"train.txt cannot be read \(it is a pipe, not a file\)",
+    ),
+    "no objects to train on": (
+        "yolo",
+        lambda root: [move(root, FOLDERS), *((root / "labels" / "train" / f"{n}.txt").write_text("") for n in "ac")],
+        "The 2 images of the split train have no objects: nothing can be learned from them",
+    ),
     "EXIF": (
         "labelme",
         lambda root: picture(root / "a.png", orientation=6),
@@ -459,6 +519,68 @@ def test_what_is_wrong_is_named(case: str, tmp_path: Path, request: pytest.Fixtu
         PREPARE[kind](source, tmp_path / "out" / kind)
     assert "\n" not in str(error.value) and len(str(error.value)) < 900
     assert list((tmp_path / "out").iterdir()) == []  # nothing half
+
+
+VOC_SIZE = "<size><width>16</width><height>12</height></size>"
+VOC_BOX = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+
+
+def voc_object(difficult: str = "0") -> str:
+    return f"<object><name>cell</name><difficult>{difficult}</difficult>{VOC_BOX}</object>"
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """Four images with a box each."""
+    root = tmp_path / "voc"
+    for name in "abcd":
+        picture(root / f"{name}.png")
+        (root / f"{name}.xml").write_text(f"<annotation>{VOC_SIZE}{voc_object()}</annotation>")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (VOC_SIZE + voc_object("perhaps"), r"difficult is neither 0 nor 1 \(1\): .*a.xml object 1 \('perhaps'\)"),
+        (VOC_SIZE.replace("16", "w") + voc_object(), r"width or height of the image is not a number .*\('w', '12'\)"),
+        (
+            "<size><width>12</width><height>16</height></size>" + voc_object(),
+            r"a.xml has 12x16, .*a.png is 16x12: width and height are exchanged",
+        ),
+        (f"<objects>{voc_object()}</objects>", r"object is not directly in <annotation>, or not called <object> \(1\)"),
+        (voc_object().replace("object>", "Object>"), r"not called <object> \(1\): .*a.xml \(<Object>\)"),
+    ],
+)
+def test_what_is_wrong_in_voc_is_named(inner: str, message: str, voc: Path, tmp_path: Path) -> None:
+    (voc / "a.xml").write_text(f"<annotation>{inner}</annotation>")
+    with pytest.raises(DatasetError, match=message):
+        prepare_voc(voc, tmp_path / "out")
+
+
+def test_objects_that_are_difficult_are_counted(voc: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (voc / "a.xml").write_text(f"<annotation>{voc_object('yes')}{voc_object()}{voc_object('no')}</annotation>")
+    counts = prepare_voc(voc, tmp_path / "out")
+    assert sum(numbers["objects"] for numbers in counts.values()) == 6
+    assert "Left out: object marked as difficult, which becomes a crowd" in caplog.text and "(1): " in caplog.text
+    for file in voc.glob("*.xml"):
+        file.write_text(f"<annotation>{voc_object('1')}</annotation>")
+    with pytest.raises(DatasetError, match="train have no objects but 3 marked as difficult, which become crowds"):
+        prepare_voc(voc, tmp_path / "out", overwrite=True)
+    pipe(voc / "a.xml")
+    with pytest.raises(DatasetError, match=r"annotation file cannot be read \(1\): .*a.xml \(it is a pipe, not a file"):
+        prepare_voc(voc, tmp_path / "out2")
+
+
+def test_sizes_in_quotes_are_read(labelme: Path) -> None:
+    write_json(labelme / "a.json", shape("rectangle", [[0, 0], [9, 9]]), imageWidth="16", imageHeight=" 12 ")
+    assert len(converted("labelme", labelme)) == 4
+
+
+def test_a_list_of_classes_may_begin_with_a_byte_order_mark(yolo: Path) -> None:
+    (yolo / "data.yaml").unlink()
+    (yolo / "classes.txt").write_bytes(b"\xef\xbb\xbfcell\r\ndust\r\n")
+    assert {a["category"] for _, objects in converted("yolo", yolo) for a in objects} == {"cell", "dust"}
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, 1.5, -1.0, float("nan"), 0.01])

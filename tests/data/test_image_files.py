@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from fpt_d2.data.checks.image_files import ImageFinding, examine_image, image_size
+from fpt_d2.data.checks.image_files import ImageFinding, examine_image, read_image_file
+from fpt_d2.data.images import IS_BLACK
 
 SIZE = (100, 80)
 
@@ -28,6 +33,14 @@ def save_cut(format: str) -> Callable[[Path], None]:
     return lambda path: (Image.fromarray(noise).save(path, format), cut(path))[1]
 
 
+def make_socket(path: Path) -> None:
+    folder = os.getcwd()
+    os.chdir(path.parent)  # a socket's path is short
+    with closing(socket.socket(socket.AF_UNIX)) as made:
+        made.bind(path.name)
+    os.chdir(folder)
+
+
 def full(value: float, dtype: Any) -> np.ndarray:
     return np.full((80, 100), value, dtype)
 
@@ -41,8 +54,11 @@ def full(value: float, dtype: Any) -> np.ndarray:
         (save(full(60000, np.uint16), "TIFF"), ["gray image of 16 bits, read with 65535 as white"]),
         (
             save(full(3000, np.uint16), "TIFF"),
-            ["gray image of 16 bits, read with 65535 as white", "gray image of more than 8 bits is almost black: "],
+            ["gray image of 16 bits, read with 65535 as white", "image of more than 8 bits is almost black: "],
         ),
+        (save(full(255, np.uint16), "PNG"), ["gray image of 16 bits, read with 65535 as white", IS_BLACK]),
+        (lambda path: cv2.imencode(".png", full(200, np.uint16)[..., None].repeat(3, 2))[1].tofile(path), [IS_BLACK]),
+        (lambda path: cv2.imencode(".png", full(0, np.uint8)[..., None].repeat(3, 2))[1].tofile(path), []),
         (save(full(0.5, np.float32), "TIFF"), ["image of floats, read as 0 to 1 or, where"]),
         (
             save(full(9, np.uint8), "GIF", save_all=True, append_images=[Image.new("L", SIZE)]),
@@ -72,7 +88,10 @@ def test_how_an_image_is_read_is_noted(write: Callable[[Path], None], notes: lis
             "it has 13000 x 13000 pixels, more than 134 mil",
         ),
         *((save_cut(format), "") for format in ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")),
-        (Path.mkdir, "Is a directory"),
+        (Path.mkdir, "it is a folder, not a file"),
+        (os.mkfifo, "it is a pipe, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device, not a file"),
+        (make_socket, "it is a socket, not a file"),
         (Path.touch, "it is not an image"),
         (lambda path: path.symlink_to(path.name), "Too many levels"),
     ],
@@ -87,7 +106,7 @@ def test_sizes_and_their_reason(tmp_path: Path) -> None:
     path, exif = str(tmp_path / "a.jpg"), Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     Image.new("RGB", SIZE).save(path, exif=exif)
-    assert image_size(path, expected=SIZE) == (80, 100) and examine_image(path, "a", (80, 100)) == []
+    assert read_image_file(path, SIZE).size == (80, 100) and examine_image(path, "a", (80, 100)) == []
     mismatch = "image has another size than its width and height say"
     assert examine_image(path, "a", SIZE) == [
         ImageFinding(mismatch, "a is 80x100 (turned as its EXIF data say), not 100x80")

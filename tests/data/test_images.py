@@ -153,7 +153,7 @@ def write_a_larger_bomb(path: Path) -> None:
         (write_a_turned_tiff, "save it upright"),
         (write_a_bomb, "13000 x 13000 pixels, more than 134 million: cut it into tiles"),
         (write_a_larger_bomb, "more than 134 million pixels: cut it into tiles"),
-        (Path.mkdir, "Is a directory"),
+        (Path.mkdir, "it is a folder, not a file"),
         (lambda path: path.symlink_to("nowhere"), "No such file"),
         (lambda path: None, "No such file"),
     ],

@@ -1,6 +1,7 @@
 """What is wrong with a data set for semantic segmentation is said before training starts."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,39 @@ def relabel(path: Path, label: int) -> None:
     Image.fromarray(labels).save(path)
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def link(root: Path) -> None:
+    (root / "images/0.png").symlink_to(root / "masks/0.png")
+
+
+def binary(root: Path, label: int) -> None:
+    """Leave of the masks one label, or, called a second time, half of the pixels for another."""
+    for path in (root / "masks").iterdir():
+        labels = np.array(Image.open(path))
+        is_one = len(np.unique(labels)) == 1
+        labels[: len(labels) // 2 if is_one else None] = label
+        Image.fromarray(labels).save(path)
+
+
+def darken(root: Path) -> None:
+    for path in (root / "images").iterdir():
+        Image.fromarray(np.array(Image.open(path).convert("L")).astype(np.uint16)).save(path)
+
+
+def test_one_dark_image_is_said(cfg, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.fromarray(np.array(Image.open(root / "images/0.png").convert("L")).astype(np.uint16)).save(
+        root / "images/0.png"
+    )
+    (root / "images/3.png").unlink()
+    check_datasets(cfg)
+    assert "image of 16 bits that is read as black" in caplog.text
+    assert "Left out: 1 masks without an image" in caplog.text and "'3.png'" in caplog.text
+
+
 def test_a_sound_data_set_passes(cfg) -> None:
     check_datasets(cfg)
 
@@ -52,6 +86,16 @@ PLANTED = [
     (lambda root: (root / "images/0.png").write_text("no image"), "image file cannot be read (1)"),
     (lambda root: os.truncate(root / "images/0.png", 100), "image file cannot be read (1)"),
     (lambda root: (root / "masks").rename(root / "gone"), "the folder"),
+    (lambda root: pipe(root / "masks/1.png"), "1.png cannot be read (it is a pipe, not a file)"),
+    (lambda root: pipe(root / "images/1.png"), "1.png (it is a pipe, not a file)"),
+    (lambda root: shutil.copy(root / "images/1.png", root / "images/1.bmp"), "mask of two images (1): "),
+    (
+        lambda root: [binary(root, 0), binary(root, IGNORE)],
+        "(1): of the 3 classes only 'ground', 0;",
+    ),
+    (lambda root: [root.joinpath("images/0.png").unlink(), link(root)], "image and mask are one file (1): "),
+    (lambda root: binary(root, IGNORE), "of the 3 classes none; 255 marks pixels that have no class"),
+    (darken, "image of 16 bits that is read as black"),
     (lambda root: [path.unlink() for path in (root / "images").iterdir()], "has no images"),
 ]
 

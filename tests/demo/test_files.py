@@ -33,7 +33,7 @@ def test_inputs_are_listed_once_in_order(files, tmp_path, monkeypatch):
 def test_inputs_of_one_name_do_not_overwrite_each_other(files, tmp_path):
     images = [tmp_path / name for name in ("a/x.jpg", "b/x.jpg", "c/X.JPG", "x_2.jpg", "d/x.png", "e/x")]
     planned = files.plan_outputs(images, str(tmp_path / "out"))
-    assert [p.name for p in planned] == ["x.jpg", "x_2.jpg", "X_3.JPG", "x_2_2.jpg", "x.png", "x_2.png"]
+    assert [p.name for p in planned] == ["a_x.jpg", "b_x.jpg", "c_X.JPG", "x_2.jpg", "d_x.png", "e_x.png"]
     assert len({str(p).lower() for p in planned}) == 6 and (tmp_path / "out").is_dir()
 
 

@@ -28,6 +28,7 @@ ARROWS = {
 }
 # Files beside the rooms, which any may import.
 ENTRANCE = {"config", "config_file", "config_path", "config_values", "config_yaml", "errors", "model_zoo", "cli", ""}
+ENTRANCE |= {"paths"}
 
 
 def walk_forward(*opts: object) -> tuple[int, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from detectron2.utils.file_io import PathManager
 
@@ -15,7 +16,7 @@ from ..coco import CocoFile
 from ..coco.file import Example
 from ..coco.schema import Record
 from ..findings import Findings
-from .image_files import ImageFinding, examine_image, map_files
+from .image_files import ImageFinding, examine_image, map_files, refuse_black_sets
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 # slow disk.
 _MAX_OPENED = 20_000
 _MANY = 2000  # which take a while
+
+File = TypeVar("File")
 
 
 class Use(NamedTuple):
@@ -54,11 +57,12 @@ def check_use(content: CocoFile, use: Use) -> Findings:
     for key, is_needed in needed.items():
         if is_needed and not content.counts[key]:
             errors.add("top-level key missing or empty", key)
-    is_crowd = [bool(annotation.get("iscrowd")) for annotation in content.annotations]
-    has_objects = not all(is_crowd) or len(is_crowd) < content.counts["annotations"]
-    if use.is_train and is_crowd and not has_objects:
-        errors.add("every annotation is a crowd, which trainings leave out", "iscrowd is 1 in all")
-    elif use.needs_objects and not has_objects:
+    left_out = Counter(_why_left_out(annotation, use) for annotation in content.annotations)
+    is_whole = len(content.annotations) == content.counts["annotations"]  # and none is left out for its mistakes
+    if use.is_train and left_out and is_whole and None not in left_out:
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in left_out.items())
+        errors.add("nothing can be learned from the annotations", reasons)
+    elif use.needs_objects and is_whole and all(annotation.get("iscrowd") for annotation in content.annotations):
         errors.add("no annotation that is not a crowd, which the config needs", ", ".join(use.needs_objects))
     if use.is_read_again:
         errors.update(content.changes)
@@ -73,10 +77,23 @@ def check_use(content: CocoFile, use: Use) -> Findings:
 def check_left_out(content: CocoFile, use: Use) -> Findings:
     """What is not read, though it is there."""
     notes = Findings()
-    for annotation in content.annotations if use.is_train else ():
-        if annotation.get("iscrowd"):
-            notes.add("crowd, which trainings leave out", Example(content, "annotations", annotation))
+    for annotation in content.annotations:
+        if reason := _why_left_out(annotation, use):
+            notes.add(reason, Example(content, "annotations", annotation))
     return notes
+
+
+def _why_left_out(annotation: Record, use: Use) -> str | None:
+    """Why nothing is learned of an annotation, or, where it is not trained, no prediction can be right about it."""
+    no_area = annotation.get("no_area")
+    if annotation.get("iscrowd"):
+        return "crowd, which trainings leave out" if use.is_train else None
+    if no_area == "box":
+        return "box of no area" + (", which trainings leave out" if use.is_train else "")
+    if no_area == "mask" and use.has_masks:
+        learned = ", from which none is learned" if use.is_train else ""
+        return f"mask of no area (points on one line, or RLE without pixels){learned}"
+    return None
 
 
 def _lacks(annotation: Record, use: Use) -> Iterator[str]:
@@ -111,6 +128,11 @@ def _check_keypoints(content: CocoFile, use: Use, errors: Findings) -> None:
         errors.add("no keypoint has a visibility of 1 or 2", "none can be learned")
 
 
+def to_open(files: list[File]) -> list[File]:
+    """All of them, or of very many every second, third, ..."""
+    return files[:: math.ceil(len(files) / _MAX_OPENED) or 1]
+
+
 def check_image_files(content: CocoFile, image_root: str, max_size: int | None = None) -> tuple[Findings, Findings]:
     """What makes a training fail that reads the images, such as a missing file, and what is only to be known of them.
 
@@ -125,13 +147,14 @@ def check_image_files(content: CocoFile, image_root: str, max_size: int | None =
         errors.add("image file does not exist", name)
         del sizes[name]
     if os.path.isdir(image_root):  # not of another machine, from which each image would be fetched
-        chosen = list(sizes.items())[:: math.ceil(len(sizes) / _MAX_OPENED) or 1]
+        chosen = to_open(list(sizes.items()))
         what = f"checking {len(chosen)} of {len(sizes)} images"
         if len(chosen) > _MANY:
             logger.info("%s: %s", image_root, what)
         for found in map_files(partial(_examine, image_root, max_size), chosen, what):
             for kind, example, is_error in found:
                 (errors if is_error else notes).add(kind, example)
+        refuse_black_sets(errors, notes, len(chosen))
     return errors, notes
 
 
@@ -142,7 +165,7 @@ def _missing_files(image_root: str, names: Iterable[str]) -> Iterator[str]:
         folder, base = os.path.split(os.path.join(image_root, name))
         if folder not in listings:
             listings[folder] = set(PathManager.ls(folder)) if PathManager.isdir(folder) else set()
-        if base not in listings[folder]:
+        if base not in listings[folder] and not PathManager.isdir(os.path.join(folder, base)):  # "." is not in it
             yield name
 
 

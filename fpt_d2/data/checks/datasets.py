@@ -17,10 +17,12 @@ from detectron2.utils.file_io import PathManager
 
 from ...config import SEMANTIC_SEGMENTATION
 from ...errors import DatasetError
+from ...paths import what_is_there
 from ..coco import read_coco, set_keypoints, use_what_is_read
 from ..findings import Findings, different_number, how_to_get
 from .coco import Use, check_image_files, check_left_out, check_use
 from .image_files import longest_side
+from .panoptic import check_panoptic
 from .pascal_voc import check_pascal_voc
 from .sem_seg import check_sem_seg
 
@@ -46,6 +48,7 @@ class _InstanceTask(NamedTuple):
     max_sizes: tuple[int | None, int | None] = (None, None)  # what long sides are scaled to, in training and test
     needs_objects: tuple[str, ...] = ()
     is_read_again: bool = False
+    is_panoptic: bool = False
 
 
 @contextmanager
@@ -126,8 +129,7 @@ def check_names(*groups: Iterable[str]) -> None:
     for metadata in map(MetadataCatalog.get, names):
         json_file = metadata.get("json_file")
         if json_file and not PathManager.isfile(json_file):
-            what = "is a folder" if PathManager.isdir(json_file) else "does not exist"
-            problems.append(_unreadable(metadata, f"{json_file} {what}"))
+            problems.append(_unreadable(metadata, f"{json_file} {what_is_there(json_file)}"))
     _raise(problems)
 
 
@@ -158,6 +160,7 @@ def _instance_task(cfg: CfgNode, *, eval_only: bool) -> _InstanceTask:
         keypoints=cfg.MODEL.KEYPOINT_ON,
         max_sizes=(longest_side(cfg, is_train=True), longest_side(cfg, is_train=False)),
         needs_objects=tuple(f"TEST.{key}" for key, is_on in needs.items() if is_on),
+        is_panoptic=cfg.MODEL.META_ARCHITECTURE == "PanopticFPN",
     )
 
 
@@ -257,6 +260,8 @@ def _check_files(
     errors = Findings()
     for findings in (content.errors, check_use(content, use), in_images):
         errors.update(findings)
+    if task.is_panoptic and metadata.get("stuff_classes"):
+        errors.update(check_panoptic(metadata, content, is_evaluated=is_test))
     registered, in_file = metadata.get("thing_classes"), content.class_names()
     # Detectron2's loader insists on it.
     if registered and in_file and metadata.get("evaluator_type") == "coco" and list(registered) != in_file:

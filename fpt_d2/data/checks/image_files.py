@@ -7,14 +7,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tqdm import tqdm
 
-from ..images import UNDECODABLE, bits_of, in_8_bits, is_deep, open_image, reason, vanishes
+from ...paths import open_file
+from ..findings import Findings
+from ..images import (
+    IS_BLACK,
+    UNDECODABLE,
+    bits_of,
+    has_16_bits,
+    in_8_bits,
+    is_black,
+    is_deep,
+    open_image,
+    reason,
+    turned_size,
+    vanishes,
+)
 
-_EXIF_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 _MAX_THREADS = 8
 # How a whole file ends. A file of photographs, MPO, may end in anything.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "MPO": b""}
@@ -34,10 +47,17 @@ class ImageFinding(NamedTuple):
     is_error: bool = True
 
 
-class _ImageFile(NamedTuple):
-    size: tuple[int, int]  # width and height, turned as EXIF data say
+class ImageFile(NamedTuple):
+    """
+    Attributes:
+        size: width and height, turned as EXIF data say.
+        is_turned: EXIF data exchange them.
+        notes: how it is read, where that is not obvious.
+    """
+
+    size: tuple[int, int]
     is_turned: bool
-    notes: Sequence[str]  # how it is read, where that is not obvious
+    notes: Sequence[str]
 
 
 def examine_image(
@@ -51,7 +71,7 @@ def examine_image(
     """Find what is wrong with an image file, or has to be known of it.
 
     Only the first and last bytes of a JPEG or PNG are read, unless they show another size than the one expected, or
-    another end than a whole file's. Of other formats, and of floats, all is.
+    another end than a whole file's. Of other formats, and of floats and 16 bits, all is.
 
     Args:
         path: the file.
@@ -61,7 +81,7 @@ def examine_image(
         mismatch: how to call it that the image has another size.
     """
     try:
-        file = _read(path, expected)
+        file = read_image_file(path, expected)
     except UNDECODABLE as error:
         return [ImageFinding("image file cannot be read", f"{name} ({reason(error)})")]
     found = [ImageFinding(note, name, is_error=False) for note in file.notes]
@@ -75,13 +95,10 @@ def examine_image(
     return found
 
 
-def image_size(path: str, expected: tuple[float, float]) -> tuple[int, int]:
-    """Width and height of an image as it is read, turned as its EXIF data say.
-
-    As much of the file is read as by :func:`examine_image`. Raises one of `fpt_d2.data.images.UNDECODABLE` if it is
-    not an image, or not a whole one.
-    """
-    return _read(path, expected).size
+def refuse_black_sets(errors: Findings, notes: Findings, opened: int) -> None:
+    """Make it an error that images are black if all that were opened are: one may be dark, a set is not."""
+    if opened and notes.counts[IS_BLACK] == opened:
+        notes.move(IS_BLACK, errors)
 
 
 def longest_side(cfg: CfgNode, *, is_train: bool) -> int | None:
@@ -93,28 +110,40 @@ def longest_side(cfg: CfgNode, *, is_train: bool) -> int | None:
     return int(longest) if shortest else None
 
 
-def _read(path: str, expected: tuple[float, float]) -> _ImageFile:
-    with PathManager.open(path, "rb") as file, open_image(file) as image:
-        notes = list(_notes(image))
+def read_image_file(path: str, expected: tuple[float, float] | None = None) -> ImageFile:
+    """What an image is, of which as much is read as :func:`examine_image` says; all of it where nothing is expected.
+
+    Raises one of `fpt_d2.data.images.UNDECODABLE` if it is not an image, or not a whole one.
+    """
+    with open_file(path) as file, open_image(file) as image:
+        notes, is_16_bits = list(_notes(image)), has_16_bits(image)
         end = _ENDS.get(image.format or "")
-        if end is not None and image.mode != "F":
+        if end is not None and image.mode != "F" and not is_16_bits:
             # PNG's own getexif() decodes the image, since EXIF data may follow it.
-            size, is_turned = _turned(image.size, Image.Image.getexif(image))
+            size, is_turned = turned_size(image, Image.Image.getexif(image))
             file.seek(-len(end), os.SEEK_END)
             if size == expected and file.read() == end:
-                return _ImageFile(size, is_turned, notes)
-    with PathManager.open(path, "rb") as file, open_image(file) as image:
+                return ImageFile(size, is_turned, notes)
+    with open_file(path) as file, open_image(file) as image:
         image.load()
-        if is_deep(image) and in_8_bits(image).max() <= _DARK and image.mode != "F":
-            notes.append("gray image of more than 8 bits is almost black: its values may have to be scaled to its bits")
-        return _ImageFile(*_turned(image.size, image.getexif()), notes)
+        pixels = in_8_bits(image) if is_deep(image) else np.asarray(image) if is_16_bits else None
+        if is_16_bits and pixels is not None:
+            notes += _darkness(pixels)
+        return ImageFile(*turned_size(image, image.getexif()), notes)
 
 
 def header_size(path: str) -> tuple[int, int]:
-    """As :func:`image_size`, by the header alone: the file may be cut short."""
-    with PathManager.open(path, "rb") as file, open_image(file) as image:
-        size, _ = _turned(image.size, Image.Image.getexif(image))
+    """Width and height, turned as EXIF data say, by the header alone: the file may be cut short."""
+    with open_file(path) as file, open_image(file) as image:
+        size, _ = turned_size(image, Image.Image.getexif(image))
         return size
+
+
+def _darkness(pixels: np.ndarray) -> Iterator[str]:
+    if is_black(pixels):
+        yield IS_BLACK
+    elif pixels.max() <= _DARK:
+        yield "image of more than 8 bits is almost black: its values may have to be scaled to its bits"
 
 
 def _notes(image: Image.Image) -> Iterator[str]:
@@ -124,11 +153,6 @@ def _notes(image: Image.Image) -> Iterator[str]:
         yield f"gray image of {bits_of(image)} bits, read with {2 ** bits_of(image) - 1} as white"
     if image.format in _MANY_FRAMES and getattr(image, "n_frames", 1) > 1:
         yield "image of several frames or pages, of which the first is read"
-
-
-def _turned(size: tuple[int, int], exif: Image.Exif) -> tuple[tuple[int, int], bool]:
-    is_turned = exif.get(_EXIF_ORIENTATION) in _TURNED
-    return ((size[1], size[0]) if is_turned else size), is_turned
 
 
 def size_in_words(size: tuple[float, float]) -> str:

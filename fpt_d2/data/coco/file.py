@@ -19,7 +19,7 @@ class CocoFile:
     """The records of a file, each with the known fields alone, and of each field one form.
 
     Ids, sizes and crowd flags are int, or for ids all str; coordinates are float. Polygons are lists of arrays
-    (2 * points,) float64.
+    (2 * points,) float64. Annotations have ``no_area``, "box" or "mask", where that is empty.
 
     Attributes:
         name: of the file.
@@ -55,14 +55,17 @@ class CocoFile:
 class Example:
     """A record, named where it is shown: by then the images are known that annotations are of."""
 
-    def __init__(self, content: CocoFile, key: str, record: Any, position: int = 0, value: Any = ...) -> None:
+    def __init__(
+        self, content: CocoFile, key: str, record: Any, position: int = 0, value: Any = ..., said: str = ""
+    ) -> None:
         """
         Args:
             key: images, categories or annotations, of which ``record`` is the one at ``position``.
             value: what is wrong with it, if that is to be shown.
+            said: shown in place of the value.
         """
         self._content, self._key, self._record = content, key, record
-        self._position, self._value = position, value
+        self._position, self._value, self._said = position, value, said
 
     def __str__(self) -> str:
         record = self._record if isinstance(self._record, dict) else {}
@@ -74,7 +77,8 @@ class Example:
         if self._key == "annotations" and "image_id" in record:
             found = (image["file_name"] for image in self._content.images if image["id"] == record["image_id"])
             name += f" of image {next(found, record['image_id'])!r}"
-        return name if self._value is ... else f"{name} ({_short(self._value)})"
+        said = self._said or ("" if self._value is ... else _short(self._value))
+        return f"{name} ({said})" if said else name
 
 
 def _short(value: Any) -> str:

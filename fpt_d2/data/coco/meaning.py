@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,9 @@ def _linked(content: CocoFile) -> list[tuple[Record, Record]]:
     for annotation in content.annotations:
         image, category = images.get(annotation["image_id"]), annotation["category_id"]
         if image is None and ("images", annotation["image_id"]) not in content.left_out:
-            content.errors.add(
-                "image id is not among the images", _example(content, annotation, annotation["image_id"])
-            )
+            _add_unknown(content, annotation, "image", "images", images)
         if category not in categories and ("categories", category) not in content.left_out:
-            content.errors.add("category id is not among the categories", _example(content, annotation, category))
+            _add_unknown(content, annotation, "category", "categories", categories)
         if annotation.pop("ignore", None):
             content.errors.add('"ignore" is not supported by Detectron2', _example(content, annotation))
         if image is not None:
@@ -87,32 +86,48 @@ def _linked(content: CocoFile) -> list[tuple[Record, Record]]:
     return linked
 
 
+def _add_unknown(content: CocoFile, annotation: Record, what: str, key: str, known: Container[Any]) -> None:
+    """Add that there is no image, or category, of an annotation's id; if it is one of another type, which."""
+    value = annotation[f"{what}_id"]
+    meant = str(value) if isinstance(value, int) else int(value) if re.fullmatch(r"-?\d{1,18}", value) else None
+    if meant is None or meant not in known:
+        content.errors.add(f"{what} id is not among the {key}", _example(content, annotation, value))
+        return
+    types = ("text", "numbers") if isinstance(value, str) else ("a number", "text")
+    kind = f"{what}_id is {types[0]}, where the ids of {key} are {types[1]}"
+    content.errors.add(kind, Example(content, "annotations", annotation, said=f"write {meant!r} in place of {value!r}"))
+
+
 def _check_objects(content: CocoFile, linked: Sequence[tuple[Record, Record]], within_one: Findings) -> None:
-    annotations = [annotation for annotation, _ in linked]
-    sizes = np.array([(image["width"], image["height"]) for _, image in linked], dtype=np.float64)
+    for annotation, image in linked:
+        if annotation.get("keypoints"):
+            _check_keypoints(content, annotation, image["height"], image["width"], within_one)
+    fine = [pair for pair in linked if _check_object(content, pair[0], pair[1]["height"], pair[1]["width"])]
+    annotations = [annotation for annotation, _ in fine]
+    sizes = np.array([(image["width"], image["height"]) for _, image in fine], dtype=np.float64).reshape(-1, 2)
     found = check_geometry(annotations, sizes)
-    groups = ((content.errors, found.errors), (content.warnings, found.warnings), (within_one, found.within_one))
-    for findings, kinds in groups:
+    for findings, kinds in ((content.errors, found.errors), (within_one, found.within_one)):
         for kind, flags in kinds.items():
             for i in np.flatnonzero(flags).tolist():
                 findings.add(kind, Example(content, "annotations", annotations[i], value=annotations[i]["bbox"]))
-    for annotation, image in linked:
-        _check_object(content, annotation, image["height"], image["width"])
-        if annotation.get("keypoints"):
-            _check_keypoints(content, annotation, image["height"], image["width"], within_one)
+    for what, flags in found.no_area.items():
+        for i in np.flatnonzero(flags).tolist():
+            annotations[i].setdefault("no_area", what)
 
 
-def _check_object(content: CocoFile, annotation: Record, height: int, width: int) -> None:
+def _check_object(content: CocoFile, annotation: Record, height: int, width: int) -> bool:
+    """Add what is wrong with area and mask; whether the mask is as it should be, so that it can be looked into."""
     area, mask = annotation.get("area"), annotation.get("segmentation")
     if area is not None and area > (height + 2 * TOLERANCE) * (width + 2 * TOLERANCE):
         content.errors.add("area is larger than its image", _example(content, annotation, area))
     if isinstance(mask, dict):
-        problem = rle_problem(mask, height, width)
-        if problem:
+        if problem := rle_problem(mask, height, width):
             content.errors.add(problem, _example(content, annotation))
+            return False
     elif mask and min(map(len, mask)) < 6:
         content.warnings.add("polygon of fewer than 3 points beside others", _example(content, annotation))
         annotation["segmentation"] = [polygon for polygon in mask if len(polygon) >= 6]
+    return True
 
 
 def _check_keypoints(content: CocoFile, annotation: Record, height: int, width: int, within_one: Findings) -> None:

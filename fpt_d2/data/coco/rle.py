@@ -6,6 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
+
+
+def box_of_rle(rle: Mapping[str, Any]) -> np.ndarray:
+    """The box (4,) around the pixels of an RLE that is right: x, y, width, height; all 0 where it has none."""
+    packed = mask_util.frPyObjects(rle, *rle["size"]) if isinstance(rle["counts"], list) else rle
+    box: np.ndarray = mask_util.toBbox(packed)
+    return box
 
 
 def rle_problem(rle: Mapping[str, Any], height: int, width: int) -> str | None:

@@ -9,11 +9,12 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from detectron2.utils.file_io import PathManager
 
 from ...errors import DatasetError
+from ...paths import open_file, why
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,12 @@ def open_json(json_file: str) -> Iterator[JsonReader]:
     if PathManager.isdir(json_file):
         raise DatasetError(f"{json_file} is a folder, where an annotation file is needed")
     try:
-        with PathManager.open(json_file, "rb") as file:
+        with open_file(json_file) as file:
             yield JsonReader(file, json_file)
     except FileNotFoundError as error:
         raise DatasetError(f"{json_file} does not exist") from error
     except OSError as error:
-        raise DatasetError(f"{json_file} cannot be read ({error.strerror or error})") from error
+        raise DatasetError(f"{json_file} cannot be read ({why(error)})") from error
 
 
 class JsonReader:
@@ -52,7 +53,7 @@ class JsonReader:
         encoding: of the text: UTF-8 as it should be, or what else programs write.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: IO[bytes], name: str) -> None:
         self._file, self._name = file, name
         self._length = file.seek(0, os.SEEK_END)
         file.seek(0)

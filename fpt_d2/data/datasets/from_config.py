@@ -11,6 +11,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
 
 from ...errors import DatasetError
+from ...paths import what_is_there
 from ..coco import use_what_is_read
 from .sem_seg import load_folder, register_sem_seg
 
@@ -41,7 +42,7 @@ def _register_coco(entry: Any) -> None:
         )
     name, json_file, image_root = entry
     if not PathManager.isfile(json_file):
-        what = "is a folder" if PathManager.isdir(json_file) else "does not exist"
+        what = what_is_there(json_file)
         raise DatasetError(f"{_COCO}: the annotation file of {name!r} {what}: {json_file}")
     _require_folder(_COCO, name, "image", image_root)
     if _is_new(_COCO, name, json_file=json_file, image_root=image_root):
@@ -71,8 +72,7 @@ def _is_texts(value: Any) -> bool:
 
 def _require_folder(key: str, name: str, kind: str, folder: str) -> None:
     if not PathManager.isdir(folder):
-        what = "is a file" if PathManager.isfile(folder) else "does not exist"
-        raise DatasetError(f"{key}: the {kind} folder of {name!r} {what}: {folder}")
+        raise DatasetError(f"{key}: the {kind} folder of {name!r} {what_is_there(folder)}: {folder}")
 
 
 def _is_new(key: str, name: str, **wanted: Any) -> bool:

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...errors import DatasetError
+from ...paths import open_file
 from ..labels import IGNORE_LABEL, label_colors, read_labels
 from .sem_seg import LIP_FOLDERS, LIP_SPLITS, VOC_CLASSES, read_names
 
@@ -130,7 +131,7 @@ def _read_sbd_mask(path: Path) -> np.ndarray:
 
 def _read_voc_mask(path: Path) -> np.ndarray:
     """Labels of a mask with VOC's palette, or of one whose colors were written out as RGB."""
-    with Image.open(path) as image:
+    with open_file(path) as file, Image.open(file) as image:
         if image.mode not in ("RGB", "RGBA"):
             return read_labels(path)
         found, indices = np.unique(_color_codes(np.asarray(image.convert("RGB"))), return_inverse=True)

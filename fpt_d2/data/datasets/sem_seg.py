@@ -5,6 +5,7 @@ Pascal VOC 2012 and LIP are ours. Cityscapes and ADE20K are Detectron2's; their 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,9 +17,11 @@ from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 from detectron2.data.datasets.pascal_voc import CLASS_NAMES as VOC_THINGS
 from detectron2.utils.file_io import PathManager
 
+from ...paths import open_file
+from ..images import IMAGE_SUFFIXES
 from ..labels import IGNORE_LABEL, label_colors
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+logger = logging.getLogger(__name__)
 
 # As Detectron2 finds its own data sets.
 DATASETS_ROOT = Path(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
@@ -36,8 +39,12 @@ LIP_FOLDERS = {"images": "TrainVal_images/{}_images", "masks": "TrainVal_parsing
 
 
 def load_folder(image_root: str, sem_seg_root: str) -> list[dict[str, Any]]:
-    """A record of every image in a folder; the mask of ``x.jpg`` is ``x.png``."""
+    """A record of every image in a folder; the mask of ``x.jpg`` is ``x.png``. Logs how many masks have no image."""
     names = sorted(name for name in PathManager.ls(image_root) if name.lower().endswith(IMAGE_SUFFIXES))
+    masks = PathManager.ls(sem_seg_root) if PathManager.isdir(sem_seg_root) else []
+    unused = {name for name in masks if name.endswith(".png")}.difference(f"{Path(name).stem}.png" for name in names)
+    if unused and names:
+        logger.warning("Left out: %d masks without an image in %s, such as %r", len(unused), image_root, min(unused))
     return [_record(os.path.join(image_root, name), sem_seg_root, Path(name).stem) for name in names]
 
 
@@ -49,7 +56,7 @@ def load_list(list_file: str, image_root: str, sem_seg_root: str) -> list[dict[s
 
 def read_names(list_file: str | Path) -> list[str]:
     """The first word of each line, without folder and suffix."""
-    with PathManager.open(str(list_file), "r") as file:
+    with open_file(list_file, "r") as file:
         return [Path(line.split()[0]).stem for line in file if line.strip()]
 
 

@@ -12,10 +12,10 @@ from PIL import Image
 from ...errors import DatasetError
 from ..checks.image_files import map_files, size_in_words
 from ..findings import Findings
-from ..images import UNDECODABLE
+from ..images import UNDECODABLE, reason
 from ..labels import IGNORE_LABEL, read_labels
 from .classes import CAMVID_CLASSES, CAMVID_SPLITS
-from .folders import copy_files, names_in, prepared_folder, raise_findings, read_lines, size_of_whole_image, write_info
+from .folders import copy_files, names_in, prepared_folder, raise_findings, read_lines, read_whole_image, write_info
 
 _VOID = len(CAMVID_CLASSES)  # in the download
 _KIND = "CamVid"
@@ -67,7 +67,7 @@ def _find_pairs(folder: Path) -> list[_Pair]:
         if missing:
             raise DatasetError(f"Missing: {', '.join(missing)}. Remedy: {_REMEDY}")
         names = names_in(images) | names_in(masks)
-        if listed.is_file():  # its folders are those of the authors' machine
+        if listed.exists():  # its folders are those of the authors' machine
             names |= {Path(line.split()[0]).name for line in read_lines(listed)}
         if not names:
             raise DatasetError(f"{images} is empty. Remedy: {_REMEDY}")
@@ -90,9 +90,9 @@ def _problems(pair: _Pair) -> list[tuple[str, str]]:
     if missing:
         return missing
     try:
-        size = size_of_whole_image(pair.image)
+        size = read_whole_image(pair.image).size
     except UNDECODABLE as error:
-        return [("image cannot be read", f"{pair.image} ({error})")]
+        return [("image cannot be read", f"{pair.image} ({reason(error)})")]
     try:
         labels = read_labels(pair.mask)
     except DatasetError as error:

@@ -12,9 +12,10 @@ from typing import Any
 from ...errors import DatasetError
 from ..findings import Findings
 from ..images import UNDECODABLE, reason
-from .folders import prepared_folder, raise_findings, size_of_whole_image, write_info
+from .folders import prepared_folder, raise_findings, read_whole_image, write_info
 from .instances import ReadImage, count, read_all, write_instances
 from .samples import Sample, check_splits
+from .sayings import is_text
 from .splits import split_by_seed
 
 logger = logging.getLogger(__name__)
@@ -73,10 +74,13 @@ def convert(
     """
     with prepared_folder(root, source, kind, overwrite=overwrite) as staging:
         layout = find(source)
+        if wrong := [name for name in classes or layout.classes or () if not is_text(name)]:
+            raise DatasetError(f"The class {wrong[0]} is not text that UTF-8 can hold: rename it")
         splits = _splits(layout, val_share, seed)
         names = [name for split in splits.values() for name in split]
         images = read_all(layout.read, names, source, _REMEDY)
         classes = _classes(images, classes or layout.classes)
+        _check_objects(images, splits)
         write_instances(staging, images, splits, classes)
         counts = count(images, splits)
         how = {"val_share": val_share, "seed": seed, "masks": _masks(images)}
@@ -113,7 +117,7 @@ def read_sample(name: str, sample: Sample, fill: Callable[[ReadImage], Any]) -> 
 
 def measure(image: ReadImage) -> None:
     try:
-        image.size = size_of_whole_image(image.path)
+        image.size, image.is_turned, _ = read_whole_image(image.path)
     except UNDECODABLE as error:
         image.problems.append(("image cannot be read", f"{image.path} ({reason(error)})"))
 
@@ -141,6 +145,19 @@ def _classes(images: Mapping[str, ReadImage], classes: Sequence[str] | None) -> 
                 unknown.add(f"class {read['category']!r}", name)
     raise_findings(unknown, f"Objects are of none of the classes {', '.join(classes)}", "correct them, or --classes")
     return classes
+
+
+def _check_objects(images: Mapping[str, ReadImage], splits: Mapping[str, Sequence[str]]) -> None:
+    """Raise DatasetError if nothing can be learned from the split train; warn if val has nothing to find."""
+    for split, names in splits.items():
+        objects = [read for name in names for read in images[name].objects]
+        if any(not read["iscrowd"] for read in objects):
+            continue
+        crowds = f" but {len(objects)} marked as difficult, which become crowds" if objects else ""
+        sentence = f"The {len(names)} images of the split {split} have no objects{crowds}"
+        if split == "train":
+            raise DatasetError(f"{sentence}: nothing can be learned from them; correct the labels or the split")
+        logger.warning("%s: their AP is not defined", sentence)
 
 
 def _masks(images: Mapping[str, ReadImage]) -> str | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError
-from ..checks.image_files import image_size, map_files
+from ...paths import read_file, why
+from ..checks.image_files import ImageFile, map_files, read_image_file
 from ..findings import Findings
 from ..synthetic.staging import staged_folder
 
@@ -57,7 +58,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
 def is_prepared(folder: Path) -> bool:
     """Whether a folder was written by a preparation, of whatever kind."""
     try:
-        content = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        content = json.loads(read_file(folder / INFO_FILE))
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and str(content.get("description")).startswith(_PREPARED)
@@ -75,20 +76,22 @@ def names_in(folder: Path) -> set[str]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a list that are not empty. DatasetError if it is not text."""
+    """The lines of a list that are not empty. DatasetError if it is not text, or cannot be read."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_file(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file} is not a list in UTF-8: save it as such") from error
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read ({why(error)})") from error
     return [line.strip() for line in lines if line.strip()]
 
 
-def size_of_whole_image(path: Path) -> tuple[int, int]:
-    """Width and height as Detectron2 reads the image, all of which is decoded.
+def read_whole_image(path: Path) -> ImageFile:
+    """What an image is, all of which is decoded.
 
     Raises one of `fpt_d2.data.images.UNDECODABLE` if it is not an image, or not a whole one.
     """
-    return image_size(str(path), expected=(0, 0))  # no image has this size, so that its header is not trusted
+    return read_image_file(str(path))
 
 
 def raise_findings(findings: Findings, what: str, remedy: str) -> None:

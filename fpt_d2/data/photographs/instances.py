@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..checks.image_files import map_files, size_in_words
+from ..coco.geometry import TOLERANCE
 from ..findings import Findings
 from .folders import raise_findings, write_json
+from .sayings import not_text
 
 logger = logging.getLogger(__name__)
 
-# An object may reach beyond its image by rounding, and is clipped. Much more than that is a mistake.
-_TOLERANCE = 2.0  # pixels
 _DECIMALS = 3  # of a pixel
-_MOST_PIXELS = 1e9  # of a side, when it is written out
 
 Corners = Sequence[float]  # x1, y1, x2, y2 in pixels from the upper left corner of the image
 
@@ -31,6 +30,7 @@ class ReadImage:
     """One image of a download.
 
     Attributes:
+        is_turned: EXIF data exchange width and height of what is stored.
         objects: COCO annotations, still without ids, each with its class's name as ``category``.
         stratum: its kind, where splits are to be alike in it.
         problems: what is wrong with its files: the kind, and the file.
@@ -41,6 +41,7 @@ class ReadImage:
 
     path: Path
     size: tuple[int, int] = (0, 0)  # width, height
+    is_turned: bool = False
     objects: list[dict[str, Any]] = field(default_factory=list)
     stratum: tuple[Any, ...] = ()
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -69,7 +70,7 @@ class ReadImage:
             said: what stands there; the corners by default.
         """
         (x1, y1, x2, y2), (width, height) = corners, self.size
-        if not min(x1, y1, width - x2, height - y2) >= -_TOLERANCE:
+        if not min(x1, y1, width - x2, height - y2) >= -TOLERANCE:
             said = said or ", ".join(f"{x:g}" for x in corners)
             self.problems.append(("box reaches outside its image", f"{where} ({said}) of {size_in_words(self.size)}"))
             return
@@ -109,17 +110,6 @@ def _area(polygon: np.ndarray) -> float:
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
 
 
-def size_problem(image: ReadImage, said: Sequence[float], file: Path) -> list[tuple[str, str]]:
-    """The problem of a file that gives its image another (width, height) than it has, if it does."""
-    if tuple(said) == image.size:
-        return []
-    words = "x".join(f"{side:g}" if abs(side) < _MOST_PIXELS else "..." for side in said)
-    example = f"{file} has {words}, {image.path} is {size_in_words(image.size)}"
-    if tuple(said[::-1]) == image.size:
-        example += " as its EXIF orientation turns it"
-    return [("annotation file has another size than its image", example)]
-
-
 def read_all(read: Callable[[str], ReadImage], names: Sequence[str], folder: Path, remedy: str) -> dict[str, ReadImage]:
     """Read the image of each name, and warn of what is left out.
 
@@ -128,6 +118,7 @@ def read_all(read: Callable[[str], ReadImage], names: Sequence[str], folder: Pat
     images = dict(zip(names, map_files(read, names, "reading annotations")))
     problems, left_out = Findings(), Findings()
     for image in images.values():
+        image.problems += not_text(image.path, [image.file_name, *(read["category"] for read in image.objects)])
         for findings, found in ((problems, image.problems), (left_out, image.left_out)):
             for finding in found:
                 findings.add(*finding)

@@ -19,12 +19,15 @@ from typing import Any
 
 from PIL import ImageOps
 
+from ...errors import printable
+from ...paths import read_file, why
 from ..images import UNDECODABLE, open_image, reason
 from .converting import Layout, convert, measure
-from .instances import ReadImage, size_problem
+from .instances import ReadImage
 from .labelme_shapes import add_shapes
 from .library import load_reader
 from .samples import Sample, check_kind, find_samples, splits_by_folder
+from .sayings import size_problem
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,8 @@ def prepare_labelme(
     )
     images = {path.resolve() for sample in find_samples(source, ".json").values() for path in sample.images}
     if left_out := images.difference(taken):
-        logger.warning("Left out: %d images without a JSON file, such as %s", len(left_out), min(left_out))
+        example = printable(str(min(left_out)))
+        logger.warning("Left out: %d images without a JSON file, such as %s", len(left_out), example)
     return counts
 
 
@@ -84,8 +88,11 @@ def _read(
         image.problems.append(("one name has more than one JSON file", " and ".join(map(str, files))))
         return image
     try:
-        content = json.loads(files[0].read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_file(files[0]))
+    except OSError as error:
+        image.problems.append(("file cannot be read", f"{files[0]} ({why(error)})"))
+        return image
+    except (ValueError, RecursionError) as error:
         image.problems.append(("file is not JSON", f"{files[0]} ({error})"))
         return image
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
@@ -97,9 +104,8 @@ def _read(
         image.problems.append(("image has two JSON files", f"{image.path} has {other} and {files[0]}"))
     if image.problems:
         return image
-    said = [side for side in map(content.get, ("imageWidth", "imageHeight")) if isinstance(side, (int, float)) and side]
-    if len(said) == 2:
-        image.problems += size_problem(image, said, files[0])
+    said = list(map(content.get, ("imageWidth", "imageHeight")))
+    image.problems += size_problem(files[0], said, image.path, image.size, image.is_turned)
     add_shapes(image, content["shapes"], files[0], read_shapes)
     return image
 
@@ -129,6 +135,7 @@ def _use_embedded(image: ReadImage, data: object) -> None:
         with open_image(io.BytesIO(base64.b64decode(str(data), validate=True))) as opened:
             suffix = f".{(opened.format or 'png').lower()}"
             image.size = ImageOps.exif_transpose(opened).size  # all of it is decoded, and turned as Detectron2 does
+            image.is_turned = image.size != opened.size
     except UNDECODABLE as error:
         image.problems.append(("imageData is not an image", f"{image.path} ({reason(error)})"))
         return

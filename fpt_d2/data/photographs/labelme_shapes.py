@@ -35,7 +35,7 @@ def add_shapes(image: ReadImage, shapes: Sequence[Any], file: Path, read_shapes:
         where = f"{file} shape {number}"
         label = shape.get("label") if isinstance(shape, dict) else None
         if not isinstance(label, str) or not label.strip():
-            image.problems.append(("shape has no label", where))
+            image.problems.append(("shape has no label that is text", where))
             continue
         kind = shape.get("shape_type") or "polygon"  # LabelMe's first versions had no other
         if kind not in (*_OUTLINES, "mask"):

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import DatasetError
+from ...paths import open_file, why
 from ..checks.image_files import size_in_words
 from ..labels import UNREADABLE, read_labels
 from .classes import NUCLEI_CLASSES
@@ -65,12 +66,12 @@ def _read_sample(sample: Path) -> ReadImage:
     if not masks:
         image.problems.append(("folder has no masks", str(sample / "masks")))
     try:
-        with Image.open(image.path) as file:
-            pixels = np.asarray(file.convert("RGB"))
+        with open_file(image.path) as file, Image.open(file) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
     except FileNotFoundError:
         image.problems.append(("image is missing", str(image.path)))
     except UNREADABLE as error:
-        image.problems.append(("image cannot be read", f"{image.path} ({error})"))
+        image.problems.append(("image cannot be read", f"{image.path} ({why(error)})"))
     if image.problems:
         return image
     image.size = pixels.shape[1], pixels.shape[0]

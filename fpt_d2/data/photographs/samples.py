@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import DatasetError
-from ..datasets.sem_seg import IMAGE_SUFFIXES
+from ...paths import open_file, read_file
+from ..images import IMAGE_SUFFIXES
 from .folders import is_prepared
 
 # Folders that say what is in them, not which image it is: train/images/a.jpg and train/labels/a.txt are one sample.
@@ -38,17 +39,25 @@ def find_samples(source: Path, suffix: str, folders: Sequence[Path] | None = Non
         folders: those that are searched, with all in them; ``source`` by default.
     """
     samples: defaultdict[str, Sample] = defaultdict(Sample)
+    folders_passed: list[Path] = []
     for folder in folders or (source,):
-        for path in _files(folder, set()):
+        for path in _files(folder, set(), folders_passed):
             if path.suffix.lower() == suffix:
                 samples[sample_name(source, path)].labels.append(path)
             elif path.name.lower().endswith(IMAGE_SUFFIXES):
                 samples[sample_name(source, path)].images.append(path)
+    for path in folders_passed:  # one where the label file of an image should be, which its reader will name
+        sample = samples.get(sample_name(source, path)) if path.suffix.lower() == suffix else None
+        if sample and not sample.labels:
+            sample.labels.append(path)
     return dict(sorted(samples.items()))
 
 
-def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """All files below a folder but hidden ones and those of a prepared data set, through links, but no folder twice."""
+def _files(folder: Path, seen: set[Path], passed: list[Path] | None = None) -> Iterator[Path]:
+    """All files below a folder but hidden ones and those of a prepared data set, through links, but no folder twice.
+
+    The folders on the way are added to ``passed``.
+    """
     for place, folders, names in os.walk(folder, followlinks=True):
         real = Path(place).resolve()
         if real in seen or is_prepared(real):
@@ -56,6 +65,8 @@ def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if passed is not None:
+            passed += (Path(place, name) for name in folders)
         yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
 
 
@@ -122,14 +133,17 @@ def check_kind(source: Path, command: str, wanted: str) -> None:
 def _is_of(command: str, file: Path) -> bool:
     if command == "labelme":
         return "shapes" in _keys(file)
-    with file.open("rb") as opened:
-        start = opened.read(1000)
+    try:
+        with open_file(file) as opened:
+            start = opened.read(1000)
+    except OSError:  # which is named where the file is read
+        return False
     return b"<annotation" in start if command == "voc" else bool(re.match(rb"\s*\d+([ \t]+-?[\d.]+){4}", start))
 
 
 def _keys(file: Path) -> set[str]:
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_file(file))
     except (OSError, ValueError, RecursionError):
         return set()
     return {*content} if isinstance(content, dict) else set()

@@ -26,7 +26,11 @@ def split_by_seed(strata: Mapping[str, Any], val_share: float, seed: int) -> dic
         raise DatasetError(f"The share of the split val must be between 0 and 1, not {val_share:g}: set --val-share")
     if len(strata) < 2:
         raise DatasetError("One image is too few for the splits train and val: add images")
-    order = sorted(strata, key=lambda name: (strata[name], hashlib.sha256(f"{seed}:{name}".encode()).digest()))
+
+    def key(name: str) -> tuple[Any, bytes]:  # of any name: which of them cannot be written is said when they are read
+        return strata[name], hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).digest()
+
+    order = sorted(strata, key=key)
     is_val = [floor((i + 1) * val_share) > floor(i * val_share) for i in range(len(order))]
     names = {split: sorted(n for n, v in zip(order, is_val) if v == (split == "val")) for split in ("train", "val")}
     if not all(names.values()):

@@ -7,22 +7,28 @@ objects, and stops at the first file that is wrong without its name.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from reprlib import repr as short
 from xml.etree import ElementTree
 
 import numpy as np
 
 from ...errors import DatasetError
-from ..datasets.sem_seg import IMAGE_SUFFIXES
+from ...paths import read_file, why
+from ..images import IMAGE_SUFFIXES
 from .converting import Layout, convert, sample_reader
 from .folders import read_lines
-from .instances import ReadImage, size_problem
+from .instances import ReadImage
 from .samples import Sample, check_kind, find_samples, splits_by_folder
+from .sayings import size_problem
 
 _SPLITS = ("train", "val", "test")
+_IS_DIFFICULT, _IS_NOT = ("1", "true", "yes"), ("0", "false", "no")
+_DIFFICULT = "object marked as difficult, which becomes a crowd: it is neither trained nor evaluated"
 
 
 def prepare_voc(
@@ -76,7 +82,7 @@ def _find_folder(source: Path) -> Path:
 def _read_lists(folder: Path) -> dict[str, list[str]]:
     """Names of the images of each split; none where there are no lists."""
     files = {split: folder / f"{split}.txt" for split in _SPLITS}
-    return {split: _read_list(file) for split, file in files.items() if file.is_file()}
+    return {split: _read_list(file) for split, file in files.items() if file.exists()}
 
 
 def _read_list(file: Path) -> list[str]:
@@ -91,8 +97,11 @@ def _fill(sample: Sample, image: ReadImage) -> None:
         return
     file = sample.labels[0]
     try:
-        annotation = ElementTree.parse(file).getroot()
-    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:  # the last two: of an odd encoding
+        annotation = ElementTree.parse(io.BytesIO(read_file(file))).getroot()
+    except OSError as error:
+        image.problems.append(("annotation file cannot be read", f"{file} ({why(error)})"))
+        return
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: of an odd encoding
         image.problems.append(("annotation file is not XML", f"{file} ({error})"))
         return
     image.problems += _file_problems(annotation, image, file)
@@ -103,9 +112,13 @@ def _fill(sample: Sample, image: ReadImage) -> None:
 def _file_problems(annotation: ElementTree.Element, image: ReadImage, file: Path) -> Iterator[tuple[str, str]]:
     if annotation.tag != "annotation":
         yield "XML file is not a VOC annotation", f"{file} (<{annotation.tag}>)"
-    size = _numbers(annotation.find("size"), ("width", "height"))
-    if size and all(size):  # some tools write no size, or 0
-        yield from size_problem(image, size, file)
+    size = annotation.find("size")
+    said = [] if size is None else list(map(size.findtext, ("width", "height")))
+    yield from size_problem(file, said, image.path, image.size, image.is_turned)
+    objects = {id(element) for element in annotation.iterfind("object")}
+    for element in annotation.iter():
+        if element.tag.lower().rpartition("}")[2] == "object" and id(element) not in objects:
+            yield "object is not directly in <annotation>, or not called <object>", f"{file} (<{element.tag}>)"
 
 
 def _add_object(image: ReadImage, element: ElementTree.Element, where: str) -> None:
@@ -121,7 +134,13 @@ def _add_object(image: ReadImage, element: ElementTree.Element, where: str) -> N
     (left, right), (top, bottom) = sorted(box[::2]), sorted(box[1::2])  # some tools write corners as they were drawn
     # VOC's first pixel is 1, and its last is that of the object; but one pixel alone is a slip of the mouse.
     first = (left - (left < right), top - (top < bottom))
-    is_difficult = (element.findtext("difficult") or "0").strip().lower() in ("1", "true")
+    difficult = (element.findtext("difficult") or "0").strip()
+    if difficult.lower() not in (*_IS_DIFFICULT, *_IS_NOT):
+        image.problems.append(("difficult is neither 0 nor 1", f"{where} ({short(difficult)})"))
+        return
+    is_difficult = difficult.lower() in _IS_DIFFICULT
+    if is_difficult:
+        image.left_out.append((_DIFFICULT, where))
     said = ", ".join(f"{x:g}" for x in box)
     image.add(name, (*first, right, bottom), where, polygons=polygons, said=said, iscrowd=is_difficult)
 

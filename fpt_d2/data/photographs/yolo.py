@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DatasetError
+from ...errors import DatasetError, printable
+from ...paths import read_file, why
 from .converting import Layout, convert, sample_reader
 from .folders import read_lines
 from .instances import ReadImage
@@ -63,7 +64,8 @@ def _find(source: Path, *, read_line: Callable[..., Any], names: Sequence[str] |
     found = find_samples(source, ".txt")
     samples = {name: sample for name, sample in found.items() if not _is_other(sample)}
     if empty := [sample.images[0] for sample in samples.values() if not sample.labels]:
-        logger.warning("%d images without a label file have no objects, such as %s", len(empty), empty[0])
+        example = printable(str(empty[0]))
+        logger.warning("%d images without a label file have no objects, such as %s", len(empty), example)
     description = read_yaml(source)
     classes = names or description.classes() or _listed_classes(source)
     splits = {} if is_split else description.splits(samples)
@@ -80,7 +82,7 @@ def _is_other(sample: Sample) -> bool:
 
 def _listed_classes(source: Path) -> list[str]:
     for file in (source / name for name in _NAME_FILES):
-        if file.is_file():
+        if file.exists():
             check_names(classes := read_lines(file), file)
             return classes
     raise DatasetError(f"{source} does not name its classes: add names to data.yaml, or set --classes A,B,...")
@@ -91,8 +93,11 @@ def _fill(
 ) -> None:
     for file in sample.labels:
         try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
+            lines = read_file(file).decode("utf-8-sig").splitlines()
+        except OSError as error:
+            image.problems.append(("label file cannot be read", f"{file} ({why(error)})"))
+            continue
+        except ValueError as error:
             image.problems.append(("label file is not text", f"{file} ({error})"))
             continue
         for number, line in enumerate(lines, start=1):

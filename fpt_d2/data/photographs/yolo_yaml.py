@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from ...errors import DatasetError
+from ...paths import read_file, why
 from .folders import read_lines
 from .samples import Sample
 
@@ -148,6 +149,8 @@ def read_yaml(source: Path) -> YoloYaml:
 
 def _load(file: Path) -> Any:
     try:
-        return yaml.safe_load(file.read_bytes())
+        return yaml.safe_load(read_file(file))
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read ({why(error)})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DatasetError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...errors import DatasetError
+from ...paths import read_file
 
 _SMALLEST_IMAGE = 64  # below it a shape of the smallest diameter fills the image
 SPLITS = ("train", "val")  # a split's place enters the seed: append, never insert
@@ -79,7 +80,7 @@ def staged_folder(root: Path, marker: tuple[str, str], *, overwrite: bool) -> It
 
 def _has_marker(root: Path, file: str, description: str) -> bool:
     try:
-        content = json.loads((root / file).read_text(encoding="utf-8"))
+        content = json.loads(read_file(root / file))
         return bool(content.get("info", content)["description"] == description)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
