@@ -30,7 +30,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 def what_is_there(path: str) -> str:
     """What is wrong with a path that is not of the kind it should be: ``"is a pipe"``, or ``"does not exist"``."""
-    kind = kind_of(path)
+    kind = kind_of(path) or ("a link to nothing" if os.path.islink(path) else "")
     return f"is {kind}" if kind else "does not exist"
 
 

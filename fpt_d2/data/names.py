@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+
+def is_plain_text(name: str) -> bool:
+    """Whether a name is not blank and has no control characters, which steer a terminal, and nothing that UTF-8 cannot
+    hold: half of a pair of surrogates, or bytes of a file name."""
+    return bool(name.strip()) and not {unicodedata.category(character) for character in name} & {"Cc", "Cs"}
 
 
 def distinct_names(files: Iterable[str], suffix: Callable[[str], str] = lambda file: "") -> dict[str, str]:

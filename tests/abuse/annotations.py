@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -106,9 +107,28 @@ def folder_as_file(place: Place) -> None:
     place.annotations().mkdir()
 
 
-def own_voc(place: Place) -> list[object]:
-    import os
+def pipe(place: Place) -> None:
+    place.annotations().unlink()
+    os.mkfifo(place.annotations())
 
+
+def without_pixels(content: Content, number: int | None = None) -> None:
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    for annotation in content["annotations"][:number]:
+        height, width = sizes[annotation["image_id"]]
+        annotation |= {"segmentation": {"size": [height, width], "counts": [height * width]}, "iscrowd": 0}
+
+
+def elsewhere(content: Content) -> None:
+    """The first mask is the last pixel of its image, or the first."""
+    annotation = content["annotations"][0]
+    without_pixels(content, 1)
+    height, width = annotation["segmentation"]["size"]
+    is_left, number = annotation["bbox"][0] > width / 2, height * width - 1
+    annotation["segmentation"]["counts"] = [0, 1, number] if is_left else [number, 1]
+
+
+def own_voc(place: Place) -> list[object]:
     from detectron2.data import MetadataCatalog
 
     metadata = MetadataCatalog.get("voc_2007_val")
@@ -182,5 +202,19 @@ CASES = (
         0,
     ),
     Case("a crowd", edited(lambda c: c["annotations"][0].update(iscrowd=1), "train", "--check"), "crowd, which tra", 0),
+    Case("a pipe as annotation file", pipe, "is a pipe"),
+    Case(
+        "boxes of no area alone", all_of(bbox=[5, 5, 0, 0], iscrowd=0), "learned from the annotations (1): box of no ar"
+    ),
+    Case("empty masks alone", edited(without_pixels), "learned from the annotations (1): mask of no area"),
+    Case("one empty mask", edited(lambda c: without_pixels(c, 1), "train", "--check"), "mask of no area (", 0),
+    Case("RLE elsewhere", edited(elsewhere), "mask (RLE) outside its box (1)"),
+    Case("category_id in quotes", first(category_id="1"), "(write 1 in place of '1')"),
+    Case("a file_name with NUL", all_of("images", file_name="a\0\x1b[2J.jpg"), r"a\x00\x1b[2J.jpg"),
+    Case(
+        "file_name is a folder",
+        lambda p: p.edit(lambda c: c["images"][0].update(file_name=".")),
+        "(it is a folder, not",
+    ),
     Case("a VOC set of other classes", own_voc, "python tools/prepare.py voc FOLDER --name NAME"),
 )

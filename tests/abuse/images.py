@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ def _cut(place: Place) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def _darken(place: Place) -> None:
+    for path in place.images():
+        pixels = np.asarray(Image.open(path).convert("L"))
+        Image.fromarray(pixels.astype(np.uint16)).save(path, "PNG")
+
+
 def _make_thin(place: Place) -> Sequence[object]:
     def change(content: dict[str, Any]) -> None:
         image = content["images"][0]
@@ -59,6 +66,15 @@ CASES = (
     Case("PostScript", _replace(_save(np.uint8, 1, "EPS")), "it is PostScript"),
     Case("an image of no bytes", _replace(lambda path, _: path.touch()), "it is not an image"),
     Case("a folder called .jpg", _replace(lambda path, _: path.mkdir()), "(it is a folder, not a file)"),
+    Case("a pipe called .jpg", _replace(lambda path, _: os.mkfifo(path)), "(it is a pipe, not a file)"),
+    Case("an endless device", _replace(lambda path, _: path.symlink_to("/dev/zero")), "(it is a device, not a file)"),
+    Case("8 bits stored in 16", _darken, "image of 16 bits that is read as black"),
+    Case(
+        "one image of 8 bits stored in 16",
+        _replace(_save(np.uint16, 1, "PNG")),
+        "image of 16 bits that is read as black: if its values are those of 8 bits, save it with 8",
+        0,
+    ),
     Case("a link to nowhere", _replace(lambda path, _: path.symlink_to("nowhere")), "(No such file or directory)"),
     Case("a bomb", _replace(lambda path, _: Image.new("1", (13000, 13000)).save(path, "PNG")), "cut it into tiles"),
     Case("a cut test image", _cut, "image file cannot be read (1)"),

@@ -463,18 +463,27 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "label of half a character": (
         "labelme",
         a_json(shape("rectangle", [[0, 0], [9, 9]], "\ud800")),
-        r"name is not text that UTF-8 can hold: rename it \(1\): '\\ud800' of .*a.png",
+        r"what UTF-8 cannot hold: rename it \(1\): '\\ud800' of .*a.png",
     ),
-    "name of half a character": ("yolo", text(Y, 'names: [cell, "\\ud800"]'), r"class \\ud800 is not text that UTF-8"),
+    "name of half a character": (
+        "yolo",
+        text(Y, 'names: [cell, "\\ud800"]'),
+        r"The class '\\ud800' has control characters, or ",
+    ),
     "file name of bytes": (
         "yolo",
         lambda root: (root / "images" / "a.png").rename(root / "images" / "z\udcff.png"),
-        r"name is not text that UTF-8 can hold: rename it \(1\): 'z\\udcff.png' of ",
+        r"what UTF-8 cannot hold: rename it \(1\): 'z\\udcff.png' of ",
     ),
     "a folder as label": (
         "yolo",
         lambda root: [(root / A).unlink(), (root / A).mkdir()],
         r"label file cannot be read \(1\): .*a.txt \(it is a folder, not a file\)",
+    ),
+    "a folder as image": (
+        "yolo",
+        lambda root: [(root / "images" / "a.png").unlink(), (root / "images" / "a.png").mkdir()],
+        r"image cannot be read \(1\): .*a.png \(it is a folder, not a file\)",
     ),
     "a pipe as label": (
         "yolo",

@@ -183,6 +183,15 @@ def test_the_first_of_several_frames_is_read(suffix: str, tmp_path: Path) -> Non
     assert red > 240 and green < 10 and blue < 10
 
 
+def test_an_image_of_8_bits_in_16_is_said_to_be_black(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(IN_8_BITS.astype(np.uint16), tmp_path / "a%s\x1b.png")
+    assert read_image(path, "RGB").max() <= 1
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{tmp_path}/a%s\\x1b.png: image of 16 bits that is read as black")
+    read_image(save(257 * IN_8_BITS.astype(np.uint16), tmp_path / "b.png"), "RGB")
+    assert len(caplog.records) == 1
+
+
 @pytest.fixture
 def record(tmp_path: Path) -> dict[str, Any]:
     path = save(np.rint(65535 * RAMP).astype(np.uint16), tmp_path / "a.png")
@@ -225,6 +234,9 @@ def test_names_that_would_meet_have_their_folders() -> None:
     assert list(distinct_names(files).values()) == ["a_1", "b_1", "b_2"]
     assert list(distinct_names(files[1:]).values()) == ["1", "2"]
     assert list(distinct_names(["x/1.png", "x/1.jpg", "x/1.PNG"]).values()) == ["1", "1_2", "1_3"]
+    suffix = lambda file: Path(file).suffix  # noqa: E731
+    assert list(distinct_names(["x/1.png", "x/1.jpg"], suffix).values()) == ["1.png", "1.jpg"]
+    assert list(distinct_names(["x/1.png", "x/1.jpg", "x/1.PNG"], suffix).values()) == ["1.png", "1.jpg", "1_2.PNG"]
     for clash in (
         ["a/b_1.png", "a_b/1.png"],
         ["A/1.png", "a/1.png"],

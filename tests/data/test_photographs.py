@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import prepare
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import MetadataCatalog
@@ -495,3 +496,11 @@ def test_colors_and_the_label_of_no_class() -> None:
         "RBC",
         "WBC",
     ]
+
+
+@pytest.mark.parametrize("name", ["a" * 201, "ü" * 101, "a/b", "..", "", "a\nb", "a\udcff"])
+def test_a_name_that_no_folder_can_have_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        prepare.main(["voc", str(tmp_path), "--name", name])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and "argument --name: " in error and len(error) < 150

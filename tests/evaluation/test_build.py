@@ -192,6 +192,7 @@ def test_the_evaluator_of_each_type(kind, evaluators, package, shapes: Path, cfg
     metadata = {"json_file": str(shapes / "annotations" / "instances_val.json"), "thing_classes": list("abcdef")}
     metadata |= {"thing_dataset_id_to_contiguous_id": ids, "stuff_dataset_id_to_contiguous_id": ids}
     metadata |= {"dirname": str(tmp_path), "split": "test", "year": 2007}
+    metadata |= {"panoptic_json": str(tmp_path / "panoptic.json"), "panoptic_root": str(tmp_path)}
     labels(tmp_path, cfg, evaluator_type=kind, **metadata)
     if package is not None and importlib.util.find_spec(package) is None:
         with pytest.raises(ValueError, match=f"'{NAME}'.*needs the package {package}"):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..findings import Findings
+from ..names import is_plain_text
 from .file import CocoFile, Example, without_collection
 from .geometry import TOLERANCE, WITHIN_ONE, check_geometry
 from .rle import rle_problem
@@ -58,6 +59,8 @@ def _check_names(content: CocoFile) -> None:
     for name, count in Counter(category["name"] for category in content.categories).items():
         if count > 1:
             content.errors.add("category name is not unique", repr(name))
+        if not is_plain_text(name):
+            content.errors.add("category name is blank or has control characters", repr(name))
     seen: set[str] = set()
     for image in content.images:
         name = os.path.normpath(image["file_name"])
@@ -143,6 +146,9 @@ def _check_keypoints(content: CocoFile, annotation: Record, height: int, width: 
         content.errors.add("visibility of a keypoint is neither 0, 1 nor 2", example)
     if ((xy < -TOLERANCE) | (xy > (width + TOLERANCE, height + TOLERANCE))).any():
         content.errors.add("keypoint outside its image", example)
+    low, size = np.array(annotation["bbox"]).reshape(2, 2)
+    if count and not ((xy >= low - TOLERANCE) & (xy <= low + size + TOLERANCE)).all(axis=1).any():
+        content.warnings.add("keypoints all outside their box, from which none is learned", example)
     if count > 1 and xy.max() <= 1 and min(height, width) > 2:
         within_one.add(WITHIN_ONE, example)
     stated = annotation.get("num_keypoints")

@@ -12,10 +12,10 @@ from typing import Any
 from ...errors import DatasetError
 from ..findings import Findings
 from ..images import UNDECODABLE, reason
+from ..names import is_plain_text
 from .folders import prepared_folder, raise_findings, read_whole_image, write_info
 from .instances import ReadImage, count, read_all, write_instances
 from .samples import Sample, check_splits
-from .sayings import is_text
 from .splits import split_by_seed
 
 logger = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ def convert(
     """
     with prepared_folder(root, source, kind, overwrite=overwrite) as staging:
         layout = find(source)
-        if wrong := [name for name in classes or layout.classes or () if not is_text(name)]:
-            raise DatasetError(f"The class {wrong[0]} is not text that UTF-8 can hold: rename it")
+        if wrong := [name for name in classes or layout.classes or () if not is_plain_text(name)]:
+            raise DatasetError(f"The class {wrong[0]!r} has control characters, or what UTF-8 cannot hold: rename it")
         splits = _splits(layout, val_share, seed)
         names = [name for split in splits.values() for name in split]
         images = read_all(layout.read, names, source, _REMEDY)

@@ -46,10 +46,14 @@ def find_samples(source: Path, suffix: str, folders: Sequence[Path] | None = Non
                 samples[sample_name(source, path)].labels.append(path)
             elif path.name.lower().endswith(IMAGE_SUFFIXES):
                 samples[sample_name(source, path)].images.append(path)
-    for path in folders_passed:  # one where the label file of an image should be, which its reader will name
-        sample = samples.get(sample_name(source, path)) if path.suffix.lower() == suffix else None
-        if sample and not sample.labels:
-            sample.labels.append(path)
+    for (
+        path
+    ) in folders_passed:  # one where the label file of an image should be, or the image, is named when it is read
+        sample = samples.get(sample_name(source, path), Sample())
+        if path.suffix.lower() == suffix:
+            sample.labels += [] if sample.labels else [path]
+        elif path.name.lower().endswith(IMAGE_SUFFIXES):
+            sample.images += [] if sample.images else [path]
     return dict(sorted(samples.items()))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from reprlib import repr as short
 
 from ..checks.image_files import size_in_words
+from ..names import is_plain_text
 
 _MOST_PIXELS = 1e9  # of a side, when it is written out
 
@@ -48,16 +49,7 @@ def _side(value: object) -> float | None:
 
 
 def not_text(image: Path, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The problems of names, of an image and its classes, that UTF-8, and so an annotation file, cannot hold."""
+    """The problems of names, of an image and its classes, that an annotation file cannot hold."""
     for name in dict.fromkeys(names):
-        if not is_text(name):
-            yield "name is not text that UTF-8 can hold: rename it", f"{name!r} of {image}"
-
-
-def is_text(name: str) -> bool:
-    """Whether UTF-8 can hold a name, which has no half of a pair of surrogates, nor bytes of a file name."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        if not is_plain_text(name):
+            yield "name has control characters, or what UTF-8 cannot hold: rename it", f"{name!r} of {image}"
