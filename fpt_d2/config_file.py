@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config import SEMANTIC_SEGMENTATION, add_fpt_config
 from .config_path import check_config_file, did_you_mean
+from .config_types import as_written
 from .config_values import check_values, flat
 from .config_yaml import CheckedYaml
 from .errors import ConfigError
@@ -46,16 +47,26 @@ def merged_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     origin = f"The config file {config_file}"
     content, cfg = _load(config_file, origin), get_default_config()
     _add_projects(cfg, content.get("MODEL"), origin)
-    if content.get("VERSION", cfg.VERSION) == cfg.VERSION:  # Detectron2 translates the keys of an older one
-        _check_keys(flat(content), cfg, origin)
-    with _named(origin):
-        cfg.merge_from_file(config_file, allow_unsafe=False)
+    if content.get("VERSION", cfg.VERSION) == cfg.VERSION:
+        _merge(flat(content), cfg, origin)
+    else:  # Detectron2 translates its keys
+        with _named(origin):
+            cfg.merge_from_file(config_file, allow_unsafe=False)
     _check_keys(dict.fromkeys(opts[::2]), cfg, "The command line")
     if len(opts) % 2:
         raise ConfigError(f"The command line is wrong: {opts[-1]} has no value, keys and values come in pairs")
-    with _named("The command line"):
-        cfg.merge_from_list(list(opts))
+    _merge(dict(zip(opts[::2], opts[1::2])), cfg, "The command line")
     return cfg
+
+
+def _merge(given: Mapping[str, Any], cfg: CfgNode, origin: str) -> None:
+    """Give keys, by their full names, their values."""
+    _check_keys(given, cfg, origin)
+    known = flat(cfg)
+    with _named(origin):
+        for key, value in given.items():
+            if not isinstance(value, Mapping):
+                cfg.merge_from_list([key, as_written(key, value, known.get(key))])
 
 
 def _load(config_file: str, origin: str) -> dict[str, Any]:
@@ -70,7 +81,7 @@ def _load(config_file: str, origin: str) -> dict[str, Any]:
         raise ConfigError(f"{origin} cannot be read: {error}") from error
     except (AttributeError, TypeError) as error:  # Detectron2's, of what is no path
         raise ConfigError(f"{origin} has a _BASE_ that is not the path of a file") from error
-    if content.get("VERSION", 2) not in (1, 2):
+    if content.get("VERSION", 2) not in (1, 2) or content.get("VERSION") is True:
         raise ConfigError(f"{origin} has VERSION {content['VERSION']!r}; allowed: 2, or 1 for Detectron2's old keys")
     return content
 

@@ -24,7 +24,7 @@ WRONG = {
     "SEED: 1\n---\nSEED: 2": "is not valid YAML",
     "SEED: 1\nSEED: 2": "has the key SEED twice",
     "SOLVER: {MAX_ITER: 1, MAX_ITER: 2}": "has the key MAX_ITER twice",
-    "SEED: 2001-01-01": "is not a valid type",
+    "SEED: 2001-01-01": "SEED is the date 2001-01-01; allowed: a whole number",
     "VERSION: 3": "has VERSION 3; allowed: 2",
     "VERSION: two": "has VERSION 'two'; allowed: 2",
     "VERSION: null": "has VERSION None; allowed: 2",

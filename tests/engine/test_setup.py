@@ -106,7 +106,7 @@ def test_a_broken_config_file(tmp_path: Path, train_net, capsys) -> None:
         ("MODELL: {}", "did you mean MODEL"),
         ("", "does not consist of keys and values"),
         ("[1, 2]", "does not consist of keys and values"),
-        ("SOLVER: {MAX_ITER: many}", "config key: SOLVER.MAX_ITER"),
+        ("SOLVER: {MAX_ITER: many}", "SOLVER.MAX_ITER is 'many'; allowed: a whole number"),
         ("SOLVER: {MAX_ITER: {A: 1}}", "there is no key SOLVER.MAX_ITER.A"),
         ("SOLVER: 3", "SOLVER is a section"),
         ("OUTPUT_DIR: !!python/object/apply:os.getcwd []", "tag:yaml.org,2002:python/object/apply:os.getcwd"),
