@@ -11,7 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config import SEMANTIC_SEGMENTATION, add_fpt_config
 from .config_path import check_config_file, did_you_mean
-from .config_types import as_written
+from .config_types import as_written, in_words
 from .config_values import check_values, flat
 from .config_yaml import CheckedYaml
 from .errors import ConfigError
@@ -50,7 +50,7 @@ def merged_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     if content.get("VERSION", cfg.VERSION) == cfg.VERSION:
         _merge(flat(content), cfg, origin)
     else:  # Detectron2 translates its keys
-        with _named(origin):
+        with _named(f"{origin}, read with Detectron2's old keys as it says VERSION 1,"):
             cfg.merge_from_file(config_file, allow_unsafe=False)
     _check_keys(dict.fromkeys(opts[::2]), cfg, "The command line")
     if len(opts) % 2:
@@ -125,7 +125,7 @@ def _check_types(cfg: CfgNode) -> None:
     for key, value in flat(cfg).items():
         default = defaults.get(key)
         if value is None and default is not None:
-            raise ConfigError(f"{key} is None; allowed: a value of type {type(default).__name__}")
+            raise ConfigError(f"{key} is None; allowed: {in_words(default)}")
         if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):
             for kind, words in ((str, "names"), ((int, float), "numbers")):
                 if default and all(isinstance(x, kind) for x in default):
@@ -139,4 +139,7 @@ def _named(origin: str) -> Iterator[None]:
     try:
         yield
     except (AssertionError, KeyError, ValueError) as error:
-        raise ConfigError(f"{origin} is wrong: {error.args[0]}") from error
+        said = " ".join(str(error.args[0]).split())
+        if said.startswith("Type mismatch"):  # with all that is there, of a section
+            said = f"{said.rpartition(' ')[2]} has a value of another type than its default"
+        raise ConfigError(f"{origin} is wrong: {said}") from error

@@ -9,8 +9,13 @@ from detectron2.config import CfgNode
 
 from .errors import ConfigError
 
-_WORDS = {bool: "True or False", int: "a whole number", float: "a number"}
-_IN_QUOTES = "text, in quotes where it would be read as something else"
+_WORDS: dict[type, str] = {bool: "True or False", int: "a whole number", float: "a number"}
+_WORDS |= {str: "text, in quotes where it would be read as something else", list: "a list", tuple: "a list"}
+
+
+def in_words(default: Any) -> str:
+    """What a key with this default takes."""
+    return _WORDS.get(type(default), f"a value of type {type(default).__name__}")
 
 
 def fitting(key: str, value: Any, default: Any) -> Any:
@@ -31,8 +36,8 @@ def fitting(key: str, value: Any, default: Any) -> Any:
     if kind in (list, tuple) and isinstance(value, (list, tuple)):
         return kind(value)
     shown = f"the date {value}" if isinstance(value, date) else repr(value)
-    allowed = _IN_QUOTES if kind is str else _WORDS.get(kind, f"a list, such as [{value!r}]")
-    raise ConfigError(f"{key} is {shown}; allowed: {allowed}")
+    example = f", such as [{value!r}]" if kind in (list, tuple) else ""
+    raise ConfigError(f"{key} is {shown}; allowed: {in_words(default)}{example}")
 
 
 def as_written(key: str, value: Any, default: Any) -> Any:

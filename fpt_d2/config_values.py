@@ -138,6 +138,7 @@ RULES = (
     Rule("rows of (task, metric, value, tolerance)", _is_expected_results, "TEST.EXPECTED_RESULTS"),
     Rule("positive numbers", lambda value: not value or _POSITIVE.allows(value), "TEST.KEYPOINT_OKS_SIGMAS"),
     Rule("the name of a folder", lambda value: bool(value) and "\0" not in value, "OUTPUT_DIR"),
+    Rule("2, to which older configs are translated", lambda value: value == 2, "VERSION"),
     Rule("iterations above 0, each later than the one before", _is_ascending, "SOLVER.STEPS"),
     Rule("names, at least one", bool, "MODEL.R*.IN_FEATURES MODEL.SEM_SEG_HEAD.IN_FEATURES MODEL.RESNETS.OUT_FEATURES"),
     Rule(

@@ -122,7 +122,7 @@ def _keys_at_fault(
         changed.merge_from_list([key, other])
         make(changed)
 
-    others = [(key, other) for key, other in _other_values(cfg, config_file) if not (is_theirs and _chooses(key, other))]
+    others = (pair for pair in _other_values(cfg, config_file) if not (is_theirs and _chooses(*pair)))
     return first_that_builds((key, partial(trial, key, other)) for key, other in others) or with_name
 
 

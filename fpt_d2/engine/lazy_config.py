@@ -12,11 +12,11 @@ from detectron2.data import DatasetMapper
 from detectron2.model_zoo import get_config
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType, ValidationError
 
 from ..config_file import get_default_config
 from ..config_path import did_you_mean
-from ..config_types import fitting
+from ..config_types import fitting, in_words
 from ..config_values import check_values, flat, numbers
 from ..data import InstanceMapper
 from ..errors import ConfigError, require
@@ -95,20 +95,20 @@ def _override(cfg: DictConfig, pair: str) -> None:
     """Set one key. Detectron2 adds a key that is not there, so that a misspelled one would have no effect."""
     key, equals, _ = pair.partition("=")
     wrong = "The command line is wrong:"
-    require(bool(equals), f"{wrong} {pair!r} is not key=value, as train.max_iter=100 is")
+    require(bool(key and equals), f"{wrong} {pair!r} is not key=value, as train.max_iter=100 is")
     missing = object()
     try:
-        is_known = bool(key) and OmegaConf.select(cfg, key, default=missing, throw_on_missing=False) is not missing
+        is_known = OmegaConf.select(cfg, key, default=missing, throw_on_missing=False) is not missing
     except OmegaConfBaseException:
         is_known = False
+    is_known = is_known or key in TWINS  # Detectron2 reads some of these, such as train.seed, where they are there
     require(is_known, f"{wrong} there is no {key} in the config{did_you_mean(key, map(str, flat(_plain(cfg))))}")
     try:
         LazyConfig.apply_overrides(cfg, [pair])
-        value = OmegaConf.select(cfg, key)
+    except (UnsupportedValueType, ValidationError) as error:  # hydra's sweeps
+        raise ConfigError(f"{wrong} {pair!r} gives {key} several values: give one, or a list in [...]") from error
     except Exception as error:  # of hydra's parser, which not everyone has
         raise ConfigError(f"{wrong} {pair!r} ({' '.join(str(error).split())})") from error
-    is_plain = OmegaConf.is_config(value) or value is None or isinstance(value, (bool, int, float, str))
-    require(is_plain, f"{wrong} {pair!r} gives {key} several values: give one, or a list in [...]")  # hydra's sweeps
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def _nodes_within(value: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     elif isinstance(value, DictConfig):
         if "_target_" in value:
             yield path, value
-        for name in value:
-            if str(name) not in _SET_LATER.get(path, ()):
+        for name in map(str, value):
+            if name not in _SET_LATER.get(path, ()):
                 yield from _nodes_within(_item(value, name, path), f"{path}.{name}")
 
 
@@ -189,8 +189,7 @@ def _check_values(cfg: DictConfig) -> None:
         elif value is not None or not key.startswith(_MAY_BE_NONE):
             if OmegaConf.is_list(value):
                 value = list(value)
-            kind = type(defaults[twin]).__name__
-            require(value is not None, f"{key} is None; allowed: a value of type {kind}")
+            require(value is not None, f"{key} is None; allowed: {in_words(defaults[twin])}")
             fit = fitting(key, value, defaults[twin])
             check_values({twin: fit}, name=key)
             if type(fit) is not type(value):

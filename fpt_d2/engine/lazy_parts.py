@@ -22,6 +22,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.data import Sampler
 
 from ..core import ArgumentError
 from ..data import resumable_loader
@@ -36,8 +37,8 @@ from .training_checks import check_batch
 Part = TypeVar("Part")
 
 BATCH_SIZE = "dataloader.train.total_batch_size"
-# Shares of the training at which the schedule is asked.
-_MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0 - 1e-6)
+# How often the schedule is asked for its value, evenly from beginning to end.
+_MOMENTS = 200
 # Of a loader, what cannot be had without reading the data.
 _OF_DATA = ("dataset", "sampler")
 
@@ -53,7 +54,7 @@ def check_lazy_parts(cfg: DictConfig, args: argparse.Namespace) -> tuple[nn.Modu
     """
 
     def part(name: str, section: str, make: Callable[[DictConfig], Part]) -> Part:
-        return _built(f"{name} ({section})", section, make, cfg, args)
+        return _built(name, section, make, cfg, args)
 
     model = part("The model", "model", _model_without_values)
     optimizer = None
@@ -63,10 +64,10 @@ def check_lazy_parts(cfg: DictConfig, args: argparse.Namespace) -> tuple[nn.Modu
             check_batch(batch, args.num_gpus * args.num_machines, key=BATCH_SIZE)
         if model is not None:
             optimizer = part("The optimizer", "optimizer", lambda c: build_optimizer(c, model))
-        _check_schedule(part("The learning rate's schedule", "lr_multiplier", build_schedule))
-        part("What reads the training data", "dataloader.train", lambda c: _try_loader(c, "train", batch))
+        _check_schedule(part("The learning rate's schedule (lr_multiplier)", "lr_multiplier", build_schedule))
+        part("What reads the training data (dataloader.train)", "dataloader.train", lambda c: _try_loader(c, "train"))
     if (evaluator := cfg.dataloader.get("evaluator")) is not None:
-        part("What reads the test data", "dataloader.test", lambda c: _try_loader(c, "test", 1))
+        part("What reads the test data (dataloader.test)", "dataloader.test", lambda c: _try_loader(c, "test"))
         _check_evaluator(evaluator)
     return model, optimizer
 
@@ -119,22 +120,25 @@ def _check_schedule(schedule: Any) -> None:
     if not isinstance(schedule, ParamScheduler):
         name = type(schedule).__name__
         raise ConfigError(f"lr_multiplier._target_ makes a {name}; allowed: a ParamScheduler of fvcore")
-    for moment in _MOMENTS:
+    for moment in (number / _MOMENTS for number in range(_MOMENTS)):
         factor = schedule(moment)
         where = f"lr_multiplier is {factor!r} after {moment:.0%} of the training"
         require(math.isfinite(factor) and factor >= 0, f"{where}; allowed: 0 or more")
 
 
-def _try_loader(cfg: DictConfig, split: str, batch: int) -> None:
+def _try_loader(cfg: DictConfig, split: str) -> None:
     loaders = {"train": build_detection_train_loader, "test": build_detection_test_loader}
     parts = cfg.dataloader[split]
     if target_of(f"dataloader.{split}", parts) is not loaders[split]:
         return
+    sampler = parts.get("sampler")
+    is_one = sampler is None or isinstance(sampler, (DictConfig, Sampler))
+    require(is_one, f"dataloader.{split}.sampler is {sampler!r}; allowed: LazyCall(...)(...) of a sampler")
     if split == "train":
-        build_train_loader(cfg, blank_records(batch))
+        build_train_loader(cfg, blank_records())
     else:
         values = {str(k): instantiate(v) for k, v in parts.items() if k not in ("_target_", *_OF_DATA)}
-        build_detection_test_loader(blank_records(batch), **values)
+        build_detection_test_loader(blank_records(), **values)
     mapper = instantiate(parts.get("mapper"))
     if isinstance(augmentations := getattr(mapper, "augmentations", None), T.AugmentationList):
         try_augmentations(augmentations, 3)
@@ -208,12 +212,12 @@ def _without_overrides(
 
 def _innermost(path: str, node: Any) -> tuple[str, Any]:
     """The part within a part that cannot be built by itself, by its full name."""
-    inside = node.items() if isinstance(node, DictConfig) else enumerate(node)
-    for name, value in inside:
+    is_list = isinstance(node, ListConfig)
+    for name, value in enumerate(node) if is_list else node.items():
         if OmegaConf.is_config(value) and name not in (*_OF_DATA, "params"):
             try:
                 with in_silence(), torch.device("meta"):
                     instantiate(value)
             except REFUSALS:
-                return _innermost(f"{path}.{name}" if isinstance(name, str) else f"{path}[{name}]", value)
+                return _innermost(f"{path}[{name}]" if is_list else f"{path}.{name!s}", value)
     return path, node

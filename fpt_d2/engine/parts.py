@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Height and width of the image that the augmentations are tried on.
 _IMAGE_SIZE = (48, 64)
+_NUM_IMAGES = 1000
 
 
 def check_parts(
@@ -52,15 +53,15 @@ def is_ours(trainer: type[Trainer], method: str) -> bool:
     return str(getattr(trainer, method).__module__).startswith("fpt_d2.")
 
 
-def blank_records(number: int) -> list[dict[str, Any]]:
-    """As many records of a data set as asked for, of images that are not there."""
+def blank_records() -> list[dict[str, Any]]:
+    """The records of a data set of images that are not there."""
     height, width = _IMAGE_SIZE
-    return [{"height": height, "width": width, "image_id": 0, "annotations": [{"category_id": 0}]}] * number
+    return [{"height": height, "width": width, "image_id": 0, "annotations": [{"category_id": 0}]}] * _NUM_IMAGES
 
 
 def _try_train_loader(cfg: CfgNode) -> None:
     mapper = build_train_mapper(cfg)
-    build_detection_train_loader(cfg, mapper=mapper, dataset=blank_records(cfg.SOLVER.IMS_PER_BATCH))
+    build_detection_train_loader(cfg, mapper=mapper, dataset=blank_records())
     try_augmentations(mapper.augmentations, len(cfg.MODEL.PIXEL_MEAN))
 
 

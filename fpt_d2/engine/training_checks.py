@@ -1,4 +1,4 @@
-"""What several keys together say of a training, and what it needs. Each failure is one sentence that says what to do."""
+"""What several keys together say of a training, and what it needs. Each failure is one sentence."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _check_schedule(cfg: CfgNode) -> None:
         require(end not in steps, f"SOLVER.STEPS is {steps!r}; allowed: iterations {words}")
     elif name == "WarmupCosineLR":
         rate, last = solver.BASE_LR, solver.BASE_LR_END
-        require(rate > 0, f"SOLVER.BASE_LR is {rate!r}; allowed: a positive number for SOLVER.LR_SCHEDULER_NAME {name!r}")
+        require(rate > 0, f"SOLVER.BASE_LR is {rate!r}; allowed: a positive number with {name}")
         require(last <= rate, f"SOLVER.BASE_LR_END is {last!r}; allowed: up to SOLVER.BASE_LR, which is {rate!r}")
 
 

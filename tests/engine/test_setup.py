@@ -20,7 +20,7 @@ RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURE
     [
         (["SOLVER.BASE_LRR", 0.1], "did you mean SOLVER.BASE_LR"),
         (["MODEL.FTP.BRANCHES", "()"], "did you mean MODEL.FPT.BRANCHES"),
-        (["SOLVER.MAX_ITER", "many"], "config key: SOLVER.MAX_ITER"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER is 'many'; allowed: a whole number"),
         (["SOLVER.MAX_ITER"], "pairs"),
         (["SOLVER", 3], "SOLVER is a section"),
         (["MODEL.FPT.GT_NUM_PARTS", 3], "MODEL.FPT.GT_NUM_PARTS is 3"),
