@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from textwrap import shorten
 
 from detectron2.data import Metadata
 
@@ -35,6 +36,11 @@ class Findings:
             f"{kind} ({self.counts[kind]}): {', '.join(map(str, self._examples[kind]))}{more[kind]}"
             for kind in self.counts
         ]
+
+
+def excerpt(text: object) -> str:
+    """As much of what a file says as a finding shows."""
+    return shorten(str(text), 100, placeholder=" ...")
 
 
 def how_to_get(metadata: Metadata) -> str:
