@@ -66,9 +66,7 @@ def _check_weights(cfg: DictConfig, args: argparse.Namespace) -> None:
         find_weights(weights, allow_pickle=train.weights_allow_pickle, key="train.weights_allow_pickle")
 
 
-def _check_folder(
-    folder: str, args: argparse.Namespace, model: nn.Module | None, optimizer: Optimizer | None
-) -> None:
+def _check_folder(folder: str, args: argparse.Namespace, model: nn.Module | None, optimizer: Optimizer | None) -> None:
     first, is_real = args.machine_rank == 0, not is_dry(args)
     check_output_dir(folder, resume=args.resume, key="train.output_dir", make=is_real, is_first=first)
     if args.resume:

@@ -55,8 +55,6 @@ ALIKE = {
 _WORDS = {
     **{yaml: lazy for lazy, yaml in TWINS.items()},
     "SOLVER.WARMUP_ITERS": "lr_multiplier.warmup_length",
-    "SOLVER.CLIP_GRADIENTS.ENABLED True or ": "",
-    "; DATASETS.CHECK False skips this check": "",
     "the NORM keys": "its norms",
     "MODEL.MASK_ON False": "use_instance_mask of the mappers to False",
     "MODEL.MASK_ON": "model.roi_heads.mask_head",
@@ -70,6 +68,8 @@ _WORDS = {
     "MODEL.FPT.QK_NORM": "qk_norm of the branches in model.backbone.transform",
     "MODEL.TRUNK": "model.backbone.bottom_up",
 }
+# What lazy configs do not have.
+_LEFT_OUT = (", SOLVER.CLIP_GRADIENTS.ENABLED True", "; DATASETS.CHECK False skips this check")
 # Not within quotes, where a user's own words are.
 _YAML = re.compile(
     r"(?<![\w.'\"])({})(?![\w.]*\w)( (?=(?:True|False|\d+)(?![\w/.])))?".format(
@@ -80,6 +80,8 @@ _YAML = re.compile(
 
 def lazily(sentence: str) -> str:
     """A sentence about a YAML config in the words of a lazy one: ``train.max_iter=2`` for ``SOLVER.MAX_ITER 2``."""
+    for words in _LEFT_OUT:
+        sentence = sentence.replace(words, "")
     return _YAML.sub(lambda found: _WORDS[found[1]] + ("=" if found[2] else ""), sentence)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -209,16 +210,17 @@ def test_a_missing_config_file(file: str, sentence: str, tool: ModuleType, capsy
 
 
 @pytest.fixture
-def with_more(out: Path) -> Iterator[Callable[[str], list[str]]]:
-    """The words of a check of the config with a line more. It lies beside the other, for what that imports."""
-    path = Path(FCOS).with_name("fcos_test_of_lazy_configs.py")
+def with_more(out: Path, tmp_path: Path) -> Callable[[str], list[str]]:
+    """The words of a check of the config with a line more, which lies beside a copy of what it imports."""
+    path = tmp_path / "configs" / "quick_schedules" / "fcos.py"
+    shutil.copytree(ROOT / "configs" / "common", tmp_path / "configs" / "common")
 
     def write(line: str) -> list[str]:
+        path.parent.mkdir()
         path.write_text(f"{Path(FCOS).read_text()}\n{line}\n")
         return ["--config-file", str(path), "--check", *words(out)[2:]]
 
-    yield write
-    path.unlink()
+    return write
 
 
 @pytest.mark.parametrize(("line", "sentence"), IN_THE_FILE.items())
@@ -281,8 +283,12 @@ def test_workers_take_the_options_of_pytorchs_loader(tool: ModuleType, out: Path
     ("yaml", "lazy"),
     [
         ("set MODEL.WEIGHTS to another file", "set train.init_checkpoint to another file"),
-        ("a lower SOLVER.BASE_LR, SOLVER.AMP.ENABLED False", "a lower optimizer.lr, train.amp.enabled=False"),
-        ("there is no 'SOLVER.BASE_LR' and no SOLVER.BASE_LR_END", "there is no 'SOLVER.BASE_LR' and no SOLVER.BASE_LR_END"),
+        (
+            "a lower SOLVER.BASE_LR, SOLVER.CLIP_GRADIENTS.ENABLED True or SOLVER.AMP.ENABLED False",
+            "a lower optimizer.lr or train.amp.enabled=False",
+        ),
+        ("Correct the file; DATASETS.CHECK False skips this check", "Correct the file"),
+        ("no 'SOLVER.BASE_LR', no SOLVER.BASE_LR_END", "no 'SOLVER.BASE_LR', no SOLVER.BASE_LR_END"),
         ("OUTPUT_DIR 2024/x is full", "train.output_dir 2024/x is full"),
     ],
 )

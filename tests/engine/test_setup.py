@@ -118,6 +118,17 @@ def test_a_broken_config_file(tmp_path: Path, train_net, capsys) -> None:
         assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("in_file", [False, True])
+def test_values_of_another_type_with_one_meaning_are_read(in_file: bool, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("SOLVER: {BASE_LR: 1, MAX_ITER: 10.0, GAMMA: 1e-1}\nOUTPUT_DIR: '2024'" if in_file else "SEED: 1")
+    words = ["SOLVER.BASE_LR", "1", "SOLVER.MAX_ITER", "1e1", "SOLVER.GAMMA", "0.1", "OUTPUT_DIR", "2024"]
+    cfg = read_config(str(path), [] if in_file else words)
+    values = [cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.GAMMA, cfg.OUTPUT_DIR]
+    assert values == [1.0, 10, 0.1, "2024"]
+    assert [type(value) for value in values] == [float, int, float, str]
+
+
 def test_the_keys_of_a_base_are_checked_too(tmp_path: Path, train_net, capsys) -> None:
     (tmp_path / "base.yaml").write_text("MODEL: {FPT: {BRANCHS: []}}")
     (tmp_path / "config.yaml").write_text("_BASE_: base.yaml\nMODEL: {DEVICE: cpu}")
