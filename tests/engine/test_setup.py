@@ -31,7 +31,7 @@ RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURE
         (["MODEL.TRUNK.BUILDER", "build_vgg"], "MODEL.TRUNK.BUILDER is 'build_vgg'"),
         (["MODEL.TRUNK.BUILDER", "build_resnet_bifpn_backbone"], "allowed: a backbone without a neck"),
         (["MODEL.FPN.OUT_CHANNELS", 0], "MODEL.FPN.OUT_CHANNELS is 0; allowed: a positive number"),
-        (["MODEL.FPT.BRANCH_CHANNELS", None], "MODEL.FPT.BRANCH_CHANNELS is None; allowed: a value of type int"),
+        (["MODEL.FPT.BRANCH_CHANNELS", None], "MODEL.FPT.BRANCH_CHANNELS is None; allowed: a whole number"),
         (["MODEL.FPN.IN_FEATURES", "[['res2']]"], "MODEL.FPN.IN_FEATURES is [['res2']]; allowed: names"),
         (["MODEL.UFP.KERNELS", "['x']"], "MODEL.UFP.KERNELS is ['x']; allowed: numbers"),
         (["--num-gpus=2", "MODEL.FPT.NORM", "SyncBN"], "SyncBN trains in several processes on GPUs only"),
