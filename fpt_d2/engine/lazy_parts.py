@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -24,12 +23,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Sampler
 
-from ..core import ArgumentError
 from ..data import resumable_loader
 from ..errors import ConfigError, require
-from .building import REFUSALS, first_that_builds, in_silence, is_handed_on, is_refusal, reason
 from .hardware import check_memory
-from .lazy_config import read_lazy_config, target_of
+from .lazy_building import OF_DATA, built_lazily
+from .lazy_targets import target_of
 from .optimizer import make_resumable
 from .parts import blank_records, try_augmentations
 from .training_checks import check_batch
@@ -39,8 +37,6 @@ Part = TypeVar("Part")
 BATCH_SIZE = "dataloader.train.total_batch_size"
 # How often the schedule is asked for its value, evenly from beginning to end.
 _MOMENTS = 200
-# Of a loader, what cannot be had without reading the data.
-_OF_DATA = ("dataset", "sampler")
 
 
 def check_lazy_parts(cfg: DictConfig, args: argparse.Namespace) -> tuple[nn.Module | None, Optimizer | None]:
@@ -54,7 +50,7 @@ def check_lazy_parts(cfg: DictConfig, args: argparse.Namespace) -> tuple[nn.Modu
     """
 
     def part(name: str, section: str, make: Callable[[DictConfig], Part]) -> Part:
-        return _built(name, section, make, cfg, args)
+        return built_lazily(name, section, make, cfg, args)
 
     model = part("The model", "model", _model_without_values)
     optimizer = None
@@ -97,7 +93,7 @@ def build_train_loader(cfg: DictConfig, dataset: Any = None) -> Any:
     parts = cfg.dataloader.train
     if target_of("dataloader.train", parts) is not build_detection_train_loader:
         return instantiate(parts)
-    left_out = ("_target_",) if dataset is None else ("_target_", *_OF_DATA)
+    left_out = ("_target_",) if dataset is None else ("_target_", *OF_DATA)
     values = {str(name): instantiate(value) for name, value in parts.items() if name not in left_out}
     return resumable_loader(**({"dataset": dataset} if dataset is not None else {}), **values)
 
@@ -137,7 +133,7 @@ def _try_loader(cfg: DictConfig, split: str) -> None:
     if split == "train":
         build_train_loader(cfg, blank_records())
     else:
-        values = {str(k): instantiate(v) for k, v in parts.items() if k not in ("_target_", *_OF_DATA)}
+        values = {str(k): instantiate(v) for k, v in parts.items() if k not in ("_target_", *OF_DATA)}
         build_detection_test_loader(blank_records(), **values)
     mapper = instantiate(parts.get("mapper"))
     if isinstance(augmentations := getattr(mapper, "augmentations", None), T.AugmentationList):
@@ -169,55 +165,3 @@ def dataset_names(cfg: DictConfig, split: str) -> list[str]:
     fine = isinstance(names, (list, ListConfig)) and len(names) > 0 and all(isinstance(n, str) and n for n in names)
     require(fine, f"{key}.names is {dataset.names!r}; allowed: the name of a data set, or a list of them")
     return list(names)
-
-
-def _built(
-    part: str, section: str, make: Callable[[DictConfig], Part], cfg: DictConfig, args: argparse.Namespace
-) -> Part:
-    """``make(cfg)``, in a sentence where a value is refused, as :func:`.building.built` does it for YAML configs.
-
-    The key is that of the command line without which it could be built, or the innermost part that cannot.
-    """
-    try:
-        with in_silence():  # Detectron2 logs what it then raises
-            return make(cfg)
-    except REFUSALS as error:
-        if not is_refusal(error):
-            raise
-        if keys := first_that_builds(_without_overrides(make, cfg, args)):
-            values = f" with {keys[0]} {OmegaConf.select(cfg, keys[0])!r}"
-        elif is_handed_on(error):
-            path, node = _innermost(section, OmegaConf.select(cfg, section))
-            name = f".{error.argument}" if isinstance(error, ArgumentError) and error.argument in node else ""
-            values = f" with {path}{name}" if path != section or name else ""
-        else:
-            raise
-        raise ConfigError(f"{part} cannot be built{values}: {reason(error)}") from error
-
-
-def _without_overrides(
-    make: Callable[[DictConfig], Any], cfg: DictConfig, args: argparse.Namespace
-) -> Iterator[tuple[str, Callable[[], Any]]]:
-    keys = dict.fromkeys(pair.partition("=")[0] for pair in args.opts)
-    before = read_lazy_config(args.config_file) if keys else cfg
-
-    def trial(key: str) -> None:
-        changed = copy.deepcopy(cfg)
-        OmegaConf.update(changed, key, OmegaConf.select(before, key), merge=False)
-        make(changed)
-
-    for key in keys:
-        yield key, partial(trial, key)
-
-
-def _innermost(path: str, node: Any) -> tuple[str, Any]:
-    """The part within a part that cannot be built by itself, by its full name."""
-    is_list = isinstance(node, ListConfig)
-    for name, value in enumerate(node) if is_list else node.items():
-        if OmegaConf.is_config(value) and name not in (*_OF_DATA, "params"):
-            try:
-                with in_silence(), torch.device("meta"):
-                    instantiate(value)
-            except REFUSALS:
-                return _innermost(f"{path}[{name}]" if is_list else f"{path}.{name!s}", value)
-    return path, node
