@@ -33,9 +33,11 @@ def main() -> None:
     args = training_parser().parse_args()
     check_config_file(args.config_file)
     if args.check:
+        from fpt_d2.engine.cluster import is_first
         from fpt_d2.engine.dry_run import dry_run
 
-        print(dry_run(args))
+        if is_first(args):
+            print(dry_run(args))
         return
     # Now, because it takes seconds, which --help and a wrong path need not wait for.
     from fpt_d2.engine import Trainer, check_arguments, launch

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from .config import SEMANTIC_SEGMENTATION, add_fpt_config
 from .config_path import check_config_file, did_you_mean
+from .config_types import as_written, in_words
 from .config_values import check_values, flat
 from .config_yaml import CheckedYaml
 from .errors import ConfigError
@@ -46,16 +47,26 @@ def merged_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     origin = f"The config file {config_file}"
     content, cfg = _load(config_file, origin), get_default_config()
     _add_projects(cfg, content.get("MODEL"), origin)
-    if content.get("VERSION", cfg.VERSION) == cfg.VERSION:  # Detectron2 translates the keys of an older one
-        _check_keys(flat(content), cfg, origin)
-    with _named(origin):
-        cfg.merge_from_file(config_file, allow_unsafe=False)
+    if content.get("VERSION", cfg.VERSION) == cfg.VERSION:
+        _merge(flat(content), cfg, origin)
+    else:  # Detectron2 translates its keys
+        with _named(f"{origin}, read with Detectron2's old keys as it says VERSION 1,"):
+            cfg.merge_from_file(config_file, allow_unsafe=False)
     _check_keys(dict.fromkeys(opts[::2]), cfg, "The command line")
     if len(opts) % 2:
         raise ConfigError(f"The command line is wrong: {opts[-1]} has no value, keys and values come in pairs")
-    with _named("The command line"):
-        cfg.merge_from_list(list(opts))
+    _merge(dict(zip(opts[::2], opts[1::2])), cfg, "The command line")
     return cfg
+
+
+def _merge(given: Mapping[str, Any], cfg: CfgNode, origin: str) -> None:
+    """Give keys, by their full names, their values."""
+    _check_keys(given, cfg, origin)
+    known = flat(cfg)
+    with _named(origin):
+        for key, value in given.items():
+            if not isinstance(value, Mapping):
+                cfg.merge_from_list([key, as_written(key, value, known.get(key))])
 
 
 def _load(config_file: str, origin: str) -> dict[str, Any]:
@@ -70,7 +81,7 @@ def _load(config_file: str, origin: str) -> dict[str, Any]:
         raise ConfigError(f"{origin} cannot be read: {error}") from error
     except (AttributeError, TypeError) as error:  # Detectron2's, of what is no path
         raise ConfigError(f"{origin} has a _BASE_ that is not the path of a file") from error
-    if content.get("VERSION", 2) not in (1, 2):
+    if content.get("VERSION", 2) not in (1, 2) or content.get("VERSION") is True:
         raise ConfigError(f"{origin} has VERSION {content['VERSION']!r}; allowed: 2, or 1 for Detectron2's old keys")
     return content
 
@@ -114,7 +125,7 @@ def _check_types(cfg: CfgNode) -> None:
     for key, value in flat(cfg).items():
         default = defaults.get(key)
         if value is None and default is not None:
-            raise ConfigError(f"{key} is None; allowed: a value of type {type(default).__name__}")
+            raise ConfigError(f"{key} is None; allowed: {in_words(default)}")
         if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):
             for kind, words in ((str, "names"), ((int, float), "numbers")):
                 if default and all(isinstance(x, kind) for x in default):
@@ -128,4 +139,7 @@ def _named(origin: str) -> Iterator[None]:
     try:
         yield
     except (AssertionError, KeyError, ValueError) as error:
-        raise ConfigError(f"{origin} is wrong: {error.args[0]}") from error
+        said = " ".join(str(error.args[0]).split())
+        if said.startswith("Type mismatch"):  # with all that is there, of a section
+            said = f"{said.rpartition(' ')[2]} has a value of another type than its default"
+        raise ConfigError(f"{origin} is wrong: {said}") from error

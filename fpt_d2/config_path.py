@@ -21,6 +21,8 @@ def check_config_file(config_file: str) -> None:
                 f"{config_file} is a lazy config: tools/lazyconfig_train_net.py takes it; give a .yaml file"
             )
         return
+    if path.is_dir():
+        raise ConfigError(f"The config file {config_file} is a folder: give one of the .yaml files in it")
     if replacement := replacement_for(config_file):
         raise ConfigError(f"{config_file} is no longer a config of its own: use {replacement}")
     found = [str(file) for file in (*path.parent.glob("*.yaml"), *Path("configs").rglob("*.yaml"))]

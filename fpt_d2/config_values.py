@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 
 from .errors import ConfigError
 
+# What Detectron2's RandomCrop and its augmentations by flips know.
+CROP_TYPES = ("relative", "relative_range", "absolute", "absolute_range")
+FLIPS = ("horizontal", "vertical", "none")
+
 
 class Rule(NamedTuple):
     """What is allowed for some keys.
@@ -55,6 +59,10 @@ def _each(test: Callable[[float], bool]) -> Callable[[Any], bool]:
 
 def _one_of(*names: Any) -> Rule:
     return Rule(", ".join(map(repr, names)), lambda value: value in names, "")
+
+
+def _is_ascending(value: Any) -> bool:
+    return all(isinstance(x, (int, float)) and x > before for before, x in zip((0, *value), value))
 
 
 def _are_labels(value: Any) -> bool:
@@ -130,6 +138,8 @@ RULES = (
     Rule("rows of (task, metric, value, tolerance)", _is_expected_results, "TEST.EXPECTED_RESULTS"),
     Rule("positive numbers", lambda value: not value or _POSITIVE.allows(value), "TEST.KEYPOINT_OKS_SIGMAS"),
     Rule("the name of a folder", lambda value: bool(value) and "\0" not in value, "OUTPUT_DIR"),
+    Rule("2, to which older configs are translated", lambda value: value == 2, "VERSION"),
+    Rule("iterations above 0, each later than the one before", _is_ascending, "SOLVER.STEPS"),
     Rule("names, at least one", bool, "MODEL.R*.IN_FEATURES MODEL.SEM_SEG_HEAD.IN_FEATURES MODEL.RESNETS.OUT_FEATURES"),
     Rule(
         "names",
@@ -138,22 +148,26 @@ RULES = (
     ),
     _one_of("smooth_l1", "giou", "diou", "ciou")._replace(keys="MODEL.*.BBOX_REG_LOSS_TYPE"),
     _one_of("choice", "range")._replace(keys="INPUT.MIN_SIZE_TRAIN_SAMPLING"),
-    _one_of("horizontal", "vertical", "none")._replace(keys="INPUT.RANDOM_FLIP"),
+    _one_of(*FLIPS)._replace(keys="INPUT.RANDOM_FLIP"),
     _one_of("polygon", "bitmask")._replace(keys="INPUT.MASK_FORMAT"),
-    _one_of("relative", "relative_range", "absolute", "absolute_range")._replace(keys="INPUT.CROP.TYPE"),
+    _one_of(*CROP_TYPES)._replace(keys="INPUT.CROP.TYPE"),
     _one_of("BGR", "RGB", "YUV-BT.601", "L", "HSV", "LAB", "YCbCr", "RGBA", "CMYK")._replace(keys="INPUT.FORMAT"),
 )
 # Infinity is the norm of the largest gradient.
 _MAY_BE_INFINITE = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
 
 
-def check_values(cfg: Mapping[str, Any]) -> None:
-    """Raises ConfigError if a value is none that its key can have."""
+def check_values(cfg: Mapping[str, Any], *, name: str = "") -> None:
+    """Raises ConfigError if a value is none that its key can have.
+
+    Args:
+        name: of the one key in ``cfg``, where a user knows it by another.
+    """
     values = flat(cfg)
     for key, value in values.items():
         if key not in _MAY_BE_INFINITE and any(isinstance(x, float) and not math.isfinite(x) for x in numbers(value)):
-            raise ConfigError(f"{key} is {value!r}; allowed: finite numbers")
+            raise ConfigError(f"{name or key} is {value!r}; allowed: finite numbers")
     for rule in RULES:
         for key in (key for pattern in rule.keys.split() for key in fnmatch.filter(values, pattern)):
             if values[key] is not None and not rule.allows(values[key]):
-                raise ConfigError(f"{key} is {values[key]!r}; allowed: {rule.words}")
+                raise ConfigError(f"{name or key} is {values[key]!r}; allowed: {rule.words}")

@@ -20,11 +20,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv``, that of the process by default."""
     args = training_parser(EXAMPLES).parse_args(argv)
     from fpt_d2.engine import launch  # now, because it takes seconds, which --help need not wait for
+    from fpt_d2.engine.cluster import is_first
     from fpt_d2.engine.lazy import check_lazy_config, run_lazy
 
     if args.check:
-        check_lazy_config(args)
-        print("All checks passed")
+        if is_first(args):
+            check_lazy_config(args)
+            print("All checks passed")
         return
     launch(run_lazy, args, check_lazy_config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from textwrap import shorten
 
 from detectron2.data import Metadata
 
@@ -48,6 +49,11 @@ class Findings:
 def _shown(example: object) -> str:
     text = str(example)
     return printable(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}...")
+
+
+def excerpt(text: object) -> str:
+    """As much of what a file says as a finding shows."""
+    return shorten(str(text), 100, placeholder=" ...")
 
 
 def how_to_get(metadata: Metadata) -> str:

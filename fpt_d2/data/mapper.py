@@ -21,17 +21,13 @@ from detectron2.data.detection_utils import (
 from fvcore.transforms.transform import HFlipTransform
 
 from ..config import SEMANTIC_SEGMENTATION
+from ..config_values import CROP_TYPES, FLIPS
 from ..errors import ConfigError, DatasetError
 from .coco import set_keypoints
 from .images import check_scaling, read_image
 from .labels import flipped_classes, read_labels
 
 logger = logging.getLogger(__name__)
-
-
-# What Detectron2's RandomCrop knows.
-_CROP_TYPES = ("relative", "relative_range", "absolute", "absolute_range")
-_FLIPS = ("horizontal", "vertical", "none")
 
 
 def check_input_config(cfg: CfgNode) -> None:
@@ -46,9 +42,9 @@ def check_input_config(cfg: CfgNode) -> None:
     fits = fits and len(size) == 2 and min(size) > 0 and not (crop.TYPE == "absolute_range" and size[0] > size[1])
     # key, value, is it allowed, what is allowed
     rules = [
-        ("RANDOM_FLIP", inputs.RANDOM_FLIP, inputs.RANDOM_FLIP in _FLIPS, ", ".join(map(repr, _FLIPS))),
+        ("RANDOM_FLIP", inputs.RANDOM_FLIP, inputs.RANDOM_FLIP in FLIPS, ", ".join(map(repr, FLIPS))),
         ("FORMAT", inputs.FORMAT, inputs.FORMAT in ("RGB", "BGR") or not inputs.COLOR_AUG_SSD, "'RGB', 'BGR'"),
-        ("CROP.TYPE", crop.TYPE, crop.TYPE in _CROP_TYPES, ", ".join(map(repr, _CROP_TYPES))),
+        ("CROP.TYPE", crop.TYPE, crop.TYPE in CROP_TYPES, ", ".join(map(repr, CROP_TYPES))),
         ("CROP.SIZE", size, fits, "two numbers of pixels where TYPE is absolute, else two shares up to 1"),
         ("CROP.SINGLE_CATEGORY_MAX_AREA", share, 0 < share <= 1, "above 0, up to 1 (off)"),
     ]

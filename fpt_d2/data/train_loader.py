@@ -30,6 +30,9 @@ from .random_state import random_numbers
 Record: TypeAlias = "dict[str, Any]"
 Batches: TypeAlias = "Iterable[list[Record]]"
 
+# Options of PyTorch's DataLoader that are about its workers, not about the batches.
+_OF_WORKERS = ("multiprocessing_context", "persistent_workers", "pin_memory", "prefetch_factor", "timeout")
+
 
 def build_train_loader(cfg: CfgNode, mapper: Callable[[Record], Record] | None = None) -> Batches:
     """Detectron2's ``build_detection_train_loader``, resumable; by default with the mapper that the model needs."""
@@ -52,15 +55,18 @@ def resumable_loader(
     dataset: Any, *cfg: CfgNode, num_workers: int = 0, aspect_ratio_grouping: bool = True, **arguments: Any
 ) -> Batches:
     """Detectron2's ``build_detection_train_loader``, with its arguments, resumable where ``dataset`` is a list."""
+    options = {name: arguments.pop(name) for name in _OF_WORKERS if name in arguments}
     build = partial(build_detection_train_loader, *cfg, dataset=dataset, **arguments)
     if not isinstance(dataset, list):
-        batches: Batches = build(num_workers=num_workers, aspect_ratio_grouping=aspect_ratio_grouping)
+        batches: Batches = build(num_workers=num_workers, aspect_ratio_grouping=aspect_ratio_grouping, **options)
         return batches
     # For the sampler and the mapped records in it.
     loader = build(num_workers=0, aspect_ratio_grouping=False)
     groups: list[bool | str] = _landscapes(dataset) if aspect_ratio_grouping else [False] * len(dataset)
     examples, batch_size = loader.dataset, loader.batch_size
-    return TrainLoader(examples.dataset, examples.sampler, groups, batch_size, num_workers, loader.collate_fn)
+    return TrainLoader(
+        examples.dataset, examples.sampler, groups, batch_size, num_workers, loader.collate_fn, **options
+    )
 
 
 def _landscapes(records: list[Record]) -> list[bool | str]:
@@ -88,6 +94,7 @@ class TrainLoader:
         batch_size: int,
         num_workers: int,
         collate_fn: Callable[[list[Record]], Any],
+        **options: Any,
     ) -> None:
         """
         Args:
@@ -98,29 +105,37 @@ class TrainLoader:
             batch_size: number of examples in a batch.
             num_workers: processes that map examples; with 0, this one does.
             collate_fn: makes of a list of examples what is yielded.
+            options: further ones of PyTorch's DataLoader, which maps examples one by one: ``prefetch_factor`` is the
+                number of examples that each worker has ready.
+
+        Raises:
+            ValueError: the DataLoader does not take the options.
         """
         self.dataset, self.start, self.num_records = dataset, 0, len(groups)
         self._sampler, self._groups, self._batch_size = sampler, groups, batch_size
         self._num_workers, self._collate = num_workers, collate_fn
         self._seed = comm.shared_random_seed()
+        # Two batches ahead, as Detectron2; with many workers two examples of each.
+        ahead = max(2, math.ceil(2 * batch_size / num_workers)) if num_workers else None
+        self._options = {"prefetch_factor": ahead, **options}
+        self._examples(iter(()))  # which refuses options without having started a worker
 
     def __iter__(self) -> Iterator[Any]:
-        # Two batches ahead, as Detectron2; with many workers two examples of each.
-        ahead = max(2, math.ceil(2 * self._batch_size / self._num_workers)) if self._num_workers else None
-        examples = iter(
-            DataLoader(
-                _Examples(self.dataset),
-                batch_size=None,
-                sampler=self._order(),
-                num_workers=self._num_workers,
-                collate_fn=_as_it_is,
-                prefetch_factor=ahead,
-                worker_init_fn=_survive_one_signal,
-                generator=torch.Generator(),  # its own: the first step would else draw other numbers than it does later
-            )
-        )
+        examples = iter(self._examples(self._order()))
         while batch := list(islice(examples, self._batch_size)):  # a sampler of one's own may end
             yield self._collate(batch)
+
+    def _examples(self, order: Iterator[Any]) -> DataLoader[Any]:
+        return DataLoader(
+            _Examples(self.dataset),
+            batch_size=None,
+            sampler=order,
+            num_workers=self._num_workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_survive_one_signal,
+            generator=torch.Generator(),  # its own: the first step would else draw other numbers than it does later
+            **self._options,
+        )
 
     def _order(self) -> Iterator[tuple[int, tuple[int, ...]]]:
         """The index of each example, and the key of its random numbers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from torch import nn
 
 from ..checkpoint import find_weights
 from ..config import SEMANTIC_SEGMENTATION
-from ..core.arguments import check_argument
 from ..data import check_datasets
 from ..data.labels import flipped_classes
 from ..errors import ConfigError, require
@@ -24,12 +22,12 @@ from ..modeling import check_model
 from ..modeling.keys import arguments_from
 from ..modeling.sem_seg import SlidingWindow
 from .building import built
-from .hardware import check_device, check_machines, check_operators, check_precision, device_type, memory_of_machine
+from .hardware import check_device, check_machines, check_memory, check_operators, check_precision, device_type
 from .lock import check_unlocked, lock
 from .metrics_checks import check_evaluation
-from .optimizer import check_optimizer
 from .parts import check_parts
 from .resumption import UNFINISHED, check_last, check_resumption, check_room, finish_tag, last_checkpoint
+from .training_checks import check_norms, check_training
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -46,7 +44,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
     Raises:
         UserError: something that the user can mend.
     """
-    check_machines(cfg, args)
+    check_machines(args, test=cfg.DATASETS.TEST)
     check_device(cfg.MODEL.DEVICE, args.num_gpus, key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
     check_precision(cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED and not args.eval_only, key="SOLVER.AMP.ENABLED")
     check_api(cfg.TEST.COCO_EVAL)
@@ -57,8 +55,8 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
     model = check_that_model_builds(cfg, args.config_file)
     if not args.eval_only:
         if device_type(cfg.MODEL.DEVICE) == "cpu":
-            _check_norms(model, args.num_gpus * args.num_machines)
-        _check_training(cfg, args)
+            check_norms(model, args.num_gpus * args.num_machines)
+        check_training(cfg, args)
         if not cfg.DEBUG.ENABLED:
             first = args.machine_rank == 0
             check_output_dir(
@@ -118,51 +116,8 @@ def _check_box_weights(cfg: CfgNode) -> None:
 
 def _model_that_fits(cfg: CfgNode) -> nn.Module | None:
     model = check_model(cfg)
-    weights = (*model.parameters(), *model.buffers()) if model is not None else ()
-    size, memory = sum(w.numel() * w.element_size() for w in weights), memory_of_machine()
-    check_argument(
-        "its size", f"{size / 2**30:.3g} GiB", size < memory, f"the {memory / 2**30:.3g} GiB of this machine"
-    )
+    check_memory(model)
     return model
-
-
-def _check_norms(model: nn.Module | None, processes: int) -> None:
-    has_sync = model is not None and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
-    require(
-        not has_sync or processes == 1,
-        "SyncBN trains in several processes on GPUs only (PyTorch): set the NORM keys to naiveSyncBN for the CPU",
-    )
-
-
-def _check_training(cfg: CfgNode, args: argparse.Namespace) -> None:
-    test, evaluates = cfg.TEST, bool(cfg.DATASETS.TEST)
-    require(bool(cfg.DATASETS.TRAIN), "DATASETS.TRAIN is empty: name the data sets to train on")
-    _check_batch(cfg, args.num_gpus * args.num_machines)
-    can_crop = not (cfg.INPUT.CROP.ENABLED and cfg.MODEL.MASK_ON) or importlib.util.find_spec("shapely") is not None
-    require(can_crop, "INPUT.CROP.ENABLED needs the package shapely, by which Detectron2 crops polygons: install it")
-    check_optimizer(cfg)
-    require(
-        not test.BEST_METRIC or (evaluates and test.EVAL_PERIOD > 0),
-        "TEST.BEST_METRIC needs evaluations: set DATASETS.TEST, and TEST.EVAL_PERIOD above 0",
-    )
-    require(
-        test.PATIENCE <= 0 or bool(test.BEST_METRIC),
-        "TEST.PATIENCE needs a metric to watch: set TEST.BEST_METRIC, e.g. bbox/AP",
-    )
-    require(
-        evaluates or not (test.LOSS or test.VIS_IMAGES > 0),
-        "TEST.LOSS and TEST.VIS_IMAGES need images: set DATASETS.TEST",
-    )
-
-
-def _check_batch(cfg: CfgNode, processes: int) -> None:
-    batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
-    uses_reference = reference > 0 and not cfg.DEBUG.ENABLED
-    among = f"the {reference} processes of SOLVER.REFERENCE_WORLD_SIZE" if uses_reference else f"{processes} processes"
-    require(
-        batch % (reference if uses_reference else processes) == 0,
-        f"SOLVER.IMS_PER_BATCH {batch} cannot be divided among {among}: make it a multiple",
-    )
 
 
 def is_dry(args: argparse.Namespace) -> bool:

@@ -71,6 +71,16 @@ def place_from_environment(args: argparse.Namespace) -> Place | None:
     return place
 
 
+def is_first(args: argparse.Namespace) -> bool:
+    """Whether this is the first of the processes that torchrun or srun has started, or the only one.
+
+    Raises:
+        ConfigError: as :func:`place_from_environment`.
+    """
+    place = place_from_environment(args)
+    return place is None or place.rank == 0
+
+
 def _of_torchrun(env: Mapping[str, str]) -> Place:
     """Also of what sets the same variables, such as Kubernetes' operators."""
     processes = _number(env, "WORLD_SIZE")

@@ -22,7 +22,7 @@ from torch import nn
 from ..errors import ConfigError
 from .debug import use_debug_settings
 from .inference import with_sliding_window, without_ddp
-from .resumption import last_checkpoint
+from .resumption import last_checkpoint, read_trainer
 from .setup import checked_config
 from .trainer import Trainer
 
@@ -66,13 +66,16 @@ def _training(cfg: CfgNode, trainer: type[Trainer], processes: int, last: str) -
     solver, batch = cfg.SOLVER, cfg.SOLVER.IMS_PER_BATCH
     images = yield from _datasets(cfg, cfg.DATASETS.TRAIN, is_train=True)
     seconds, losses, model = _measure_training(cfg, trainer)
-    epochs, total = solver.MAX_ITER * batch * processes / images, _duration(seconds * solver.MAX_ITER)
+    done = read_trainer(last)["trainer"]["iteration"] + 1 if last else 0
+    left = max(0, solver.MAX_ITER - done)
+    epochs, total = solver.MAX_ITER * batch * processes / images, _duration(seconds * left)
     shares = f", {batch} in each of {processes} processes" if processes > 1 else ""
     yield "schedule", f"{solver.MAX_ITER} iterations of {batch * processes} images{shares}: {epochs:.3g} epochs"
     yield "optimizer", f"{solver.OPTIMIZER}, rate {solver.BASE_LR:g}, {solver.LR_SCHEDULER_NAME}"
     yield from _model(cfg, model)
     yield "losses", f"{', '.join(f'{loss:.3g}' for loss in losses)} (the first {len(losses)} iterations)"
-    yield "time", f"{seconds:.3g} s an iteration, about {total} in all, without evaluations"
+    rest = f"for the {left} iterations that are left" if last else "in all"
+    yield "time", f"{seconds:.3g} s an iteration, about {total} {rest}, without evaluations"
     yield "memory", f"{_peak_memory(cfg)} in each process"
     yield "checkpoints", f"every {solver.CHECKPOINT_PERIOD} iterations"
     if cfg.DATASETS.TEST:
@@ -148,10 +151,18 @@ def _median_time(step: Callable[[Any], Any], items: Iterable[Any]) -> float:
     """Of the steps after the first, in which memory is had and kernels are chosen."""
     times = []
     for item in items:
+        _synchronize()
         start = time.perf_counter()
         step(item)
+        _synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:] or times)
+
+
+def _synchronize() -> None:
+    """Wait for what GPUs have been given to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def _duration(seconds: float) -> str:

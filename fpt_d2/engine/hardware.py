@@ -6,11 +6,14 @@ import argparse
 import importlib.util
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from torch import nn
 
+from ..core.arguments import check_argument
 from ..errors import ConfigError, require
 from ..evaluation import has_rotated_boxes
 
@@ -19,11 +22,12 @@ HAS_COMPILED = importlib.util.find_spec("detectron2._C") is not None
 _COMPILED = "needs Detectron2's compiled operators, and this Detectron2 comes without: build it from its sources"
 
 
-def check_machines(cfg: CfgNode, args: argparse.Namespace) -> None:
+def check_machines(args: argparse.Namespace, *, test: Sequence[str]) -> None:
+    """Raises ConfigError for machines that cannot be, or on which the data sets ``test`` cannot be evaluated."""
     number, rank = args.num_machines, args.machine_rank
     require(number > 0, f"--num-machines is {number}; allowed: a positive number")
     require(0 <= rank < number, f"--machine-rank is {rank}; allowed: 0 to {number - 1}, as --num-machines is {number}")
-    types = [MetadataCatalog.get(name).get("evaluator_type", None) for name in cfg.DATASETS.TEST]
+    types = [MetadataCatalog.get(name).get("evaluator_type", None) for name in test]
     fine = number == 1 or "cityscapes_instance" not in types
     require(fine, "Detectron2 evaluates Cityscapes' instances on one machine only: set --num-machines 1")
 
@@ -75,7 +79,15 @@ def check_operators(cfg: CfgNode, *, trains: bool) -> None:
     require(HAS_COMPILED or not has_rotated_boxes(cfg), f"A model of rotated boxes (RRPN, RROIHeads) {_COMPILED}")
 
 
-def memory_of_machine() -> float:
+def check_memory(model: nn.Module | None) -> None:
+    """Raises ArgumentError if this machine has less memory than the weights of a model, which has none yet, take."""
+    weights = (*model.parameters(), *model.buffers()) if model is not None else ()
+    size, memory = sum(w.numel() * w.element_size() for w in weights), _memory_of_machine()
+    allowed = f"the {memory / 2**30:.3g} GiB of this machine"
+    check_argument("its size", f"{size / 2**30:.3g} GiB", size < memory, allowed)
+
+
+def _memory_of_machine() -> float:
     """In bytes; infinity where the operating system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Height and width of the image that the augmentations are tried on.
 _IMAGE_SIZE = (48, 64)
+_NUM_IMAGES = 1000
 
 
 def check_parts(
@@ -52,23 +53,27 @@ def is_ours(trainer: type[Trainer], method: str) -> bool:
     return str(getattr(trainer, method).__module__).startswith("fpt_d2.")
 
 
+def blank_records() -> list[dict[str, Any]]:
+    """The records of a data set of images that are not there."""
+    height, width = _IMAGE_SIZE
+    return [{"height": height, "width": width, "image_id": 0, "annotations": [{"category_id": 0}]}] * _NUM_IMAGES
+
+
 def _try_train_loader(cfg: CfgNode) -> None:
     mapper = build_train_mapper(cfg)
-    height, width = _IMAGE_SIZE
-    record = {"height": height, "width": width, "image_id": 0, "annotations": [{"category_id": 0}]}
-    records = [record] * cfg.SOLVER.IMS_PER_BATCH
-    build_detection_train_loader(cfg, mapper=mapper, dataset=records)
-    _augment(mapper.augmentations, cfg)
+    build_detection_train_loader(cfg, mapper=mapper, dataset=blank_records())
+    try_augmentations(mapper.augmentations, len(cfg.MODEL.PIXEL_MEAN))
 
 
 def _try_test_mappers(cfg: CfgNode) -> None:
-    _augment(DatasetMapper(cfg, is_train=False).augmentations, cfg)
+    try_augmentations(DatasetMapper(cfg, is_train=False).augmentations, len(cfg.MODEL.PIXEL_MEAN))
     if cfg.TEST.AUG.ENABLED:
         height, width = _IMAGE_SIZE
         image = torch.zeros(len(cfg.MODEL.PIXEL_MEAN), height, width, dtype=torch.uint8)
         DatasetMapperTTA(cfg)({"image": image, "height": height, "width": width})
 
 
-def _augment(augmentations: T.AugmentationList, cfg: CfgNode) -> None:
+def try_augmentations(augmentations: T.AugmentationList, channels: int) -> None:
+    """Augment a blank image of so many channels, and its labels."""
     labels = np.zeros(_IMAGE_SIZE, np.uint8)
-    augmentations(T.AugInput(np.zeros((*_IMAGE_SIZE, len(cfg.MODEL.PIXEL_MEAN)), np.uint8), sem_seg=labels))
+    augmentations(T.AugInput(np.zeros((*_IMAGE_SIZE, channels), np.uint8), sem_seg=labels))

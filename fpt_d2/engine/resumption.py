@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -13,6 +13,7 @@ from torch import nn
 
 from ..checkpoint.convert import rename_modules
 from ..checkpoint.files import read_weights
+from ..config_values import flat
 from ..errors import ConfigError, UserError, WeightsError
 from .optimizer import build_optimizer
 
@@ -96,10 +97,12 @@ def newest_whole(folder: str) -> str:
     return ""
 
 
-def _remedy(folder: str) -> str:
+def _remedy(folder: str, besides: str = "") -> str:
+    """What to do where ``last_checkpoint`` names nothing to go on from, such as ``besides``."""
     whole = os.path.basename(newest_whole(folder))
-    write = f"write {whole}, the newest that is whole, into it" if whole else "none in the folder is whole"
-    return f"{write}, or choose another folder"
+    if whole not in ("", besides):
+        return f"write {whole}, the newest that is whole, into {LAST}, or choose another folder"
+    return f"{'no other' if besides else 'none in the folder'} is whole: choose another folder"
 
 
 def read_trainer(path: str) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def check_resumption(cfg: CfgNode, model: nn.Module | None, saved: dict[str, Any
     if model is not None:
         if "optimizer" in (trainer := saved["trainer"].get("_trainer", {})):
             _check_optimizer(trainer["optimizer"], model, cfg)
-        _check_model(saved["model"], model, cfg)
+        check_same_model(saved["model"], model, cfg.OUTPUT_DIR, changed_keys(cfg))
     if cfg.TEST.BEST_METRIC:
         _check_best(os.path.join(cfg.OUTPUT_DIR, f"{BEST_MODEL}.pth"))
 
@@ -158,15 +161,8 @@ def check_last(folder: str, *, is_trained: bool = True) -> dict[str, Any]:
     try:
         content: dict[str, Any] = (read_trainer if is_trained else read_weights)(last)
     except WeightsError as error:
-        raise WeightsError(f"--resume cannot go on: {error}; {_remedy_tag(last)}") from error
+        raise WeightsError(f"--resume cannot go on: {error}; {_remedy(*os.path.split(last))}") from error
     return content
-
-
-def _remedy_tag(last: str) -> str:
-    folder, name = os.path.split(last)
-    whole = os.path.basename(newest_whole(folder))
-    write = f"write {whole}, the newest that is whole, into {LAST}" if whole and whole != name else "no other is whole"
-    return f"{write}, or choose another folder"
 
 
 def _check_best(path: str) -> None:
@@ -193,7 +189,11 @@ def _check_optimizer(state: dict[str, Any], model: nn.Module, cfg: CfgNode) -> N
         raise ConfigError(f"{error} (as they were: {was})" if was else str(error)) from error
 
 
-def _check_model(saved: dict[str, Any], model: nn.Module, cfg: CfgNode) -> None:
+def check_same_model(saved: dict[str, Any], model: nn.Module, folder: str, changed: Iterable[str] = ()) -> None:
+    """Raises ConfigError if the weights that the last checkpoint in a folder has are not those of the model.
+
+    ``changed`` are keys of the config and what they were.
+    """
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     renamed = rename_modules({name.removeprefix("module."): value for name, value in saved.items()}, model.state_dict())
     there = {name: tuple(value.shape) for name, value in renamed.items()}
@@ -201,9 +201,9 @@ def _check_model(saved: dict[str, Any], model: nn.Module, cfg: CfgNode) -> None:
     if not differing:
         return
     name = next((n for n in differing if n in wanted and n in there), differing[0])
-    keys = ", ".join(changed_keys(cfg)) or f"those of MODEL are in {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')}"
+    keys = ", ".join(changed) or f"those of the model are in {os.path.join(folder, 'config.yaml')}"
     raise ConfigError(
-        f"--resume cannot go on: the checkpoint in {cfg.OUTPUT_DIR} is of another model ({len(differing)} tensors "
+        f"--resume cannot go on: the checkpoint in {folder} is of another model ({len(differing)} tensors "
         f"differ, among them {name}: {there.get(name, 'not there')} there, {wanted.get(name, 'not there')} here): set "
         f"the keys as they were ({keys}), or {_ANEW}"
     )
@@ -217,20 +217,17 @@ def changed_keys(cfg: CfgNode) -> Iterator[str]:
     """The first keys of ``MODEL`` whose values differ from those in the config that the training was begun with."""
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), encoding="utf-8") as file:
-            before = _flat(yaml.safe_load(file)["MODEL"])
+            before = _values(yaml.safe_load(file)["MODEL"])
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return
-    now = _flat(yaml.safe_load(cfg.MODEL.dump()))
+    now = _values(yaml.safe_load(cfg.MODEL.dump()))
     changed = [key for key in now if key in before and before[key] != now[key] and key not in ("WEIGHTS", "DEVICE")]
     for key in changed[:4]:
         yield f"MODEL.{key} {before[key]}"
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
+def _values(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat(node).items() if not isinstance(value, Mapping)}
 
 
 def check_room(folder: str, model: nn.Module | None) -> None:

@@ -24,9 +24,11 @@ WRONG = {
     "SEED: 1\n---\nSEED: 2": "is not valid YAML",
     "SEED: 1\nSEED: 2": "has the key SEED twice",
     "SOLVER: {MAX_ITER: 1, MAX_ITER: 2}": "has the key MAX_ITER twice",
-    "SEED: 2001-01-01": "is not a valid type",
+    "SEED: 2001-01-01": "SEED is the date 2001-01-01; allowed: a whole number",
     "VERSION: 3": "has VERSION 3; allowed: 2",
     "VERSION: two": "has VERSION 'two'; allowed: 2",
+    "VERSION: true": "has VERSION True; allowed: 2",
+    "VERSION: 1\nMODEL: {RPN: 3}": "as it says VERSION 1, is wrong: MODEL.RPN has a value of another type",
     "VERSION: null": "has VERSION None; allowed: 2",
     "_BASE_: config.yaml": "is based on itself by _BASE_",
     "_BASE_: [config.yaml]": "is based on itself by _BASE_",
@@ -82,6 +84,11 @@ def written(text: str | bytes) -> Callable[[Place], None]:
     return spoil
 
 
+def in_its_place(place: Place) -> None:
+    place.config.unlink()
+    place.config.mkdir()
+
+
 def in_the_base(text: str) -> Callable[[Place], None]:
     def spoil(place: Place) -> None:
         (place.root / "base.yaml").write_text(text)
@@ -91,6 +98,7 @@ def in_the_base(text: str) -> Callable[[Place], None]:
 
 
 CASES = (
+    Case("config: a folder", in_its_place, "is a folder: give one of the .yaml files in it"),
     *(Case(f"config: {text[:40]!r}", written(text), says) for text, says in WRONG.items()),
     *(Case(f"config: {name}", written(content), says) for name, (content, says) in NOT_TEXT.items()),
     *(Case(f"config: {text[:70]!r}", written(text), "and tags can run code") for text in HOSTILE),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import yaml
@@ -28,7 +29,11 @@ OUT_OF_RANGE: tuple[tuple[str, Any], ...] = (
     ("SOLVER.WARMUP_ITERS", -1),
     ("SOLVER.WARMUP_FACTOR", -0.1),
     ("SOLVER.WARMUP_FACTOR", 1000.0),
+    ("SOLVER.STEPS", (2, 2)),
+    ("SOLVER.STEPS", (3, 1)),
+    ("SOLVER.STEPS", (4,)),  # MAX_ITER
     ("SEED", 10**10),
+    ("VERSION", 1),
     ("VIS_PERIOD", -1),
     ("INPUT.FORMAT", "BRG"),
     ("INPUT.MIN_SIZE_TRAIN", ()),
@@ -73,7 +78,6 @@ OUT_OF_RANGE: tuple[tuple[str, Any], ...] = (
 )
 # A constructor refuses it; which of all the keys it means is found out.
 REFUSED: tuple[tuple[str, Any], ...] = (
-    ("SOLVER.STEPS", (3, 1)),
     ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosine"),
     ("SOLVER.WARMUP_METHOD", "quadratic"),
     ("DATALOADER.SAMPLER_TRAIN", "Sampler"),
@@ -90,6 +94,14 @@ REFUSED: tuple[tuple[str, Any], ...] = (
 )
 # Detectron2 would say it after the training, or not at all.
 TOO_LATE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    ("SOLVER.BASE_LR_END", (5.0, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"), "allowed: up to SOLVER.BASE_LR"),
+    ("SOLVER.BASE_LR", (0, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR"), "SOLVER.BASE_LR is 0.0; allowed"),
+    ("INPUT.MIN_SIZE_TRAIN_SAMPLING", ("range",), "INPUT.MIN_SIZE_TRAIN is (96,); allowed: the smallest and"),
+    (
+        "INPUT.MIN_SIZE_TRAIN",
+        ((96, 64), "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range"),
+        "INPUT.MIN_SIZE_TRAIN is (96, 64); allowed: the smallest and the largest size",
+    ),
     ("TEST.EXPECTED_RESULTS", ([["bbox", "ap", 1, 1]],), "TEST.EXPECTED_RESULTS names bbox/ap, which is not evaluated"),
     ("TEST.EXPECTED_RESULTS", ([["box", "AP", 1, 1]],), "TEST.EXPECTED_RESULTS names box/AP"),
     (
@@ -118,6 +130,18 @@ TOO_LATE: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("MODEL.DEVICE", ("mps",), "MODEL.DEVICE is 'mps', on which Detectron2 does not run"),
     ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", ([True] * 4, "MODEL.RESNETS.DEPTH", 50), "convolutions need a GPU"),
     ("MODEL.PROPOSAL_GENERATOR.NAME", ("RRPN",), "A model of rotated boxes (RRPN, RROIHeads) needs"),
+)
+# Of another type than the key's, in the file: what is said of it.
+OF_ANOTHER_TYPE: tuple[tuple[str, Any, str], ...] = (
+    ("SOLVER.MAX_ITER", 2.5, "is 2.5; allowed: a whole number"),
+    ("SOLVER.MAX_ITER", True, "is True; allowed: a whole number"),
+    ("SOLVER.MAX_ITER", None, "is None; allowed: a whole number"),
+    ("SOLVER.BASE_LR", "fast", "is 'fast'; allowed: a number"),
+    ("SOLVER.STEPS", 3, "is 3; allowed: a list, such as [3]"),
+    ("DATASETS.TRAIN", "tiny_train", "allowed: a list, such as ['tiny_train']"),
+    ("MODEL.MASK_ON", "perhaps", "is 'perhaps'; allowed: True or False"),
+    ("INPUT.RANDOM_FLIP", False, "is False; allowed: text, in quotes"),
+    ("OUTPUT_DIR", date(2024, 1, 1), "is the date 2024-01-01; allowed: text, in quotes"),
 )
 NOT_FINITE = (
     "SOLVER.BASE_LR",
@@ -150,6 +174,10 @@ CASES = (
         Case(f"{key} {value} in the file", lambda place, key=key, value=value: in_file(place, key, value), f"{key} is ")
         for key in NOT_FINITE
         for value in (float("nan"), float("inf"))
+    ),
+    *(
+        Case(f"{key} {value!r} in the file", lambda place, key=key, value=value: in_file(place, key, value), says)
+        for key, value, says in OF_ANOTHER_TYPE
     ),
     Case("no processes", lambda _: ["--num-gpus", 0], "--num-gpus is 0; allowed: a positive number"),
     Case("no machines", lambda _: ["--num-machines", 0], "--num-machines is 0; allowed: a positive number"),

@@ -17,6 +17,7 @@ from fpt_d2.engine.building import built
 from fpt_d2.engine.hardware import check_operators
 from fpt_d2.evaluation import build_evaluator, metric_names
 from fpt_d2.evaluation.coco import RotatedCOCOEvaluator
+from fpt_d2.modeling.build import build_resnet_fpt_backbone
 
 
 def schedule(cfg: CfgNode) -> object:
@@ -60,6 +61,27 @@ def test_a_backbone_of_ones_own_keeps_its_traceback(command_line, parse) -> None
             setup(parse("MODEL.BACKBONE.NAME", "build_buggy_backbone"))
     finally:
         del BACKBONE_REGISTRY._obj_map["build_buggy_backbone"]
+
+
+@pytest.mark.parametrize(
+    ("out_channels", "words", "said"),
+    [
+        (lambda cfg: -1, [], None),  # torch refuses what no key says
+        (lambda cfg: cfg.MODEL.FPN.OUT_CHANNELS - 16, ["MODEL.FPN.OUT_CHANNELS", 8], "MODEL.FPN.OUT_CHANNELS 8"),
+    ],
+)
+def test_what_torch_refuses_of_ones_own_backbone(out_channels, words, said, parse) -> None:
+    def build_own_backbone(cfg, input_shape):
+        torch.nn.Conv2d(3, out_channels(cfg), 1)
+        return build_resnet_fpt_backbone(cfg, input_shape)
+
+    BACKBONE_REGISTRY.register(build_own_backbone)
+    try:
+        with pytest.raises(ConfigError if said else RuntimeError, match=said or "negative dimension") as caught:
+            setup(parse("MODEL.BACKBONE.NAME", "build_own_backbone", *words))
+    finally:
+        del BACKBONE_REGISTRY._obj_map["build_own_backbone"]
+    assert isinstance(caught.value, ConfigError) == bool(said)
 
 
 class OwnEvaluator(DatasetEvaluator):

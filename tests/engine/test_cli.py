@@ -128,3 +128,10 @@ def test_a_wrong_path_of_a_config_is_answered_before_anything_heavy_is_imported(
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     sentence, heavy = done.stderr.splitlines()
     assert done.returncode == 2 and "did you mean configs/Base-RCNN-FPT.yaml" in sentence and heavy == "[]"
+
+
+def test_a_command_starts_without_words_to_other_peoples_code() -> None:
+    """What PyTorch says to Detectron2's authors about torch.jit.script, that is."""
+    code = "import fpt_d2.cli, fpt_d2.engine.lazy"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "Warning" not in run.stderr

@@ -52,6 +52,25 @@ def test_an_evaluation_and_a_resumed_training(command_line, train_net, out: Path
     assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before
 
 
+def test_a_resumed_training_takes_the_time_that_is_left(command_line, train_net, capsys) -> None:
+    assert train_net(command_line("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")) == 0
+    forget_loggers()
+    for total, left in [(12, 11), (1, 0)]:
+        capsys.readouterr()
+        assert train_net(command_line("--check", "--resume", "SOLVER.MAX_ITER", total, "DATASETS.TEST", "()")) == 0
+        assert f"for the {left} iterations that are left" in rows(capsys.readouterr().out)["time"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_one_reports(rank: int, command_line, train_net, capsys, monkeypatch) -> None:
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}
+    for name, value in places.items():
+        monkeypatch.setenv(name, str(value))
+    assert train_net(command_line("--check")) == 0
+    said = capsys.readouterr().out
+    assert (rank == 0) == ("All checks passed" in said) == ("1 in each of 2 processes" in said)
+
+
 def test_a_training_that_diverges_at_once(command_line, train_net, capsys) -> None:
     assert train_net(command_line("--check", "SOLVER.BASE_LR", 1e30)) == 2
     assert "The training diverges at once" in capsys.readouterr().err

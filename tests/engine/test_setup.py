@@ -20,7 +20,7 @@ RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURE
     [
         (["SOLVER.BASE_LRR", 0.1], "did you mean SOLVER.BASE_LR"),
         (["MODEL.FTP.BRANCHES", "()"], "did you mean MODEL.FPT.BRANCHES"),
-        (["SOLVER.MAX_ITER", "many"], "config key: SOLVER.MAX_ITER"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER is 'many'; allowed: a whole number"),
         (["SOLVER.MAX_ITER"], "pairs"),
         (["SOLVER", 3], "SOLVER is a section"),
         (["MODEL.FPT.GT_NUM_PARTS", 3], "MODEL.FPT.GT_NUM_PARTS is 3"),
@@ -31,7 +31,7 @@ RETINANET = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.IN_FEATURE
         (["MODEL.TRUNK.BUILDER", "build_vgg"], "MODEL.TRUNK.BUILDER is 'build_vgg'"),
         (["MODEL.TRUNK.BUILDER", "build_resnet_bifpn_backbone"], "allowed: a backbone without a neck"),
         (["MODEL.FPN.OUT_CHANNELS", 0], "MODEL.FPN.OUT_CHANNELS is 0; allowed: a positive number"),
-        (["MODEL.FPT.BRANCH_CHANNELS", None], "MODEL.FPT.BRANCH_CHANNELS is None; allowed: a value of type int"),
+        (["MODEL.FPT.BRANCH_CHANNELS", None], "MODEL.FPT.BRANCH_CHANNELS is None; allowed: a whole number"),
         (["MODEL.FPN.IN_FEATURES", "[['res2']]"], "MODEL.FPN.IN_FEATURES is [['res2']]; allowed: names"),
         (["MODEL.UFP.KERNELS", "['x']"], "MODEL.UFP.KERNELS is ['x']; allowed: numbers"),
         (["--num-gpus=2", "MODEL.FPT.NORM", "SyncBN"], "SyncBN trains in several processes on GPUs only"),
@@ -106,7 +106,7 @@ def test_a_broken_config_file(tmp_path: Path, train_net, capsys) -> None:
         ("MODELL: {}", "did you mean MODEL"),
         ("", "does not consist of keys and values"),
         ("[1, 2]", "does not consist of keys and values"),
-        ("SOLVER: {MAX_ITER: many}", "config key: SOLVER.MAX_ITER"),
+        ("SOLVER: {MAX_ITER: many}", "SOLVER.MAX_ITER is 'many'; allowed: a whole number"),
         ("SOLVER: {MAX_ITER: {A: 1}}", "there is no key SOLVER.MAX_ITER.A"),
         ("SOLVER: 3", "SOLVER is a section"),
         ("OUTPUT_DIR: !!python/object/apply:os.getcwd []", "tag:yaml.org,2002:python/object/apply:os.getcwd"),
@@ -116,6 +116,17 @@ def test_a_broken_config_file(tmp_path: Path, train_net, capsys) -> None:
         error = capsys.readouterr().err
         assert sentence in error and str(path) in error
         assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_values_of_another_type_with_one_meaning_are_read(in_file: bool, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("SOLVER: {BASE_LR: 1, MAX_ITER: 10.0, GAMMA: 1e-1}\nOUTPUT_DIR: '2024'" if in_file else "SEED: 1")
+    words = ["SOLVER.BASE_LR", "1", "SOLVER.MAX_ITER", "1e1", "SOLVER.GAMMA", "0.1", "OUTPUT_DIR", "2024"]
+    cfg = read_config(str(path), [] if in_file else words)
+    values = [cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.GAMMA, cfg.OUTPUT_DIR]
+    assert values == [1.0, 10, 0.1, "2024"]
+    assert [type(value) for value in values] == [float, int, float, str]
 
 
 def test_the_keys_of_a_base_are_checked_too(tmp_path: Path, train_net, capsys) -> None:

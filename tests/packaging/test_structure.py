@@ -27,8 +27,8 @@ ARROWS = {
     "engine": {"core", "modeling", "data", "evaluation", "checkpoint", "visualization"},
 }
 # Files beside the rooms, which any may import.
-ENTRANCE = {"config", "config_file", "config_path", "config_values", "config_yaml", "errors", "model_zoo", "cli", ""}
-ENTRANCE |= {"paths"}
+ENTRANCE = {"config", "config_file", "config_path", "config_types", "config_values", "config_yaml", "errors", "paths"}
+ENTRANCE |= {"model_zoo", "cli", ""}
 
 
 def walk_forward(*opts: object) -> tuple[int, int]:

@@ -7,18 +7,17 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from reprlib import repr as short
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 
+from ..findings import excerpt
 from ..images import UNDECODABLE, open_image, reason
 from .instances import ReadImage
 
 _OUTLINES = ("polygon", "rectangle", "circle", "oriented_rectangle")
 _CIRCLE_POINTS = 72  # whose polygon has 0.999 of the circle's area
-_LONGEST = 100  # characters of a message that are shown
 
 Shape = Mapping[str, Any]
 
@@ -48,8 +47,8 @@ def add_shapes(image: ReadImage, shapes: Sequence[Any], file: Path, read_shapes:
         try:
             _add_object(image, members, first[key], read_shapes)
         except _Malformed as error:
-            message = shorten(str(error), _LONGEST, placeholder=" ...")
-            image.problems.append(("shape is not of LabelMe's form, points [[x, y], ...]", f"{first[key]} ({message})"))
+            where = f"{first[key]} ({excerpt(error)})"
+            image.problems.append(("shape is not of LabelMe's form, points [[x, y], ...]", where))
 
 
 class _Malformed(Exception):

@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
 from ...errors import DatasetError, printable
 from ...paths import read_file, why
+from ..findings import excerpt
 from .converting import Layout, convert, sample_reader
 from .folders import read_lines
 from .instances import ReadImage
@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 _NOT_LABELS = re.compile(r"(classes|names|train|trainval|val|valid|test|readme.*|requirements)\.txt", re.IGNORECASE)
 _NAME_FILES = ("classes.txt", "names.txt", "obj.names", "labels/classes.txt")
-_LONGEST = 100  # characters of a line that are shown
 _BEYOND = 1.5  # numbers above it are not shares of a side, nor those of a box that reaches a little outside
 
 
@@ -116,9 +115,9 @@ def _add_object(
     try:
         read = read_line([line], image.size, with_masks=False)
     except (ValueError, OverflowError) as error:
-        image.problems.append(("line is not a class with a box or polygon", f"{where} ({_short(error)})"))
+        image.problems.append(("line is not a class with a box or polygon", f"{where} ({excerpt(error)})"))
         return
-    said, number = _short(line), int(read.class_id[0])
+    said, number = excerpt(line), int(read.class_id[0])
     if is_polygon and len(words) % 2 == 0:
         image.problems.append(("polygon has an odd number of coordinates", f"{where} ({said})"))
     elif not 0 <= number < len(classes):
@@ -129,7 +128,3 @@ def _add_object(
         points = np.array(words[1:], dtype=float).reshape(-1, 2) * image.size if is_polygon else None
         polygons = [] if points is None else [points]
         image.add(classes[number], read.xyxy[0].tolist(), where, polygons=polygons, said=said)
-
-
-def _short(text: object) -> str:
-    return shorten(str(text), _LONGEST, placeholder=" ...")
