@@ -27,7 +27,8 @@ ARROWS = {
     "engine": {"core", "modeling", "data", "evaluation", "checkpoint", "visualization"},
 }
 # Files beside the rooms, which any may import.
-ENTRANCE = {"config", "config_file", "config_path", "config_values", "config_yaml", "errors", "model_zoo", "cli", ""}
+ENTRANCE = {"config", "config_file", "config_path", "config_values", "config_yaml", "errors", "model_zoo", "cli"}
+ENTRANCE |= {"signals", ""}
 
 
 def walk_forward(*opts: object) -> tuple[int, int]:
