@@ -23,20 +23,21 @@ from ..data import InstanceMapper, check_instance_datasets, resumable_loader
 from ..data.random_state import random_numbers
 from ..errors import ConfigError, require
 from .checkpoint import SafeCheckpointer
-from .checks import check_output_dir, is_dry
+from .cluster import check_processes, gpus_seen, is_checked, is_dry
 from .exact_resumption import ExactResumption, UnfinishedStep, training_seed
 from .failures import in_sentences
 from .hardware import check_device, check_precision
 from .hooks import SaveOnInterrupt
 from .lock import lock, unlock
 from .optimizer import make_resumable
+from .output_folder import check_names, check_output_dir
 from .resumption import check_last, finish_tag, last_checkpoint
 from .writers import named_writers, start_logging
 
 
 def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
     """Train or evaluate: the work of one process. Raises UserError for what the user can mend."""
-    if comm.get_world_size() == 1:  # otherwise launch() has done it
+    if not is_checked(args):
         check_lazy_config(args)
     cfg = read_lazy_config(args.config_file, args.opts)
     with in_sentences(cfg.train.output_dir):
@@ -85,7 +86,8 @@ def check_lazy_config(args: argparse.Namespace) -> str:
     """Check that what the command line asks for can be done here, and return the device. Raises UserError."""
     cfg = read_lazy_config(args.config_file, args.opts)
     train, weights = cfg.train, cfg.train.init_checkpoint
-    check_device(train.device, args.num_gpus, key="train.device", on_cpu="train.device=cpu")
+    check_processes(args)
+    check_device(train.device, gpus_seen(args), key="train.device", on_cpu="train.device=cpu")
     check_precision(train.device, train.amp.enabled and not args.eval_only, key="train.amp.enabled")
     require(weights or not args.eval_only, "--eval-only needs a trained model: add train.init_checkpoint=FILE")
     if weights and not (args.resume and last_checkpoint(train.output_dir)):
@@ -102,6 +104,8 @@ def check_lazy_config(args: argparse.Namespace) -> str:
             check_last(train.output_dir)
         if first and not is_dry(args):
             lock(train.output_dir, key="train.output_dir")
+    else:
+        check_names(train.output_dir, key="train.output_dir")
     return str(train.device)
 
 
