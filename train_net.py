@@ -12,7 +12,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from fpt_d2.cli import RESUMABLE, exit_on_user_errors, training_parser
+from fpt_d2.cli import exit_on_user_errors, training_parser
 from fpt_d2.config_path import check_config_file
 
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     return trainer.train()
 
 
-@exit_on_user_errors(RESUMABLE)
+@exit_on_user_errors()
 def main() -> None:
     args = training_parser().parse_args()
     check_config_file(args.config_file)

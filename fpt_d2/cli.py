@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import UserError, disk_sentence, interruption, is_of_disk
+from .errors import Terminated, UserError, disk_sentence, interruption, is_of_disk
+from .signals import raised
 
 # What PyTorch and setuptools say to the authors of Detectron2 and fvcore while these are imported.
 warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", FutureWarning, r"torch\.jit\._script$")
@@ -21,8 +22,6 @@ warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning, r"
 
 # Seconds that processes wait for each other, as in Detectron2.
 DEFAULT_TIMEOUT = 1800
-# The end of a training by Ctrl-C or SIGTERM.
-RESUMABLE = "Interrupted: the same command with --resume goes on from the last checkpoint"
 
 _EXAMPLES = """
 Examples:
@@ -38,24 +37,28 @@ Examples:
 @contextmanager
 def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
     """End the process in one sentence, with status 2, on what a user can mend, such as a full disk; by Ctrl-C with
-    130, by SIGTERM with 143.
+    130, by SIGTERM with 143, by a terminal that is closed with 129.
 
     Anything but a ``UserError`` is a mistake of ours and keeps its traceback. As ``@exit_on_user_errors()`` it
     decorates the function of a whole command.
 
     Args:
-        interrupted: the answer to Ctrl-C.
+        interrupted: the answer to a signal that says no more itself.
     """
-    try:
-        yield
-    except UserError as error:
-        _exit(2, _sentence(error))
-    except OSError as error:
-        if not is_of_disk(error):
-            raise
-        _exit(2, disk_sentence(error))
-    except KeyboardInterrupt as error:
-        _exit(128 + interruption(error), interrupted)
+    with raised() as requests:
+        try:
+            yield
+        except UserError as error:
+            _exit(2, _sentence(error))
+        except KeyboardInterrupt as error:
+            note = error.note if isinstance(error, Terminated) else ""
+            _exit(128 + interruption(error), f"Interrupted: {note}" if note else interrupted)
+        except Exception as error:
+            if requests.signum:  # what it has made of an import, or of a data worker
+                _exit(128 + requests.signum, interrupted)
+            if not isinstance(error, OSError) or not is_of_disk(error):
+                raise
+            _exit(2, disk_sentence(error))
 
 
 def _sentence(error: UserError) -> str:
@@ -66,7 +69,12 @@ def _sentence(error: UserError) -> str:
 
 def _exit(status: int, message: str) -> None:
     end = SystemExit(f"{Path(sys.argv[0]).name}: {message}")
-    sys.stderr.write(f"{end}\n")
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{end}\n")):
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # a terminal that is closed, which would make the status another at the end of Python
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     end.code = status
     raise end
 

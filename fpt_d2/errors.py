@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import signal
 
-# Of Ctrl-C, of a scheduler that ends a job, and of one that is asked to tell it before (sbatch --signal=USR1@120).
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Of Ctrl-C, of a scheduler that ends a job, of one that is asked to tell it before (sbatch --signal=USR1@120), and of a
+# terminal that is closed.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # What a disk answers that takes nothing more.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
 
@@ -55,12 +56,21 @@ class LostProcess(TrainingError):
 
 
 class Terminated(KeyboardInterrupt):
-    """What KeyboardInterrupt is to Ctrl-C, to a signal that asks a process to end; its argument is the number."""
+    """What KeyboardInterrupt is to Ctrl-C, to any signal that asks a process to end."""
+
+    def __init__(self, signum: int, note: str = "") -> None:
+        """
+        Args:
+            signum: number of the signal.
+            note: what to do now.
+        """
+        super().__init__(signum)
+        self.signum, self.note = signum, note
 
 
 def interruption(error: KeyboardInterrupt) -> int:
     """The number of the signal that has raised it."""
-    return int(error.args[0]) if isinstance(error, Terminated) else int(signal.SIGINT)
+    return error.signum if isinstance(error, Terminated) else int(signal.SIGINT)
 
 
 def is_of_disk(error: OSError) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fpt_d2.cli import RESUMABLE, exit_on_user_errors, training_parser
+from fpt_d2.cli import exit_on_user_errors, training_parser
 
 EXAMPLES = """
 Examples:
@@ -15,7 +15,7 @@ Examples:
 """
 
 
-@exit_on_user_errors(RESUMABLE)
+@exit_on_user_errors()
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv``, that of the process by default."""
     args = training_parser(EXAMPLES).parse_args(argv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import re
 import zipfile
 from typing import Any
 from urllib.parse import urlparse
@@ -22,6 +23,8 @@ from .pickles import MOST_GROWTH, SLACK, ForeignObjects, Unreadable, read_pickle
 # How the files begin that torch.save writes.
 _ZIP = b"PK\x03\x04"
 _EXPORT = "save dense weights by name, torch.save({'model': model.state_dict()}, 'file.pth')"
+# How torch speaks of memory that it does not get.
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|Cannot allocate memory")
 # How a file begins that is something else.
 _IMPOSTORS = {
     b"<!doctype": "a web page",
@@ -58,22 +61,27 @@ def read_weights(path: str) -> Any:
     """Read a file of weights to the CPU: ``.pkl``, ``.safetensors``, or anything that ``torch.save`` has written.
 
     Nothing in it is executed: of a pickle only arrays and plain containers are read, of torch's format what
-    ``weights_only`` allows. Raises WeightsError if it holds anything else, or is damaged.
+    ``weights_only`` allows. Raises WeightsError if it holds anything else, is damaged, or cannot be read here.
     """
     readers = {".pkl": read_pickle, ".safetensors": _read_safetensors}
+    try:
+        head = _head(path).lstrip().lower()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
     try:
         return readers.get(os.path.splitext(path)[1], _read_torch)(path)
     except Unreadable as error:
         raise WeightsError(f"{path} {error}") from error
     except Exception as error:  # a damaged file can make its reader raise anything
-        head = _head(path).lstrip().lower()
-        for begin, kind in _IMPOSTORS.items():
+        size, kind = os.path.getsize(path), type(error).__name__
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            raise WeightsError(f"{path} ({size} bytes) needs more memory than is free: end other programs") from error
+        for begin, impostor in _IMPOSTORS.items():
             if head.startswith(begin):
                 raise WeightsError(
-                    f"{path} is {kind} instead of weights: delete it and fetch the file itself"
+                    f"{path} is {impostor} instead of weights: delete it and fetch the file itself"
                 ) from error
         damage = "cut short or damaged" + ", or holds more than weights" * isinstance(error, pickle.UnpicklingError)
-        size, kind = os.path.getsize(path), type(error).__name__
         raise WeightsError(f"{path} ({size} bytes) is {damage} ({kind}): fetch it again") from error
 
 

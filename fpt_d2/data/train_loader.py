@@ -8,7 +8,6 @@ main process, so that those of the iterations before can be passed over without 
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -21,7 +20,7 @@ from detectron2.data import build_detection_train_loader, get_detection_dataset_
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import STOP_SIGNALS
+from ..signals import end_with_parent
 from .checks.image_files import header_size
 from .images import UNDECODABLE
 from .mapper import build_train_mapper
@@ -132,7 +131,7 @@ class TrainLoader:
             sampler=order,
             num_workers=self._num_workers,
             collate_fn=_as_it_is,
-            worker_init_fn=_survive_one_signal,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # its own: the first step would else draw other numbers than it does later
             **self._options,
         )
@@ -179,9 +178,5 @@ def _as_it_is(example: Any) -> Any:
     return example
 
 
-def _survive_one_signal(worker: int) -> None:
-    """Let a signal that ends all processes of a training leave the data workers: the step that is being finished before
-    all is saved needs them, and then they are ended by the main process.
-    """
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+def _start_worker(number: int) -> None:
+    end_with_parent()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import TYPE_CHECKING
 
 from detectron2.config import CfgNode
@@ -15,18 +14,21 @@ from ..checkpoint import find_weights
 from ..config import SEMANTIC_SEGMENTATION
 from ..data import check_datasets
 from ..data.labels import flipped_classes
-from ..errors import ConfigError, require
+from ..errors import require
 from ..evaluation import has_rotated_boxes
 from ..evaluation.coco import check_api
 from ..modeling import check_model
 from ..modeling.keys import arguments_from
 from ..modeling.sem_seg import SlidingWindow
 from .building import built
-from .hardware import check_device, check_machines, check_memory, check_operators, check_precision, device_type
-from .lock import check_unlocked, lock
+from .cluster import check_processes, gpus_seen, is_dry
+from .hardware import check_device, check_evaluators, check_memory, check_operators, check_precision, device_type
+from .lock import lock
 from .metrics_checks import check_evaluation
+from .output_folder import check_names, check_output_dir, check_room
 from .parts import check_parts
-from .resumption import UNFINISHED, check_last, check_resumption, check_room, finish_tag, last_checkpoint
+from .resumption import check_last, finish_tag, last_checkpoint
+from .resumption_checks import check_resumption
 from .training_checks import check_norms, check_training
 
 if TYPE_CHECKING:
@@ -44,8 +46,9 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
     Raises:
         UserError: something that the user can mend.
     """
-    check_machines(args, test=cfg.DATASETS.TEST)
-    check_device(cfg.MODEL.DEVICE, args.num_gpus, key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
+    check_processes(args)
+    check_evaluators(cfg.DATASETS.TEST, args.num_machines)
+    check_device(cfg.MODEL.DEVICE, gpus_seen(args), key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
     check_precision(cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED and not args.eval_only, key="SOLVER.AMP.ENABLED")
     check_api(cfg.TEST.COCO_EVAL)
     check_operators(cfg, trains=not args.eval_only)
@@ -62,6 +65,8 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
             check_output_dir(
                 cfg.OUTPUT_DIR, resume=args.resume, key="OUTPUT_DIR", make=not is_dry(args), is_first=first
             )
+    elif not cfg.DEBUG.ENABLED:
+        check_names(cfg.OUTPUT_DIR, key="OUTPUT_DIR")
     _check_testing(cfg)
     if trainer is not None:
         check_parts(cfg, model, trainer, args.config_file, is_eval=args.eval_only)
@@ -118,39 +123,6 @@ def _model_that_fits(cfg: CfgNode) -> nn.Module | None:
     model = check_model(cfg)
     check_memory(model)
     return model
-
-
-def is_dry(args: argparse.Namespace) -> bool:
-    """Whether nothing is to be written: ``--check``, which Detectron2's own parser does not have."""
-    return getattr(args, "check", False)
-
-
-def check_output_dir(folder: str, *, resume: bool, key: str, make: bool = True, is_first: bool = True) -> None:
-    """Make the folder of a training's output, whose name in the config is ``key``; without ``make`` only look.
-
-    Of several machines the first one holds it, so that only that asks whether another training does.
-
-    Raises:
-        ConfigError: it cannot be made or written to, or holds a training that would be written over without ``resume``.
-    """
-    above = os.path.abspath(folder)
-    try:
-        if make:
-            os.makedirs(folder, exist_ok=True)
-        names = os.listdir(folder) if make or os.path.exists(folder) else []
-    except OSError as error:
-        raise ConfigError(f"{key} {folder} cannot be made: {error.strerror}") from error
-    while not os.path.exists(above):
-        above = os.path.dirname(above)
-    require(os.access(above, os.W_OK), f"{key} {folder} cannot be written to: choose another folder")
-    if is_first:
-        check_unlocked(folder, key=key)
-    written = [name for name in names if name.startswith("model_") and name.endswith(".pth") and UNFINISHED not in name]
-    trained = "last_checkpoint" in names or written
-    require(
-        resume or not trained,
-        f"{key} {folder} holds a training already: go on with it by --resume, or choose another folder",
-    )
 
 
 def _check_weights(cfg: CfgNode, args: argparse.Namespace, model: nn.Module | None) -> None:

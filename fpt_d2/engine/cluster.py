@@ -1,4 +1,4 @@
-"""Which process of a training this one is, as torchrun or srun says in the environment."""
+"""Which process of a training this one is, as torchrun, srun or the command line says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from ..errors import ConfigError
+from detectron2.utils import comm
+
+from ..errors import ConfigError, require
 
 # Of srun's jobs, from here on by the job's number, so that two on a machine do not meet.
 _FIRST_PORT, _NUM_PORTS = 20000, 20000
@@ -23,8 +26,9 @@ class Place:
         processes: how many there are.
         local_rank: its number on its machine.
         on_machine: how many there are on each machine.
-        url: where they meet, for ``torch.distributed.rendezvous``.
+        url: where they meet: ``tcp://HOST:PORT``, ``file:///PATH``, or ``env://`` for what torchrun has set.
         own_gpu: it sees no GPU but its own.
+        has_store: torchrun serves the store in which they meet.
     """
 
     rank: int
@@ -33,19 +37,73 @@ class Place:
     on_machine: int
     url: str
     own_gpu: bool = False
+    has_store: bool = False
 
     @property
     def gpu(self) -> int:
         return 0 if self.own_gpu else self.local_rank
 
     @property
+    def server(self) -> tuple[str, int]:
+        """Host and port of the process that has the store."""
+        if self.url == "env://":
+            return os.environ.get("MASTER_ADDR", ""), _port(os.environ)
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or 0
+
+    @property
     def address(self) -> str:
-        env = os.environ
-        return f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}" if self.url == "env://" else self.url
+        return self.url if self.url.startswith("file:") else "{}:{}".format(*self.server)
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Raises ConfigError if the options of several processes make no sense."""
+    number, rank, url = args.num_machines, args.machine_rank, args.dist_url
+    require(number > 0, f"--num-machines is {number}; allowed: a positive number")
+    numbers = f"a number from 0 to {number - 1}, as there are {number} machines" if number > 1 else "0 for one machine"
+    require(0 <= rank < number, f"--machine-rank is {rank}; allowed: {numbers}")
+    allowed = "tcp://HOST:PORT, file:///PATH, or auto for one machine"
+    require(_is_url(url), f"--dist-url is {url!r}; allowed: {allowed}")
+    if is_dry(args):
+        check_address(args)
+
+
+def check_address(args: argparse.Namespace) -> None:
+    """Raises ConfigError if other machines could not find the first one."""
+    number, url = args.num_machines, args.dist_url
+    is_own = url == "auto" or urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    needs = f"--num-machines {number} needs --dist-url tcp://HOST:PORT, an address of the first machine"
+    require(number <= 1 or not is_own, needs)
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_server = parts.scheme == "tcp" and bool(parts.hostname) and bool(parts.port)
+    except ValueError:  # a port that is not a number up to 65535
+        return False
+    is_file = parts.scheme == "file" and not parts.netloc and len(parts.path) > 1
+    return url == "auto" or is_file or (is_server and parts.path in ("", "/"))
+
+
+def gpus_seen(args: argparse.Namespace) -> int:
+    """How many GPUs a process has to see: those of all processes on its machine, or with srun's help its own."""
+    return 1 if getattr(args, "own_gpu", False) else int(args.num_gpus)
+
+
+def is_dry(args: argparse.Namespace) -> bool:
+    """Whether nothing is to be written: ``--check``, which Detectron2's own parser does not have."""
+    return getattr(args, "check", False)
+
+
+def is_checked(args: argparse.Namespace) -> bool:
+    """Whether :func:`.launch.launch` has checked the config: for several processes, or for torchrun's single one."""
+    return comm.get_world_size() > 1 or getattr(args, "is_checked", False)
 
 
 def place_from_environment(args: argparse.Namespace) -> Place | None:
-    """What torchrun or srun says, which is put into ``args`` too; None where neither has started several processes.
+    """What torchrun or srun says, which is put into ``args`` too; None where neither has started several processes,
+    or torchrun one.
 
     Raises:
         ConfigError: it contradicts the command line or itself.
@@ -64,10 +122,10 @@ def place_from_environment(args: argparse.Namespace) -> Place | None:
             f"{asked} contradicts {starter}, which has started {place.on_machine} processes on this machine of "
             f"{place.processes} in all: leave --num-gpus and --num-machines out"
         )
-    if place.processes == 1:
+    if place.processes == 1 and not place.has_store:
         return None
     args.num_gpus, args.num_machines = place.on_machine, place.processes // place.on_machine
-    args.machine_rank = place.rank // place.on_machine
+    args.machine_rank, args.own_gpu = place.rank // place.on_machine, place.own_gpu
     return place
 
 
@@ -88,12 +146,15 @@ def _of_torchrun(env: Mapping[str, str]) -> Place:
         _number(env, "RANK"),
         processes,
         _number(env, "LOCAL_RANK"),
-        _number(env, "LOCAL_WORLD_SIZE", str(processes)),
+        _number(env, "LOCAL_WORLD_SIZE", default=str(processes)),
         "env://",
+        has_store=env.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not env.get(name)]
-    if missing and processes > 1:
-        raise ConfigError(f"RANK and WORLD_SIZE are in the environment, but {missing[0]} is not: start with torchrun")
+    if processes > 1 or place.has_store:
+        first = "".join(missing[:1])
+        require(not first, f"RANK and WORLD_SIZE are in the environment, but {first} is not: start with torchrun")
+        _port(env)
     return _checked(place)
 
 
@@ -104,12 +165,12 @@ def _is_task_of_srun(env: Mapping[str, str]) -> bool:
 
 
 def _of_slurm(env: Mapping[str, str]) -> Place:
-    processes = _number(env, "SLURM_STEP_NUM_TASKS", env["SLURM_NTASKS"])
-    machines = _number(env, "SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", "1"))
+    processes = _number(env, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    machines = _number(env, "SLURM_STEP_NUM_NODES", "SLURM_NNODES", default="1")
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or "127.0.0.1"
     job = int(re.sub(r"\D", "", env.get("SLURM_JOB_ID", "")) or 0)
     host = env.get("MASTER_ADDR") or first_host(nodes)
-    port = _number(env, "MASTER_PORT", str(_FIRST_PORT + job % _NUM_PORTS))
+    port = _port(env, default=str(_FIRST_PORT + job % _NUM_PORTS))
     return _checked(
         Place(
             _number(env, "SLURM_PROCID"),
@@ -137,7 +198,15 @@ def _checked(place: Place) -> Place:
     return place
 
 
-def _number(env: Mapping[str, str], name: str, default: str | None = None) -> int:
+def _port(env: Mapping[str, str], *, default: str | None = None) -> int:
+    port = _number(env, "MASTER_PORT", default=default)
+    require(0 < port < 2**16, f"MASTER_PORT is {port} in the environment; allowed: a port, 1 to 65535")
+    return port
+
+
+def _number(env: Mapping[str, str], *names: str, default: str | None = None) -> int:
+    """The value of the first of these variables that is there."""
+    name = next((n for n in names if n in env), names[0])
     text = env.get(name, default)
     if text is None or not text.isdecimal():
         raise ConfigError(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -21,6 +19,7 @@ from torch import nn
 
 from ..errors import ConfigError
 from .debug import use_debug_settings
+from .hardware import peak_memory
 from .inference import with_sliding_window, without_ddp
 from .resumption import last_checkpoint, read_trainer
 from .setup import checked_config
@@ -82,7 +81,8 @@ def _training(cfg: CfgNode, trainer: type[Trainer], processes: int, last: str) -
         yield "evaluation", f"every {cfg.TEST.EVAL_PERIOD} iterations" if cfg.TEST.EVAL_PERIOD else "at the end"
         yield from _datasets(cfg, cfg.DATASETS.TEST, is_train=False)
     if last:
-        yield "goes on from", last
+        over = "" if left else f", with nothing left to do: it is of iteration {done - 1}"
+        yield "goes on from", f"{last}{over}"
 
 
 def _evaluation(cfg: CfgNode, trainer: type[Trainer]) -> Rows:
@@ -174,5 +174,4 @@ def _duration(seconds: float) -> str:
 def _peak_memory(cfg: CfgNode) -> str:
     if cfg.MODEL.DEVICE.startswith("cuda"):
         return f"{torch.cuda.max_memory_reserved() / 1024**3:.1f} GiB of the GPU"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**3:.1f} GiB"
+    return f"{peak_memory() / 1024**3:.1f} GiB"

@@ -77,6 +77,9 @@ class ExactResumption(HookBase):
                 each.start = first
         if isinstance(loader, TrainLoader):
             self._course["images"] = loader.num_records
+        if start >= (end := self.trainer.max_iter):
+            done = f"the last checkpoint is of iteration {start - 1}, and the training ends after {end}"
+            logger.warning("Nothing is left to do: %s iterations. A larger number lets it go on", done)
         if start > 0:
             self._say_what_differs(is_exact=isinstance(loader, TrainLoader))
         for name, (is_smoothed, values) in self._saved.get("history", {}).items():
@@ -118,9 +121,9 @@ class ExactResumption(HookBase):
         return {"course": dict(self._course), "history": _recent(self.trainer), "normalizers": normalizers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._saved = state
-        if len(state["normalizers"]) == comm.get_world_size():
-            for model, value in zip(self._dense_detectors, state["normalizers"][comm.get_rank()]):
+        self._saved, normalizers = state, state.get("normalizers", [])
+        if len(normalizers) == comm.get_world_size():
+            for model, value in zip(self._dense_detectors, normalizers[comm.get_rank()]):
                 model.loss_normalizer = value
 
 
@@ -166,7 +169,7 @@ class UnfinishedStep(HookBase):
         if start == 0:
             return
         self._forget_written()
-        written: set[str] = comm.all_gather(written_names(self._path, start - 1))[0]
+        written: set[str] = comm.all_gather(written_names(self._path, [start - 1])[start - 1])[0]
         is_written = "total_loss" in written or start % self._write_period != 0
         if not is_over and not (is_written and (_EVALUATED in written or not self._is_evaluated_after(start))):
             self._finish(start - 1)
@@ -181,7 +184,7 @@ class UnfinishedStep(HookBase):
     def _forget_written(self) -> None:
         """Leave to the medians what the checkpoint has put into the event storage and is in metrics.json."""
         latest = self.trainer.storage.latest()
-        written = {iteration: written_names(self._path, iteration) for _, iteration in latest.values()}
+        written = written_names(self._path, {iteration for _, iteration in latest.values()})
         for name, (_, iteration) in list(latest.items()):
             if name in written[iteration]:
                 del latest[name]

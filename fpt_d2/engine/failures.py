@@ -12,13 +12,15 @@ from typing import Any
 import torch.distributed as dist
 
 from ..checkpoint.finite import not_finite
-from ..errors import LostProcess, Terminated, TrainingError, UserError, disk_sentence, is_of_disk
-from .resumption import newest_whole
+from ..errors import LostProcess, Terminated, TrainingError, UserError, disk_sentence, interruption, is_of_disk
+from .resumption import go_on, newest_whole
 
 # How gloo and NCCL speak of a process that is gone or silent.
 _SILENT = re.compile(r"timed out|timeout|wait timeout", re.IGNORECASE)
 _GONE = re.compile(r"connection (was )?(closed|reset|refused|aborted)|broken pipe|socket|remote process", re.IGNORECASE)
 _SPEAKERS = re.compile(r"gloo|nccl|store", re.IGNORECASE)
+# How torch.save speaks of a file that takes nothing more.
+_WRITER = re.compile(r"inline_container|PytorchStreamWriter")
 # In Detectron2's sentence about losses; numpy 2 writes its numbers as np.float64(nan).
 _LOSSES = re.compile(r"'([^']+)': (?:np\.float\d+\()?([-+\w.]+)")
 
@@ -33,26 +35,38 @@ def in_sentences(folder: str = "", *, timeout: int = 0, trainer: Any = None) -> 
         trainer: Detectron2's, which knows the iteration, the losses and the model.
     """
 
-    def is_of_interest(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, Exception) or _reason(error, folder, trainer) is None
+    withheld: list[logging.LogRecord] = []
+
+    def withhold(record: logging.LogRecord) -> bool:
+        if record.exc_info:
+            withheld.append(record)
+        return not record.exc_info
 
     loop = logging.getLogger("detectron2.engine.train_loop")
-    loop.addFilter(is_of_interest)
+    loop.addFilter(withhold)
     try:
         yield
     except UserError:
         raise
+    except KeyboardInterrupt as error:
+        if trainer is None:
+            raise
+        raise Terminated(interruption(error), go_on(folder)) from error
     except Exception as error:
         # Data workers of an evaluation have got it too, and died of it.
         if (signum := _signal(trainer)) and "DataLoader worker" in str(error):
-            raise Terminated(signum) from error
-        reason = _reason(error, folder, trainer)
-        if reason is None or (isinstance(reason, RuntimeError) and not timeout):
+            raise Terminated(signum, go_on(folder)) from error
+        reason = _reason(error, folder) or _numbers(error, trainer)
+        if reason is None:
+            loop.removeFilter(withhold)
+            for record in withheld:
+                loop.handle(record)
+            raise
+        if isinstance(reason, RuntimeError) and not timeout:
             raise
         raise _sentence(reason, folder, timeout, trainer) from error
     finally:
-        loop.removeFilter(is_of_interest)
+        loop.removeFilter(withhold)
 
 
 def _signal(trainer: Any) -> int:
@@ -60,8 +74,8 @@ def _signal(trainer: Any) -> int:
     return max((getattr(hook, "signum", 0) for hook in getattr(trainer, "_hooks", ())), default=0)
 
 
-def _reason(error: Exception, folder: str, trainer: Any) -> BaseException | None:
-    """What of an exception and those behind it a sentence can be made of: of the disk an OSError, of other processes a
+def _reason(error: Exception, folder: str) -> BaseException | None:
+    """What of an exception and its causes a sentence can be made of: of the disk an OSError, of other processes a
     RuntimeError, of numbers a FloatingPointError. None where it is a mistake.
     """
     cause: BaseException | None = error
@@ -73,9 +87,19 @@ def _reason(error: Exception, folder: str, trainer: Any) -> BaseException | None
         if isinstance(cause, RuntimeError) and dist.is_initialized() and _SPEAKERS.search(str(cause)):
             if _SILENT.search(str(cause)) or _GONE.search(str(cause)):
                 return cause
-        cause = cause.__cause__ or cause.__context__
-    # What NaN makes of a model's code is not known.
-    return FloatingPointError(f"{type(error).__name__}: {error}") if trainer and not_finite(trainer.model) else None
+        # An exception in whose handling another one came is no cause of it, but for torch's writer, which hides it so.
+        is_hidden = isinstance(cause, RuntimeError) and _WRITER.search(str(cause))
+        cause = cause.__cause__ or (cause.__context__ if is_hidden else None)
+    return None
+
+
+def _numbers(error: Exception, trainer: Any) -> FloatingPointError | None:
+    """Where weights are not finite: what NaN makes of a model's code is not known."""
+    try:
+        wrong = trainer is not None and not_finite(trainer.model)
+    except RuntimeError:  # a GPU that has failed answers nothing any more
+        return None
+    return FloatingPointError(f"{type(error).__name__}: {error}") if wrong else None
 
 
 def _sentence(reason: BaseException, folder: str, timeout: int, trainer: Any) -> UserError:
@@ -131,6 +155,6 @@ def writing(path: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(reason := _reason(error, "", None), OSError):
+        if isinstance(reason := _reason(error, ""), OSError):
             raise OSError(reason.errno, reason.strerror, path) from error
         raise

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import math
 import os
+import resource
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -22,18 +23,15 @@ HAS_COMPILED = importlib.util.find_spec("detectron2._C") is not None
 _COMPILED = "needs Detectron2's compiled operators, and this Detectron2 comes without: build it from its sources"
 
 
-def check_machines(args: argparse.Namespace, *, test: Sequence[str]) -> None:
-    """Raises ConfigError for machines that cannot be, or on which the data sets ``test`` cannot be evaluated."""
-    number, rank = args.num_machines, args.machine_rank
-    require(number > 0, f"--num-machines is {number}; allowed: a positive number")
-    require(0 <= rank < number, f"--machine-rank is {rank}; allowed: 0 to {number - 1}, as --num-machines is {number}")
+def check_evaluators(test: Sequence[str], num_machines: int) -> None:
+    """Raises ConfigError if one of the data sets' evaluators cannot work on so many machines."""
     types = [MetadataCatalog.get(name).get("evaluator_type", None) for name in test]
-    fine = number == 1 or "cityscapes_instance" not in types
+    fine = num_machines == 1 or "cityscapes_instance" not in types
     require(fine, "Detectron2 evaluates Cityscapes' instances on one machine only: set --num-machines 1")
 
 
 def check_device(device: str, num_gpus: int, *, key: str, on_cpu: str) -> None:
-    """Raises ConfigError if the device is not there, or fewer of it than processes on this machine.
+    """Raises ConfigError if the device is not there, or fewer of it than ``num_gpus``.
 
     ``key`` is its name in the config, ``on_cpu`` what to write on the command line for the CPU.
     """
@@ -93,3 +91,8 @@ def _memory_of_machine() -> float:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):
         return math.inf
+
+
+def peak_memory() -> int:
+    """The most resident memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
-import signal
-import sys
-import threading
 from typing import Any
 
 import torch
@@ -15,8 +11,10 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from ..errors import STOP_SIGNALS, ConfigError, Terminated
+from ..errors import ConfigError, Terminated
+from ..signals import Requests, answer, give_back
 from .checkpoint import BEST_MODEL, SafeCheckpointer
+from .hardware import peak_memory
 from .resumption import read_best
 
 logger = logging.getLogger(__name__)
@@ -112,7 +110,8 @@ class EarlyStopping(HookBase):
 
 
 class SaveOnInterrupt(HookBase):
-    """End the training on Ctrl-C and on SIGTERM with a checkpoint of what is done; a second time ends it at once.
+    """End the training on Ctrl-C, on SIGTERM and the like with a checkpoint of what is done; a second one ends it at
+    once.
 
     A running step is finished first, since in its midst the weights are of two iterations. Several processes end after
     the same step, a multiple of :data:`AGREEMENT_PERIOD`, whichever of them was interrupted; at once is then what ends
@@ -122,14 +121,13 @@ class SaveOnInterrupt(HookBase):
     def __init__(self, checkpointer: SafeCheckpointer) -> None:
         self._checkpointer = checkpointer
         self.signum = 0
+        self._requests = Requests()
         self._in_step = False
         self._finished_iter: int | None = None
         self._handlers: dict[int, Any] = {}
-        self._pid = os.getpid()
 
     def before_train(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {signum: signal.signal(signum, self._on_signal) for signum in STOP_SIGNALS}
+        self._handlers = answer(self._on_signal)
 
     def before_step(self) -> None:
         self._in_step = True
@@ -140,7 +138,7 @@ class SaveOnInterrupt(HookBase):
         # The last iteration needs no stop: the training ends, which saves it.
         if self.trainer.iter + 1 < self.trainer.max_iter and (signum := self._agreed_signal()):
             self.signum = signum
-            raise self._interruption()
+            raise Terminated(signum)
 
     def _agreed_signal(self) -> int:
         """The number of the signal to end by here, 0 for none."""
@@ -155,35 +153,25 @@ class SaveOnInterrupt(HookBase):
         return int(anywhere)
 
     def after_train(self) -> None:
-        self._restore_handlers()
         iteration = self._finished_iter
-        if self.signum and not self._in_step and iteration == self.trainer.iter:
-            self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        try:
+            if self.signum and not self._in_step and iteration == self.trainer.iter:
+                self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        finally:  # not before, when an echo of the signal would end the saving
+            give_back(self._handlers)
 
     def _on_signal(self, signum: int, frame: Any) -> None:
-        if os.getpid() != self._pid:  # a data worker, which inherits this: the step that is being finished needs it
-            signal.signal(signum, signal.SIG_DFL)
+        if not (number := self._requests.note(signum)):
             return
-        is_first, self.signum = not self.signum, self.signum or signum
-        if comm.get_world_size() == 1:
-            self._restore_handlers()
-            if not self._in_step:  # several processes stop together, after a step
-                raise self._interruption()
-        if is_first:
-            when = "after this iteration" if comm.get_world_size() == 1 else f"within {AGREEMENT_PERIOD} iterations"
+        self.signum = self._requests.signum
+        is_alone = comm.get_world_size() == 1  # several processes stop together, after a step
+        if is_alone and (number > 1 or not self._in_step):
+            raise Terminated(self.signum)
+        if number == 1:
+            when = "after this iteration" if is_alone else f"within {AGREEMENT_PERIOD} iterations"
             logger.warning("Interrupted: stopping %s (Ctrl-C again: at once)", when)
-
-    def _interruption(self) -> KeyboardInterrupt:
-        return KeyboardInterrupt() if self.signum == signal.SIGINT else Terminated(self.signum)
-
-    def _restore_handlers(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for signum, handler in self._handlers.items():
-                signal.signal(signum, handler)
 
 
 def put_memory(trainer: Any) -> None:
     """Put the peak of resident memory into the progress line, which has only that of GPUs otherwise."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    trainer.storage.put_scalar("[metric]max_mem_gb", peak / 1024**3, smoothing_hint=False)
+    trainer.storage.put_scalar("[metric]max_mem_gb", peak_memory() / 1024**3, smoothing_hint=False)

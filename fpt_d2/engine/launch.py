@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,16 +17,17 @@ import torch.distributed as dist
 from detectron2.utils import comm
 
 from ..cli import DEFAULT_TIMEOUT
-from ..errors import ConfigError, UserError
-from .cluster import Place, place_from_environment
+from ..errors import LostProcess, interruption
+from .cluster import Place, check_address, check_processes, place_from_environment
 from .failures import in_sentences
-from .lock import unlock_all
+from .lock import held, unlock_all
+from .meeting import is_there, meet, wait_for, wait_for_all
 from .processes import run_processes
+from .resumption import go_on
 from .setup import check_arguments
 
-# How long the other processes wait for the first to check the config, and it for them to hear of a refusal.
-_CHECK_TIMEOUT = timedelta(hours=2)
-_REFUSAL_TIMEOUT = timedelta(seconds=20)
+# Seconds that the other processes wait for the first to check the config, and it for them to hear of a refusal.
+_CHECK_SECONDS, _REFUSAL_SECONDS = 7200, 20
 # What the first process says of the config in the store: its device, or this.
 _DEVICE, _REFUSED = "fpt_d2/device", "refused"
 # Set once the first process has found nothing wrong: torchrun starts again what was refused, too.
@@ -49,8 +51,6 @@ def launch(main: Main, args: argparse.Namespace, check: Check = check_arguments)
         UserError: something that the user can mend.
     """
     place = place_from_environment(args)
-    if place is None and _restarts() > 0 and not args.eval_only:
-        args.resume = True
     try:
         with in_sentences(timeout=_timeout(args)):
             if place is not None:
@@ -59,72 +59,60 @@ def launch(main: Main, args: argparse.Namespace, check: Check = check_arguments)
                 main(args)
             else:
                 _start(main, args, check)
+    except KeyboardInterrupt as error:
+        if place is not None and place.rank > 0:  # the first process says it
+            sys.exit(128 + interruption(error))
+        raise
     finally:
         unlock_all()
 
 
 def _start(main: Main, args: argparse.Namespace, check: Check) -> None:
-    _check_address(args)
+    check_processes(args)
+    check_address(args)
     device, count = check(args), args.num_gpus
     url = f"tcp://127.0.0.1:{_free_port()}" if args.dist_url == "auto" else args.dist_url
     first, processes = args.machine_rank * count, count * args.num_machines
     places = [Place(first + rank, processes, rank, count, url) for rank in range(count)]
-    run_processes([partial(_join_and_run, main, args, place, device) for place in places])
+    run_processes([partial(_join_and_run, main, args, place, device) for place in places], _remedy)
 
 
-def _check_address(args: argparse.Namespace) -> None:
-    number, url = args.num_machines, args.dist_url
-    if number > 1 and (url == "auto" or "://127.0.0.1:" in url or "://localhost:" in url):
-        raise ConfigError(f"--num-machines {number} needs --dist-url tcp://HOST:PORT, an address of the first machine")
+def _remedy() -> str:
+    """For a training, whose folder this process holds, or an evaluation."""
+    return next(map(go_on, held()), "start it again")
 
 
 def _take_part(main: Main, args: argparse.Namespace, place: Place, check: Check) -> None:
     """Be one of the processes that something else has started. The first checks the config for all."""
-    common = _meet(place, _timeout(args))
+    common = meet(place, _timeout(args))
     # torchrun keeps its store when it starts the processes again, with the addresses of those before.
     store = dist.PrefixStore(f"fpt_d2/{_restarts()}/{place.processes}", common)
-    while isinstance(common, dist.PrefixStore):  # of this start alone
-        common = common.underlying_store
-    if _restarts() > 0 and not args.eval_only and common.check([_BEGUN]):
+    if _restarts() > 0 and not args.eval_only and is_there(common, _BEGUN):
         args.resume = True
     if place.rank > 0:
-        store.wait([_DEVICE], _CHECK_TIMEOUT)
+        device = wait_for(store, _DEVICE, _CHECK_SECONDS)
         store.set(f"{_DEVICE}/{place.rank}", "")
-        device = store.get(_DEVICE).decode()
         if device == _REFUSED:
             sys.exit(2)  # the first process says why
     else:
-        try:
-            device = check(args)
-        except UserError:
-            store.set(_DEVICE, _REFUSED)
-            _wait_for_others(store, place.processes)
-            raise
+        device = _check_for_all(args, place, check, store)
         common.set(_BEGUN, "")
         store.set(_DEVICE, device)
+    args.is_checked = True
     _join_and_run(main, args, place, device, store)
 
 
-def _wait_for_others(store: dist.Store, processes: int) -> None:
+def _check_for_all(args: argparse.Namespace, place: Place, check: Check, store: dist.Store) -> str:
+    """Check the config; whatever prevents it ends the other processes, too."""
     try:
-        store.wait([f"{_DEVICE}/{rank}" for rank in range(1, processes)], _REFUSAL_TIMEOUT)
-    except RuntimeError:  # one of them has not started: it will not find us
-        pass
-
-
-def _meet(place: Place, timeout: int) -> dist.Store:
-    """The store in which the processes of a training find each other."""
-    rank, size = ({}, {}) if place.url == "env://" else ({"rank": place.rank}, {"world_size": place.processes})
-    try:
-        store: dist.Store
-        store, *_ = next(dist.rendezvous(place.url, **rank, **size, timeout=timedelta(seconds=timeout)))
-    except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"Process {place.rank} of {place.processes} cannot meet the others at {place.address}: {reason}: is each "
-            "of them started, and is the address free? --dist-url, or MASTER_ADDR and MASTER_PORT, choose another"
-        ) from error
-    return store
+        return check(args)
+    except BaseException as error:
+        store.set(_DEVICE, _REFUSED)
+        if isinstance(error, Exception):  # not a signal, which they have got themselves
+            with suppress(LostProcess):  # one that has not started: it will not find us
+                for rank in range(1, place.processes):
+                    wait_for(store, f"{_DEVICE}/{rank}", _REFUSAL_SECONDS / (place.processes - 1))
+        raise
 
 
 def _restarts() -> int:
@@ -134,20 +122,28 @@ def _restarts() -> int:
 def _join_and_run(
     main: Main, args: argparse.Namespace, place: Place, device: str, store: dist.Store | None = None
 ) -> None:
-    is_on_gpu = torch.device(device).type == "cuda"
+    if place.processes > 1:
+        _join(args, place, device, store)
+    with in_sentences(timeout=_timeout(args)):
+        main(args)
+
+
+def _join(args: argparse.Namespace, place: Place, device: str, store: dist.Store | None) -> None:
+    is_on_gpu, timeout = torch.device(device).type == "cuda", _timeout(args)
     if is_on_gpu:
         torch.cuda.set_device(place.gpu)
-    with in_sentences(timeout=_timeout(args)):
+    store = store or meet(place, timeout)
+    wait_for_all(store, place, timeout)
+    with in_sentences(timeout=timeout):
         dist.init_process_group(
             "nccl" if is_on_gpu else "gloo",
-            store=store or _meet(place, _timeout(args)),
+            store=store,
             rank=place.rank,
             world_size=place.processes,
-            timeout=timedelta(seconds=_timeout(args)),
+            timeout=timedelta(seconds=timeout),
         )
         comm.create_local_process_group(place.on_machine)
         comm.synchronize()
-        main(args)
 
 
 def _timeout(args: argparse.Namespace) -> int:

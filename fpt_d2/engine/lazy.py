@@ -16,6 +16,7 @@ from torch import nn
 from ..checkpoint import FPTCheckpointer
 from ..data.random_state import random_numbers
 from .checkpoint import SafeCheckpointer
+from .cluster import is_checked
 from .exact_resumption import ExactResumption, UnfinishedStep, training_seed
 from .failures import in_sentences
 from .hooks import SaveOnInterrupt
@@ -32,7 +33,7 @@ __all__ = ["check_lazy_config", "read_lazy_config", "run_lazy"]
 @in_lazy_words()
 def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
     """Train or evaluate: the work of one process. Raises UserError for what the user can mend."""
-    if comm.get_world_size() == 1:  # otherwise launch() has done it
+    if not is_checked(args):
         check_lazy_config(args)
     cfg = read_lazy_config(args.config_file, args.opts)
     with in_sentences(cfg.train.output_dir):

@@ -15,13 +15,15 @@ from ..checkpoint import find_weights
 from ..config_path import did_you_mean
 from ..data import check_instance_datasets
 from ..errors import require
-from .checks import check_output_dir, is_dry
-from .hardware import check_device, check_machines, check_precision, device_type
+from .cluster import check_processes, gpus_seen, is_dry
+from .hardware import check_device, check_evaluators, check_precision, device_type
 from .lazy_config import read_lazy_config
 from .lazy_parts import check_lazy_parts, dataset_names
 from .lazy_words import in_lazy_words
 from .lock import lock
-from .resumption import check_last, check_room, check_same_model, finish_tag, last_checkpoint
+from .output_folder import check_names, check_output_dir, check_room
+from .resumption import check_last, finish_tag, last_checkpoint
+from .resumption_checks import check_same_model, check_same_optimizer
 from .training_checks import check_norms
 
 
@@ -30,8 +32,9 @@ def check_lazy_config(args: argparse.Namespace) -> str:
     """Check that what the command line asks for can be done here, and return the device. Raises UserError."""
     cfg = read_lazy_config(args.config_file, args.opts)
     train = cfg.train
-    check_machines(args, test=dataset_names(cfg, "test"))
-    check_device(train.device, args.num_gpus, key="train.device", on_cpu="train.device=cpu")
+    check_processes(args)
+    check_evaluators(dataset_names(cfg, "test"), args.num_machines)
+    check_device(train.device, gpus_seen(args), key="train.device", on_cpu="train.device=cpu")
     check_precision(train.device, train.amp.get("enabled", False) and not args.eval_only, key="train.amp.enabled")
     _check_options(train)
     _check_weights(cfg, args)
@@ -42,7 +45,9 @@ def check_lazy_config(args: argparse.Namespace) -> str:
     if not args.eval_only and device_type(train.device) == "cpu":
         check_norms(model, args.num_gpus * args.num_machines)
     _check_datasets(cfg, eval_only=args.eval_only)
-    if not args.eval_only:
+    if args.eval_only:
+        check_names(train.output_dir, key="train.output_dir")
+    else:
         _check_folder(train.output_dir, args, model, optimizer)
     return str(train.device)
 
@@ -83,6 +88,7 @@ def _check_folder(folder: str, args: argparse.Namespace, model: nn.Module | None
 def _check_resumption(saved: dict[str, Any], folder: str, model: nn.Module | None, optimizer: Optimizer | None) -> None:
     if optimizer is not None and "optimizer" in saved["trainer"]:
         optimizer.load_state_dict(saved["trainer"]["optimizer"])  # without memory, as the model is
+        check_same_optimizer(optimizer, folder)
     if model is not None:
         check_same_model(saved["model"], model, folder)
 

@@ -70,7 +70,12 @@ def unlock(folder: str) -> None:
         file.close()
 
 
+def held() -> list[str]:
+    """The folders that this process holds."""
+    return list(_held)
+
+
 def unlock_all() -> None:
     """Let go of every folder that this process holds."""
-    for folder in list(_held):
+    for folder in held():
         unlock(folder)

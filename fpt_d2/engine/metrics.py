@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from contextlib import suppress
 
 
@@ -36,13 +37,14 @@ def _is_step_from(start: int, line: bytes) -> bool:
     )
 
 
-def written_names(path: str, iteration: int) -> set[str]:
-    """The names of what ``metrics.json`` has of an iteration."""
-    names: set[str] = set()
+def written_names(path: str, iterations: Collection[int]) -> dict[int, set[str]]:
+    """By iteration the names of what ``metrics.json`` has of it."""
+    names: dict[int, set[str]] = {iteration: set() for iteration in iterations}
     if os.path.isfile(path):
         with open(path, "rb") as file:
             for line in file:
-                if re.search(rb'"iteration": %d[,}]' % iteration, line):
-                    with suppress(ValueError):  # two lines in one, of a kill before this version
-                        names.update(json.loads(line))
+                found = re.search(rb'"iteration": (\d+)[,}]', line)
+                if found and int(found[1]) in names:
+                    with suppress(ValueError, TypeError):  # two lines in one, of a kill before this version
+                        names[int(found[1])].update(json.loads(line))
     return names

@@ -12,11 +12,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ..errors import STOP_SIGNALS, LostProcess, Terminated, TrainingError, UserError, interruption
+from ..signals import Requests, answer, give_back
 
 # How long to wait for the others after a process has died or waited in vain: one of them may know why.
 _GRACE_SECONDS = 5.0
@@ -30,36 +32,55 @@ class Report:
     Attributes:
         kind: "done", "stopped" (by a signal), "refused" (by a UserError), "failed" (by any other exception), "lost"
             (the others), or "died" (without a word).
-        what: the sentence, the traceback, or the number of a signal.
+        what: the sentence, the traceback, or the status; after a signal what to do now.
+        signum: number of the signal.
     """
 
     kind: str
     what: str = ""
+    signum: int = 0
 
 
-def run_processes(works: Sequence[Callable[[], Any]]) -> None:
+def run_processes(works: Sequence[Callable[[], Any]], remedy: Callable[[], str] = lambda: "start it again") -> None:
     """Run each of ``works``, which must pickle, in a process of its own until all have ended or one has failed.
 
-    SIGINT, SIGTERM and SIGUSR1 are passed on, also where they reach this process alone, and the processes end when this
-    one does. A second Ctrl-C ends all at once.
+    The signals that stop a training are passed on, also where they reach this process alone, and the processes end when
+    this one does. A second Ctrl-C ends all at once.
+
+    Args:
+        works: the functions.
+        remedy: what to do after one of them has died.
 
     Raises:
         UserError: one of them has raised it, has died, or has not answered the others.
-        KeyboardInterrupt: they were stopped.
+        Terminated: they were stopped.
         SystemExit: one has raised another exception, whose traceback is on stderr.
     """
     context = multiprocessing.get_context("spawn")
     pipes = [context.Pipe(duplex=False) for _ in works]
     processes = [context.Process(target=_work, args=(w, pipe[1], os.getpid())) for w, pipe in zip(works, pipes)]
-    with _passed_on(processes) as signals:
+    with _passed_on(processes) as requests:
         try:
-            for process, (_, sender) in zip(processes, pipes):
-                process.start()
-                sender.close()
+            with _held_back():
+                for process, (_, sender) in zip(processes, pipes):
+                    process.start()
+                    sender.close()
             reports = _await([receiver for receiver, _ in pipes], processes)
         finally:
             _end(processes)
-    _answer(reports, len(works), signals)
+    _answer(reports, len(works), requests.signum, remedy)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Let signals wait, in what is started too, until it answers them: its imports take seconds."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        resource_tracker.ensure_running()  # without holding two of them back any longer
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(work: Callable[[], Any], sender: Connection, parent: int) -> None:
@@ -67,21 +88,36 @@ def _work(work: Callable[[], Any], sender: Connection, parent: int) -> None:
     _end_with_parent(parent)
     # Not by spawn, as this process was: data workers then start at once, and need not pickle anything.
     multiprocessing.set_start_method(None, force=True)
-    try:
-        work()
-        report = Report("done")
-    except LostProcess as error:
-        report = Report("lost", str(error))
-    except UserError as error:
-        report = Report("refused", str(error))
-    except KeyboardInterrupt as error:
-        report = Report("stopped", str(interruption(error)))
-    except BaseException:  # to be shown by the parent, once
-        report = Report("failed", traceback.format_exc())
+    report = _report(work)
+    answer(signal.SIG_IGN)
     sender.send(report)
     if report.kind in ("lost", "refused", "failed"):
         sys.stdout.flush()
         time.sleep(2 * _GRACE_SECONDS)
+
+
+def _report(work: Callable[[], Any]) -> Report:
+    requests = Requests()
+
+    def end(signum: int, frame: Any) -> None:
+        if requests.note(signum) == 1:  # the parent answers the second one
+            raise Terminated(signum)
+
+    try:
+        answer(end)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        work()
+    except KeyboardInterrupt as error:
+        return Report("stopped", getattr(error, "note", ""), interruption(error))
+    except LostProcess as error:
+        return Report("lost", str(error))
+    except UserError as error:
+        return Report("refused", str(error))
+    except BaseException:  # to be shown by the parent, once
+        if requests.signum:  # which has ended a data worker, or an import
+            return Report("stopped", "", requests.signum)
+        return Report("failed", traceback.format_exc())
+    return Report("done")
 
 
 def _end_with_parent(parent: int) -> None:
@@ -92,23 +128,23 @@ def _end_with_parent(parent: int) -> None:
 
 
 @contextmanager
-def _passed_on(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
-    """Pass the signals that stop a training on as SIGTERM; yields those that came."""
-    signals: list[int] = []
+def _passed_on(processes: Sequence[BaseProcess]) -> Iterator[Requests]:
+    """Pass the signals that stop a training on as SIGTERM; yields what is known of them."""
+    requests = Requests()
 
     def pass_on(signum: int, frame: Any) -> None:
-        at_once = signum == signal.SIGINT and signum in signals
-        signals.append(signum)
+        if not (number := requests.note(signum)):
+            return
+        at_once = signum == signal.SIGINT and number > 1
         for process in processes:
             if process.pid and process.is_alive():
                 os.kill(process.pid, signal.SIGKILL if at_once else signal.SIGTERM)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in STOP_SIGNALS}
+    handlers = answer(pass_on)
     try:
-        yield signals
+        yield requests
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        give_back(handlers)
 
 
 def _await(receivers: Sequence[Connection], processes: Sequence[BaseProcess]) -> dict[int, Report]:
@@ -146,29 +182,27 @@ def _end(processes: Sequence[BaseProcess]) -> None:
             process.join()
 
 
-def _answer(reports: dict[int, Report], processes: int, signals: Sequence[int]) -> None:
-    """Raise what the reports say of the whole."""
+def _answer(reports: dict[int, Report], processes: int, signum: int, remedy: Callable[[], str]) -> None:
+    """Raise what the reports, and the signal that came, say of the whole."""
 
-    def first(kind: str) -> tuple[int, str] | None:
-        return next(((rank, r.what) for rank, r in sorted(reports.items()) if r.kind == kind), None)
+    def first(kind: str) -> tuple[int, Report] | None:
+        return next(((rank, report) for rank, report in sorted(reports.items()) if report.kind == kind), None)
 
     if refused := first("refused"):
-        raise TrainingError(refused[1])
+        raise TrainingError(refused[1].what)
     if failed := first("failed"):
-        sys.stderr.write(failed[1])
+        sys.stderr.write(failed[1].what)
         sys.exit(1)
-    if signals:
-        raise KeyboardInterrupt if signals[0] == signal.SIGINT else Terminated(signals[0])
-    if stopped := first("stopped"):
-        signum = int(stopped[1])
-        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
-    go_on = "the same command with --resume goes on from the last checkpoint"
+    stopped = first("stopped")
+    if signum or stopped:
+        _, report = stopped or (0, Report("stopped"))
+        raise Terminated(signum or report.signum, report.what)
     if died := first("died"):
-        rank, status = died[0], int(died[1])
+        rank, status = died[0], int(died[1].what)
         end = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         hint = ", which a machine out of memory does" if -status == signal.SIGKILL else ""
-        raise TrainingError(f"Process {rank} of {processes} {end}{hint}: {go_on}")
+        raise TrainingError(f"Process {rank} of {processes} {end}{hint}: {remedy()}")
     if lost := first("lost"):
         silent = [rank for rank in range(processes) if rank not in reports]
         who = f" (process {silent[0]} of {processes} on this machine is the one that is silent)" if silent else ""
-        raise TrainingError(f"{lost[1]}{who}: {go_on}")
+        raise TrainingError(f"{lost[1].what}{who}: {remedy()}")

@@ -6,11 +6,11 @@ import argparse
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
-from detectron2.utils import comm
 
 from ..config_file import read_config
 from ..data import register_from_config
 from .checks import check_config
+from .cluster import is_checked
 from .debug import use_debug_settings
 from .failures import in_sentences
 from .trainer import Trainer
@@ -31,7 +31,7 @@ def setup(args: argparse.Namespace, trainer: type[Trainer] | None = None) -> Cfg
         UserError: something that the user can mend.
     """
     cfg = _registered_config(args)
-    if comm.get_world_size() == 1:  # otherwise launch() has done it
+    if not is_checked(args):
         check_config(cfg, args, trainer)
     if cfg.DEBUG.ENABLED:
         use_debug_settings(cfg)

@@ -124,7 +124,11 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         schedule = {key: value for key, value in vars(self.scheduler).items() if key in _SCHEDULE}
-        super().load_state_dict(state_dict)
+        steps = state_dict["_trainer"]
+        if isinstance(self._trainer, AMPTrainer) and "grad_scaler" not in steps:
+            logger.info("The checkpoint is of a training without mixed precision, whose scale begins anew")
+            steps = {**steps, "grad_scaler": self._trainer.grad_scaler.state_dict()}
+        super().load_state_dict({**state_dict, "_trainer": steps})
         vars(self.scheduler).update(schedule)  # of this config, which may train for longer
         # Those of a checkpoint are of the groups that its optimizer had.
         self.scheduler.base_lrs = [group["initial_lr"] for group in self._trainer.optimizer.param_groups]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 _VALIDATION = "validation/"
 # The figures of an evaluation that are worth a curve; those of single categories and sizes would hide them.
 _SCORES = ("AP", "AP50", "mIoU", "PQ")
+_MOST_ITERATIONS = 2**53  # that have a place each on an axis
 _PANEL_INCHES = (6.0, 3.8)
 
 Curve = list[tuple[int, float]]
@@ -58,21 +60,26 @@ def read_metrics(path: str | Path, *, keep_nan: bool = False) -> dict[str, Curve
     curves: dict[str, Curve] = {}
     for iteration, record in sorted(records.items()):
         for key, value in record.items():
-            if key != "iteration" and isinstance(value, (int, float)) and (keep_nan or math.isfinite(value)):
+            is_number = key != "iteration" and isinstance(value, (int, float))
+            if is_number and (keep_nan or abs(value) <= sys.float_info.max):
                 curves.setdefault(key, []).append((iteration, value))
     return curves
 
 
 def _parse_lines(path: str | Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except ValueError:
                 logger.warning("Skipped line %d of %s: it is cut short", number, path)
                 continue
-            if isinstance(record, dict) and "iteration" in record:
+            if not isinstance(record, dict) or "iteration" not in record:
+                continue
+            if type(record["iteration"]) is int and 0 <= record["iteration"] < _MOST_ITERATIONS:
                 yield record
+            else:
+                logger.warning("Skipped line %d of %s: its iteration is %r", number, path, record["iteration"])
 
 
 def plot_learning_curves(metrics_json: str | Path, png_path: str | Path) -> None:

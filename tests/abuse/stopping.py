@@ -32,6 +32,29 @@ def resumed(**files: object) -> Spoil:
     return spoil
 
 
+def in_the_way(name: str, *flags: str) -> Spoil:
+    """A folder, or for what is to be a folder a file, with a name that a training writes."""
+
+    def spoil(place: Place) -> list[object]:
+        path = place.root / "trained" / name
+        path.parent.mkdir()
+        path.write_text("") if "." not in name and name != "last_checkpoint" else path.mkdir()
+        return [*flags, "OUTPUT_DIR", path.parent]
+
+    return spoil
+
+
+def state(**changed: object) -> Spoil:
+    """The last checkpoint's state of a training with these changes."""
+    spoilt = {**WHOLE, "trainer": {"iteration": 3, **changed}}
+    return resumed(model_0000005=spoilt, model_0000003=WHOLE, last_checkpoint="model_0000005.pth")
+
+
+def momentum(value: object) -> Spoil:
+    steps = {"state": {0: {"momentum_buffer": value}}, "param_groups": [{"params": [0], "lr": 0.1}]}
+    return state(_trainer={"optimizer": steps})
+
+
 def cut_short(place: Place) -> list[object]:
     words = resumed(model_0000005=WHOLE, model_0000003=WHOLE, last_checkpoint="model_0000005.pth")(place)
     path = Path(str(words[-1])) / "model_0000005.pth"
@@ -79,5 +102,69 @@ CASES = (
         resumed(model_0000003=WHOLE, last_checkpoint="model_0000003.pth"),
         "is of another model",
     ),
+    *(
+        Case(f"a training's state with {what}", spoil, f"{says}; {NEWEST}")
+        for what, spoil, says in [
+            ("hooks that are a list", state(hooks=[]), "(trainer.hooks: Input should be a valid dictionary)"),
+            (
+                "a schedule of text",
+                state(hooks={"LRScheduler": {"base_lrs": [0.1], "last_epoch": "3"}}),
+                "(trainer.hooks.LRScheduler.last_epoch: Input should be a valid integer)",
+            ),
+            (
+                "a history that is none",
+                state(hooks={"ExactResumption": {"course": {}, "history": {"loss": 1}}}),
+                "(trainer.hooks.ExactResumption.history.loss: Input should be a valid tuple)",
+            ),
+            (
+                "a patience that is none",
+                state(hooks={"EarlyStopping": {}}),
+                "(trainer.hooks.EarlyStopping.stopped_with_patience: Field required)",
+            ),
+            (
+                "momenta that are not finite",
+                momentum(torch.tensor([1, float("nan")])),
+                "is not finite (1 tensors, the first momentum_buffer of parameter 0)",
+            ),
+            ("momenta of text", momentum("x"), "Input should be an instance of Tensor)"),
+        ]
+    ),
+    *(
+        Case(f"{name} is a folder", in_the_way(name, *flags), f"{name} is a folder, and a file is to have this name")
+        for name, flags in {
+            ".lock": [],
+            "metrics.json": [],
+            "log.txt": ["--resume"],
+            "config.yaml": ["--check"],
+            "last_checkpoint": ["--resume"],
+            "model_best.pth": ["--resume"],
+            "model_final.pth": ["--resume"],
+            "evaluation.json": ["--eval-only"],
+        }.items()
+    ),
+    Case("inference is a file", in_the_way("inference"), "inference is a file, and a folder is to have this name"),
+    *(
+        Case(
+            f"--dist-url {url}, {' '.join(flags) or 'run'}",
+            lambda place, url=url, flags=flags: [*flags, "--num-gpus", 2, "--dist-url", url],
+            f"--dist-url is {url!r}; allowed: tcp://HOST:PORT",
+        )
+        for url in (
+            "tcp://host",
+            "tcp://host:99999",
+            "host:29500",
+            "http://host:1",
+            "tcp://:29500",
+            "file://a/b",
+            "env://",
+        )
+        for flags in ([], ["--check"])
+    ),
+    Case(
+        "a machine beyond the last",
+        lambda place: ["--num-machines", 2, "--machine-rank", 2],
+        "--machine-rank is 2; allowed: a number from 0 to 1, as there are 2 machines",
+    ),
+    Case("--check of machines without an address", lambda place: ["--check", "--num-machines", 2], "needs --dist-url"),
     Case("machines without an address", lambda place: ["--num-machines", 2], "--num-machines 2 needs --dist-url"),
 )

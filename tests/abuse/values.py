@@ -181,6 +181,6 @@ CASES = (
     ),
     Case("no processes", lambda _: ["--num-gpus", 0], "--num-gpus is 0; allowed: a positive number"),
     Case("no machines", lambda _: ["--num-machines", 0], "--num-machines is 0; allowed: a positive number"),
-    Case("a machine too many", lambda _: ["--machine-rank", 1], "--machine-rank is 1; allowed: 0 to 0"),
+    Case("a machine too many", lambda _: ["--machine-rank", 1], "--machine-rank is 1; allowed: 0 for one machine"),
     Case("fewer than no processes", lambda _: ["--num-gpus=-1"], "--num-gpus is -1"),
 )

@@ -148,3 +148,33 @@ def test_pickles_can_be_refused(tmp_path: Path) -> None:
 def test_weights_that_are_nowhere(path: str) -> None:
     with pytest.raises(WeightsError, match=path):
         find_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), r"\(\d+ bytes\) needs more memory than is free"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), "needs more memory than is free"),
+    ],
+)
+def test_memory_that_is_not_there_is_no_damage(error: Exception, says: str, tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    torch.save({}, tmp_path / "weights.pth")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(WeightsError, match=says):
+        read_weights(str(tmp_path / "weights.pth"))
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path: Path, monkeypatch) -> None:
+    for path, reason in [(tmp_path, "Is a directory"), (tmp_path / "none.pth", "No such file")]:
+        with pytest.raises(WeightsError, match=f"cannot be read: {reason}"):
+            read_weights(str(path))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(WeightsError, match="w.pkl cannot be read: Permission denied"):
+        read_weights("w.pkl")

@@ -49,6 +49,8 @@ def test_an_evaluation_and_a_resumed_training(command_line, train_net, out: Path
     assert re.fullmatch(r"[\d.]+ s an image, about \d+ seconds in one process", said["time"])
     assert train_net(command_line("--check", "--resume")) == 0
     assert rows(capsys.readouterr().out)["goes on from"] == str(out / "model_final.pth")
+    assert train_net(command_line("--check", "--resume", "SOLVER.MAX_ITER", 1)) == 0
+    assert rows(capsys.readouterr().out)["goes on from"].endswith("with nothing left to do: it is of iteration 0")
     assert sorted((path, path.stat().st_mtime_ns) for path in out.rglob("*")) == before
 
 

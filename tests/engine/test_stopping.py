@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +27,8 @@ from fpt_d2.engine.failures import in_sentences
 from fpt_d2.engine.lock import lock, unlock
 from fpt_d2.engine.resumption import last_checkpoint
 from fpt_d2.engine.writers import start_logging
-from fpt_d2.errors import Terminated, TrainingError, WeightsError
+from fpt_d2.errors import STOP_SIGNALS, Terminated, TrainingError, WeightsError
+from tests.engine.test_signals import send_together
 from tests.engine.test_training import load, train
 
 SHORT = ["SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()"]
@@ -33,13 +36,13 @@ SHORT = ["SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_of_a_scheduler_is_saved_like_ctrl_c(signum: int, parse, out: Path, capsys) -> None:
     with pytest.raises(Terminated) as end:
         train(setup(parse(*SHORT)), at_0=lambda: os.kill(os.getpid(), signum))
@@ -48,6 +51,24 @@ def test_a_signal_of_a_scheduler_is_saved_like_ctrl_c(signum: int, parse, out: P
     with pytest.raises(SystemExit) as status, exit_on_user_errors():
         raise end.value
     assert status.value.code == 128 + signum
+    sentence = "Interrupted: the same command with --resume goes on from model_0000000.pth"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(sentence)
+
+
+def test_signals_that_come_together_are_one(parse, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from a group and from whoever passes them on: the step is finished, and the saving too."""
+    reports: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", reports.append)
+    save = SafeCheckpointer.save
+
+    def save_slowly(*args: Any, **kwargs: Any) -> None:
+        send_together(signal.SIGTERM, signal.SIGINT)
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(SafeCheckpointer, "save", save_slowly)
+    with pytest.raises(Terminated):
+        train(setup(parse(*SHORT)), at_0=lambda: send_together(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+    assert (out / "last_checkpoint").read_text() == "model_0000000.pth" and not reports
 
 
 def test_what_is_not_finite_is_never_the_last_checkpoint(parse, out: Path, caplog) -> None:
@@ -223,3 +244,56 @@ def test_a_file_that_a_mistake_of_ours_misses_keeps_its_traceback(tmp_path: Path
     (tmp_path / "events").mkdir()
     with pytest.raises(TrainingError, match="events cannot be written"), in_sentences(str(tmp_path)):
         (tmp_path / "events").write_text("")
+
+
+def test_a_mistake_while_the_disk_is_full_keeps_its_traceback(tmp_path: Path, caplog) -> None:
+    loop = logging.getLogger("detectron2.engine.train_loop")
+    with pytest.raises(KeyError), in_sentences(str(tmp_path)):
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        except OSError:
+            try:
+                raise KeyError("ours")
+            except KeyError:
+                loop.exception("Exception during training:")
+                raise
+    assert "KeyError" in caplog.text and not loop.filters
+    caplog.clear()
+    with pytest.raises(TrainingError, match="full"), in_sentences(str(tmp_path)):
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        except OSError:
+            loop.exception("Exception during training:")
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0")  # noqa: B904  # as torch does
+    assert not caplog.text
+
+
+def test_a_gpu_that_has_failed_does_not_hide_the_mistake() -> None:
+    class Broken(nn.Module):
+        def named_parameters(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("device-side assert triggered")
+
+    trainer = SimpleNamespace(model=Broken(), iter=1)
+    with pytest.raises(IndexError), in_sentences("", trainer=trainer):
+        raise IndexError("ours")
+
+
+def test_what_an_interruption_leaves(tmp_path: Path) -> None:
+    trainer = SimpleNamespace(_hooks=[])
+    for sentence in ("no checkpoint was saved yet", "--resume goes on from model_0000004.pth"):
+        with pytest.raises(Terminated) as end, in_sentences(str(tmp_path), trainer=trainer):
+            raise KeyboardInterrupt
+        assert sentence in end.value.note and end.value.signum == signal.SIGINT
+        SafeCheckpointer(nn.Linear(1, 1), str(tmp_path)).save("model_0000004")
+
+
+def test_a_resumed_training_says_what_has_changed_and_that_it_is_over(parse, out: Path, capsys) -> None:
+    words = ["SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()"]
+    train(setup(parse(*words)))
+    cfg = setup(parse("--resume", *words, "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR", 0.5))
+    trainer = train(cfg, resume=True)
+    assert trainer.optimizer.param_groups[0]["initial_lr"] == 0.002
+    said = capsys.readouterr().out
+    assert "optimizer stays as it was, and these have no effect: SOLVER.BASE_LR 0.5 (was 0.002)" in said
+    assert "another schedule: SOLVER.LR_SCHEDULER_NAME WarmupCosineLR (was WarmupMultiStepLR)" in said
+    assert "Nothing is left to do: the last checkpoint is of iteration 0, and the training ends after 1 itera" in said

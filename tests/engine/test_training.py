@@ -210,7 +210,9 @@ def test_an_interrupted_evaluation_is_ended_at_once_and_saved(parse, out: Path) 
     assert (out / "last_checkpoint").read_text() == "model_0000000.pth"
 
 
-def test_a_second_interrupt_ends_at_once(parse, out: Path) -> None:
+def test_a_second_interrupt_ends_at_once(parse, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fpt_d2.signals._ECHO_SECONDS", 0.0)
+
     def twice() -> None:
         interrupt()
         interrupt()

@@ -96,3 +96,14 @@ def test_nothing_to_draw_is_one_clear_sentence(tmp_path):
         plot_learning_curves(_write(tmp_path / "metrics.json", []), tmp_path / "curves.png")
     with pytest.raises(FileNotFoundError):
         plot_learning_curves(tmp_path / "none.json", tmp_path / "curves.png")
+
+
+def test_lines_by_hand_are_skipped(tmp_path, caplog):
+    odd = ["x", None, True, 1.5, -1, 10**400, []]
+    records = [*_training(19, 40), *({"iteration": iteration, "total_loss": 9.0} for iteration in odd)]
+    records.append({"iteration": 59, "total_loss": 10**400, "lr": "x"})
+    read = curves.read_metrics(_write(tmp_path / "metrics.json", records))
+    assert read["total_loss"] == [(19, 1.0), (39, 1.0)] and len(read["lr"]) == 2
+    assert "line 3 of" in caplog.text and "its iteration is 'x'" in caplog.text
+    (tmp_path / "metrics.json").write_bytes(b'\xff\xfe\n{"iteration": 0, "lr": 1}\n')
+    assert curves.read_metrics(tmp_path / "metrics.json") == {"lr": [(0, 1)]}
