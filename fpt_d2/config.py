@@ -74,15 +74,15 @@ def _add_model_config(cfg: CN) -> None:
     # get the mean of all positions, large ones a single position, and neither learns. Has no effect on GT_SIMILARITY
     # "dot".
     fpt.QK_NORM = False
-    # Grounding Transformer: number of softmaxes in the mixture. The paper uses 4. With GT_SIMILARITY "dot", which has no
-    # softmax, it is ignored.
+    # Grounding Transformer: number of softmaxes in the mixture. The paper uses 4. With GT_SIMILARITY "dot", which has
+    # no softmax, it is ignored.
     fpt.GT_NUM_PARTS = 4
     # Grounding Transformer: how queries and keys are compared: "euclidean" (the paper's), "embedded" (dot product,
     # softmax), "dot" (dot product over the number of positions, no softmax: the authors' code), or one of your own in
     # SIMILARITIES.
     fpt.GT_SIMILARITY = "euclidean"
-    # Grounding Transformer: which positions it reads. 0: every one (detection). Odd and > 0: those in a square of that side around the
-    # query (locality-constrained grounding, for segmentation).
+    # Grounding Transformer: which positions it reads. 0: every one (detection). Odd and > 0: those in a square of that
+    # side around the query (locality-constrained grounding, for segmentation).
     fpt.GT_SQUARE_SIZE = 0
     # Rendering Transformer: how the average of the fine map weights the coarse one. "paper": before the 3x3 convolution
     # of the coarse map. "normalized": the same by that average over its root mean square, so that the scale of the
@@ -142,7 +142,8 @@ def _add_trunk_config(cfg: CN) -> None:
     plugins = cfg.MODEL.PLUGINS = CN()
     # Non-local blocks. Their paper has one at res4.-2, or five: res3.1, res3.3, res4.1, res4.3, res4.5.
     plugins.NON_LOCAL = []
-    # How non-local blocks compare: "embedded" (dot product, softmax) or "dot" (dot product over the number of positions).
+    # How non-local blocks compare: "embedded" (dot product, softmax) or "dot" (dot product over the number of
+    # positions).
     plugins.NON_LOCAL_SIMILARITY = "embedded"
     # Global context blocks. Their paper has them all through res3, res4, res5.
     plugins.GLOBAL_CONTEXT = []
@@ -222,8 +223,8 @@ def _add_dataset_config(cfg: CN) -> None:
     # A user's own data sets in COCO format, registered before training starts:
     # (("my_train", "annotations/train.json", "images/train"), ("my_val", "annotations/val.json", "images/val")).
     cfg.DATASETS.REGISTER_COCO = ()
-    # A user's own data sets for semantic segmentation: (name, image folder, mask folder, classes). The mask of x.jpg is x.png, of
-    # one channel: indices into the classes, 255 for none.
+    # A user's own data sets for semantic segmentation: (name, image folder, mask folder, classes). The mask of
+    # x.jpg is x.png, of one channel: indices into the classes, 255 for none.
     # (("my_train", "images/train", "masks/train", ("road", "sky")), ("my_val", "images/val", "masks/val", ...)).
     cfg.DATASETS.REGISTER_SEM_SEG = ()
     # Check the files of DATASETS.TRAIN and DATASETS.TEST before training starts: annotations in COCO format and their
@@ -232,9 +233,8 @@ def _add_dataset_config(cfg: CN) -> None:
 
 
 def _add_training_config(cfg: CN) -> None:
-    # The optimizer: "SGD", as Detectron2 trains, or "AdamW" (with torch's betas; SOLVER.MOMENTUM and NESTEROV are SGD's).
-    # AdamW wants another BASE_LR, about 1e-4 to 1e-3, and WEIGHT_DECAY, about 0.05: the defaults of those keys are
-    # SGD's.
+    # The optimizer: "SGD", as Detectron2 trains, or "AdamW" (with torch's betas; SOLVER.MOMENTUM and NESTEROV are for
+    # SGD). AdamW wants another BASE_LR, about 1e-4 to 1e-3, and WEIGHT_DECAY, about 0.05: the defaults suit SGD.
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Factor on the learning rate of the trunk, above 0 (the key of Mask2Former, there for all the backbone).
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0

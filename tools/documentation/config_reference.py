@@ -28,10 +28,10 @@ INTRODUCTION = """\
 
 <!-- Written by tools/documentation/config_reference.py from fpt_d2/config.py: change it there. -->
 
-These keys are added to Detectron2's by `add_fpt_config(cfg)`, and set as Detectron2's are: in a YAML file, or as `KEY VALUE` at the end of a command. A wrong value
-ends in one sentence that names the key, the value and what is allowed. [Detectron2's own
-keys](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references) keep their meaning; the source pyramid of FPT is set by
-`MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`.
+`add_fpt_config(cfg)` adds these keys to Detectron2's. Set them as you set Detectron2's: in a YAML file, or as `KEY VALUE`
+at the end of a command. A wrong value ends in one sentence that names the key, the value and what is allowed.
+[Detectron2's own keys](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references) keep
+their meaning; the source pyramid of FPT is set by `MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`.
 """
 SECTIONS = {
     "MODEL": "Weights",
@@ -53,8 +53,8 @@ SECTIONS = {
 DEEPLAB = """\
 ## Keys of Detectron2's DeepLab project
 
-Where this Detectron2 comes with its DeepLab project, `add_fpt_config` also adds that project's keys. They set the dilated ResNet, the poly learning rate, the crop, ASPP and
-the loss of segmentation, and are described in the project's `config.py`:
+Where Detectron2 comes with its DeepLab project, `add_fpt_config` also adds that project's keys, which its `config.py`
+describes. They set the dilated ResNet, the poly learning rate, the crop, ASPP and the loss of segmentation:
 """
 
 COMMENT = re.compile(r"\s*#\s?(.*)")
