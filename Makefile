@@ -54,7 +54,7 @@ lint: $(READY)
 
 # A page, an anchor or a description that is missing ends it: a warning of MkDocs is an error.
 docs: $(DOCS)/.ready
-	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
 	@echo "Done: output/site/index.html"
 
 $(DOCS)/.ready: requirements/docs.txt requirements/constraints.txt

@@ -55,6 +55,12 @@ def test_the_site_has_every_page() -> None:
     assert {*re.findall(r"[\w.]+\.md", nav)} - {"README.md"} == {*PAGES, *beside}
 
 
+def test_a_warning_ends_make_docs() -> None:
+    """--quiet would keep MkDocs from counting its warnings."""
+    (build,) = re.findall(r"mkdocs build (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert build == "--strict"
+
+
 def test_the_reference_of_config_keys_is_up_to_date(capsys) -> None:
     assert load_config_reference().main(["--check"]) == 0, capsys.readouterr().err
 

@@ -29,7 +29,8 @@ INTRODUCTION = """\
 <!-- Written by tools/documentation/config_reference.py from fpt_d2/config.py: change it there. -->
 
 `add_fpt_config(cfg)` adds these keys to Detectron2's. Set them as you set Detectron2's: in a YAML file, or as
-`KEY VALUE` at the end of a command. A wrong value ends in one sentence that names the key, the value and what is allowed.
+`KEY VALUE` at the end of a command. A wrong value ends in one sentence that names the key, the value and what is
+allowed.
 [Detectron2's own keys](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references) keep
 their meaning; the source pyramid of FPT is set by `MODEL.FPN.{IN_FEATURES, OUT_CHANNELS, NORM, FUSE_TYPE}`.
 """

@@ -25,7 +25,7 @@ ROOT_PAGES = {
 # A fenced block, which stays as it is, or the target of a link or picture without its anchor.
 LINK = re.compile(r"^```.*?^```$|(?<=\]\()(?!https?:|mailto:|#)[^)#\s]+", re.MULTILINE | re.DOTALL)
 # A list right below a paragraph, which is one on a code host and needs an empty line here.
-LIST = re.compile(r"^```.*?^```$|(?P<above>^(?![-#|>\s]).+)\n(?=- )", re.MULTILINE | re.DOTALL)
+LIST = re.compile(r"^```.*?^```$|(?P<above>^(?![-#|>\s])[^\n]+)\n(?=- )", re.MULTILINE | re.DOTALL)
 
 
 def linked_files(text: str, folder: str) -> set[str]:
