@@ -3,7 +3,8 @@
 # make test         before a release, and in CI: lint, types and all tests
 # make abuse        minutes: kills trainings at random moments and fills the disk under them
 # make lint         lint and types alone: ruff and mypy
-# make clean        remove what building and testing leave; keeps .venv, datasets/ and output/
+# make docs         the documentation site, in output/site; needs neither torch nor Detectron2, and has an environment of its own
+# make clean        remove what building and testing leave; keeps .venv, .venv-docs, datasets/ and output/
 #
 # Each sets up what it needs in .venv, once. PYTHON=python3.11 selects the interpreter of that environment; JOBS=4 runs the
 # tests in so many processes (2), each of one thread. One file or test: .venv/bin/python -m pytest tests/core/test_drop_block.py
@@ -15,6 +16,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --constraint requirements/constraints.txt
 READY := $(VENV)/.ready
 UNFINISHED := $(VENV)/.unfinished
+DOCS := .venv-docs
 QUICKSTART := configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml
 OUTPUT := output/quickstart
 DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
@@ -23,7 +25,7 @@ DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
 JOBS ?= 2
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: quickstart check test abuse lint clean
+.PHONY: quickstart check test abuse lint docs clean
 
 quickstart: $(READY)
 	@test -e $(DATA)/annotations/instances_val.json || $(PY) tools/generate_shapes.py
@@ -49,6 +51,20 @@ abuse: $(READY)
 lint: $(READY)
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+
+# A page, an anchor or a description that is missing ends it: a warning of MkDocs is an error.
+docs: $(DOCS)/.ready
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict
+	@echo "Done: output/site/index.html"
+
+$(DOCS)/.ready: requirements/docs.txt requirements/constraints.txt
+	@rm -rf $(DOCS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' && $(PYTHON) -m venv $(DOCS) || { \
+		echo "error: '$(PYTHON)' is not Python 3.11 or newer; name one that is: make PYTHON=/path/to/python" >&2; \
+		exit 1; }
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--constraint requirements/constraints.txt --constraint requirements/runtime.txt -r requirements/docs.txt
+	@touch $@
 
 clean:
 	@rm -rf build dist *.egg-info standin/build standin/*.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -47,7 +47,7 @@ def _add_model_config(cfg: CN) -> None:
     # Width in which the branches compute and enter the fusion. 256 as in the paper; 64 is the light model.
     fpt.BRANCH_CHANNELS = 256
     # What the 3x3 convolution that fuses a level's branches reads: "concat", their concatenation (the paper), or
-    # "sum".
+    # "sum", their sum, at a cost that does not grow with their number.
     fpt.FUSE = "concat"
     # A level finer than this stride gathers at this stride, averaged over cells, and every position of a cell gets what
     # the cell has gathered: with 8, what p2 gathers costs a quarter. 0: every level at its own stride (the paper).
@@ -63,30 +63,33 @@ def _add_model_config(cfg: CN) -> None:
 
     # Self-Transformer: number of softmaxes in the mixture. The paper uses 2.
     fpt.ST_NUM_PARTS = 2
-    # Add the input to its output, behind one more linear map and the norm. The paper does not; the authors' code does.
+    # Self-Transformer: add the input to its output, behind one more linear map and the norm. The paper does not; the
+    # authors' code does.
     fpt.ST_RESIDUAL = False
-    # Scores are divided by the root of the channels of a softmax's part ("parts") or of all ("channels": the authors'
-    # code). The paper states no temperature.
+    # Self-Transformer: scores are divided by the root of the channels of a softmax's part ("parts") or of all
+    # ("channels": the authors' code). The paper states no temperature.
     fpt.ST_TEMPERATURE = "parts"
     # Normalise query and key in each part of a mixture, with a learned temperature, and start the key of every second
     # part as a copy of the query. The paper's scores (False) go with the square of the features' scale: small features
     # get the mean of all positions, large ones a single position, and neither learns. Has no effect on GT_SIMILARITY
     # "dot".
     fpt.QK_NORM = False
-    # Grounding Transformer: number of softmaxes in the mixture. The paper uses 4. "dot" has no softmax and ignores it.
+    # Grounding Transformer: number of softmaxes in the mixture. The paper uses 4. With GT_SIMILARITY "dot", which has
+    # no softmax, it is ignored.
     fpt.GT_NUM_PARTS = 4
-    # "euclidean" (the paper's), "embedded" (dot product, softmax) or "dot" (dot product over the number of
-    # positions, no softmax: the authors' code).
+    # Grounding Transformer: how queries and keys are compared: "euclidean" (the paper's), "embedded" (dot product,
+    # softmax), "dot" (dot product over the number of positions, no softmax: the authors' code), or one of your own in
+    # SIMILARITIES.
     fpt.GT_SIMILARITY = "euclidean"
-    # 0: every coarse position (detection). Odd and > 0: only those in a square of that side around the query
-    # (locality-constrained grounding, for segmentation).
+    # Grounding Transformer: which positions it reads. 0: every one (detection). Odd and > 0: those in a square of that
+    # side around the query (locality-constrained grounding, for segmentation).
     fpt.GT_SQUARE_SIZE = 0
-    # Rendering Transformer: "paper" weights the coarse map by the average of the fine one before its 3x3 convolution;
-    # "normalized" by that average over its root mean square, so that the scale of the features enters once; "authors"
-    # after it, by the ReLU of a 1x1 convolution and the norm of that average (BN there needs a batch of two
-    # or more), with a ReLU and no norm after the addition.
+    # Rendering Transformer: how the average of the fine map weights the coarse one. "paper": before the 3x3 convolution
+    # of the coarse map. "normalized": the same by that average over its root mean square, so that the scale of the
+    # features enters once. "authors": after that convolution, by the ReLU of a 1x1 convolution and the norm of the
+    # average (BN there needs a batch of two or more), with a ReLU and no norm after the addition.
     fpt.RT_GATE = "paper"
-    # One more 3x3 convolution after the addition, which the paper leaves open.
+    # Rendering Transformer: one more 3x3 convolution after the addition, which the paper leaves open.
     fpt.RT_FINAL_CONV = True
 
     # Average-pool keys and values by this stride. 1 is the paper; the authors' Self-Transformer has 2.
@@ -99,7 +102,7 @@ def _add_model_config(cfg: CN) -> None:
     # small maps only) force one.
     fpt.ATTENTION_IMPL = "auto"
     # Compute the 3x3 convolutions of branches and fusion by Winograd's algorithm where that is faster: in float32 on
-    # the CPU, for wide branches. Results and gradients differ by about 1e-5 of the largest value. False calls every
+    # the CPU, from 128 channels on. Results and gradients differ by about 1e-5 of the largest value. False calls every
     # convolution.
     fpt.WINOGRAD = True
     # Recompute a branch in the backward pass instead of keeping its activations.
@@ -108,9 +111,10 @@ def _add_model_config(cfg: CN) -> None:
     # all), and the rms of its output over that of its level, "fpt/rms/gt_p2_p4": a dead or a stuck one can be seen.
     fpt.LOG_ATTENTION = False
 
-    # DropBlock on FPT's output, in training only. The paper uses it without giving its figures; the authors' code
-    # carries block size 3, drop probability 0.2, commented out. 0 is off.
+    # DropBlock on FPT's output, in training only: the probability of a block. 0 is off. The paper uses DropBlock, and
+    # does not give its figures; the authors' code carries block size 3, drop probability 0.2, commented out.
     fpt.DROP_BLOCK_PROB = 0.0
+    # Side of a dropped block, in positions of the level.
     fpt.DROP_BLOCK_SIZE = 3
     # Drop the same blocks of every channel of an image, as the package that the authors name does.
     fpt.DROP_BLOCK_SHARED = False
@@ -138,7 +142,8 @@ def _add_trunk_config(cfg: CN) -> None:
     plugins = cfg.MODEL.PLUGINS = CN()
     # Non-local blocks. Their paper has one at res4.-2, or five: res3.1, res3.3, res4.1, res4.3, res4.5.
     plugins.NON_LOCAL = []
-    # "embedded" (dot product, softmax) or "dot" (dot product over the number of positions).
+    # How non-local blocks compare: "embedded" (dot product, softmax) or "dot" (dot product over the number of
+    # positions).
     plugins.NON_LOCAL_SIMILARITY = "embedded"
     # Global context blocks. Their paper has them all through res3, res4, res5.
     plugins.GLOBAL_CONTEXT = []
@@ -157,10 +162,10 @@ def _add_peer_config(cfg: CN) -> None:
 
 
 def _add_roi_head_config(cfg: CN) -> None:
-    # Heads for ROI_HEADS.NAME "AdaptiveROIHeads", which pools every RoI from every level (PANet).
     # Normalisation of the fully connected layers of "AdaptiveBoxHead": "" or "GN" (the authors' head of two of them).
+    # That head is for ROI_HEADS.NAME "AdaptiveROIHeads", which pools every RoI from every level (PANet).
     cfg.MODEL.ROI_BOX_HEAD.FC_NORM = ""
-    # The class-agnostic fully connected branch of "AdaptiveMaskHead" (PANet).
+    # Whether "AdaptiveMaskHead" has PANet's class-agnostic fully connected branch.
     cfg.MODEL.ROI_MASK_HEAD.FC_FUSION = True
 
 
@@ -181,14 +186,14 @@ def _add_sem_seg_config(cfg: CN) -> None:
     ufp.IN_FEATURE = "res5"
     # One level for each kernel, named u1, u7, ...; the paper's.
     ufp.KERNELS = [1, 7, 15, 31]
-    # Of every level. 256 as in the paper.
+    # Width of every level. 256 as in the paper.
     ufp.OUT_CHANNELS = 256
     # Normalisation of the pyramid's convolutions, as in Detectron2's get_norm: "", "BN", "SyncBN", "GN", ...
     ufp.NORM = ""
 
     head = cfg.MODEL.SEM_SEG_HEAD
-    # Share of the labelled pixels, the hardest ones, that the loss is the mean of. Where LOSS_TYPE is
-    # "hard_pixel_mining" (bootstrapped cross entropy); "cross_entropy" takes all.
+    # With LOSS_TYPE "hard_pixel_mining" (bootstrapped cross entropy): the share of the labelled pixels, the hardest
+    # ones, that the loss is the mean of. "cross_entropy" takes all.
     head.LOSS_TOP_K = 0.2
     # The trunk's feature that an auxiliary classifier reads in training, e.g. "res4" (which then must be among
     # MODEL.RESNETS.OUT_FEATURES). "" for none.
@@ -201,11 +206,13 @@ def _add_sem_seg_config(cfg: CN) -> None:
     # In training of semantic segmentation change brightness, contrast, saturation and hue at random, as SSD does. The
     # key of Detectron2's PointRend project.
     cfg.INPUT.COLOR_AUG_SSD = False
-    # Predict semantic segmentation in overlapping windows of SIZE (height, width), STRIDE (down, right) apart, and
-    # average the logits where they overlap; in every evaluation and in the demo. For a model trained on crops of that
-    # size, and images whose activations do not fit into memory. Pixels of the scaled image (INPUT.MIN_SIZE_TEST).
+    # Predict semantic segmentation in overlapping windows, and average the logits where they overlap; in every
+    # evaluation and in the demo. For a model trained on crops of that size, and images whose activations do not fit
+    # into memory.
     cfg.TEST.SLIDING_WINDOW = CN({"ENABLED": False})
+    # Height and width of a window, in pixels of the scaled image (INPUT.MIN_SIZE_TEST).
     cfg.TEST.SLIDING_WINDOW.SIZE = (768, 768)
+    # From one window to the next, down and right, in the same pixels.
     cfg.TEST.SLIDING_WINDOW.STRIDE = (512, 512)
     # Write each semantic prediction of an evaluation as a PNG of the data set's label ids (Cityscapes: the format of
     # its server) and as a picture over its image.
@@ -216,8 +223,8 @@ def _add_dataset_config(cfg: CN) -> None:
     # A user's own data sets in COCO format, registered before training starts:
     # (("my_train", "annotations/train.json", "images/train"), ("my_val", "annotations/val.json", "images/val")).
     cfg.DATASETS.REGISTER_COCO = ()
-    # The same for semantic segmentation: (name, image folder, mask folder, classes). The mask of x.jpg is x.png, of
-    # one channel: indices into the classes, 255 for none.
+    # A user's own data sets for semantic segmentation: (name, image folder, mask folder, classes). The mask of
+    # x.jpg is x.png, of one channel: indices into the classes, 255 for none.
     # (("my_train", "images/train", "masks/train", ("road", "sky")), ("my_val", "images/val", "masks/val", ...)).
     cfg.DATASETS.REGISTER_SEM_SEG = ()
     # Check the files of DATASETS.TRAIN and DATASETS.TEST before training starts: annotations in COCO format and their
@@ -226,17 +233,19 @@ def _add_dataset_config(cfg: CN) -> None:
 
 
 def _add_training_config(cfg: CN) -> None:
-    # "SGD", as Detectron2 trains, or "AdamW" (with torch's betas; SOLVER.MOMENTUM and NESTEROV are SGD's). AdamW wants
-    # another BASE_LR, about 1e-4 to 1e-3, and WEIGHT_DECAY, about 0.05: the defaults of those keys are SGD's.
+    # The optimizer: "SGD", as Detectron2 trains, or "AdamW" (with torch's betas; SOLVER.MOMENTUM and NESTEROV are for
+    # SGD). AdamW wants another BASE_LR, about 1e-4 to 1e-3, and WEIGHT_DECAY, about 0.05: the defaults suit SGD.
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Of the learning rate of the trunk (the key of Mask2Former, there of all the backbone), and of that of the branches
-    # and of the convolutions that fuse them. Above 0.
+    # Factor on the learning rate of the trunk, above 0 (the key of Mask2Former, there for all the backbone).
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Factor on the learning rate of the branches and of the convolutions that fuse them, above 0.
     cfg.SOLVER.FPT_MULTIPLIER = 1.0
 
     # Train on a few images, evaluate on a few, save nothing.
     cfg.DEBUG = CN({"ENABLED": False})
+    # How many images of each data set that is.
     cfg.DEBUG.NUM_IMAGES = 8
+    # How many iterations it takes.
     cfg.DEBUG.MAX_ITER = 20
 
     # Losses on DATASETS.TEST at every TEST.EVAL_PERIOD, logged as "validation/...".
