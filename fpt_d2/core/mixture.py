@@ -23,6 +23,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .arguments import ArgumentError, one_of
 from .fused import fused_mixture
+from .products import add_product, product
 from .similarity import mean_weights
 
 IMPLEMENTATIONS = ("auto", "chunked", "sdpa", "triton", "reference")
@@ -264,9 +265,9 @@ class _Scores:
         self.buffers = self.q.new_empty(num_buffers, self.q.shape[1], chunk, k.shape[2])
 
     def shifted(self, part: int, rows: slice) -> Tensor:
-        """(G, T, K) scores of one part less the shift, in buffer 0."""
+        """(G, T, K) scores of one part less the shift, which may be in buffer 0."""
         scores = self.buffers[0, :, : rows.stop - rows.start]
-        return torch.bmm(self.q[part, :, rows], self.keys[part], out=scores)
+        return product(self.q[part, :, rows], self.keys[part], scores)
 
 
 @torch.library.custom_op(
@@ -297,7 +298,7 @@ def _mixture(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None,
                     lse[images, part, rows] = (largest + total.log2()).squeeze(2)
                     weight = scores.gate[part] / total
                     mixed = torch.mul(exps, weight, out=mixed) if part == 0 else mixed.addcmul_(exps, weight)
-                out[images, rows] = torch.bmm(mixed.to(v.dtype), values)
+                out[images, rows] = product(mixed.to(v.dtype), values)
     return out, lse
 
 
@@ -345,7 +346,7 @@ def _add_gradients(
         grad_rows = grad_out[:, rows].to(scores.dtype)
         _, mixed, grad_weights = (b[:, : grad_rows.shape[1]] for b in scores.buffers)
         # d out / d weights, the same for every part
-        torch.bmm(grad_rows, values_t, out=grad_weights)
+        grad_weights = product(grad_rows, values_t, grad_weights)
         for part in range(scores.num_parts):
             gate = scores.gate[part]
             weights = scores.shifted(part, rows).exp2_()
@@ -356,11 +357,10 @@ def _add_gradients(
             grad_scores = torch.ops.aten._softmax_backward_data.out(
                 grad_weights, weights, -1, weights.dtype, grad_input=weights
             )
-            torch.mul(torch.bmm(grad_scores, k[part]), gate * LN_2 * scores.scale, out=grad_q_parts[part, :, rows])
+            torch.mul(product(grad_scores, k[part]), gate * LN_2 * scores.scale, out=grad_q_parts[part, :, rows])
             # with the keys last, which takes a fifth less than with the channels last
-            q_t, of_part = scores.q[part, :, rows, :-1].transpose(1, 2), grad_keys[part]
-            torch.baddbmm(of_part, q_t, grad_scores, out=of_part)
-        torch.baddbmm(grad_v, mixed.transpose(1, 2), grad_rows, out=grad_v)
+            add_product(grad_keys[part], scores.q[part, :, rows, :-1].transpose(1, 2), grad_scores)
+        add_product(grad_v, mixed.transpose(1, 2), grad_rows)
     grad_keys *= scores.gate * LN_2
     width = grad_k_parts.shape[3]
     grad_k_parts.copy_(grad_keys[:, :, :width].transpose(2, 3))
