@@ -249,7 +249,8 @@ class _Scores:
         chunk: int,
         num_buffers: int,
     ) -> None:
-        self.dtype, self.num_parts, self.scale = torch.promote_types(q.dtype, torch.float32), gate.shape[1], scale / LN_2
+        self.dtype, self.num_parts = torch.promote_types(q.dtype, torch.float32), gate.shape[1]
+        self.scale = scale / LN_2
         q = q[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).to(self.dtype)  # (N, G, Q, D)
         k = k[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).to(self.dtype)
         ends = [q.new_ones(1).expand(*k.shape[:2], 1, k.shape[2])]
