@@ -11,6 +11,7 @@ G images that are computed together, T queries of one chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .arguments import ArgumentError, one_of
 from .fused import fused_mixture
+from .products import add_product, product
 from .similarity import mean_weights
 
 IMPLEMENTATIONS = ("auto", "chunked", "sdpa", "triton", "reference")
@@ -34,6 +36,7 @@ MIN_CHUNK = 16
 # Small maps: so many bytes of scores are worth one step, with more queries and images in it. Four times as many leave
 # the core's own cache: where 64 channels train with two parts that takes 1.2 times as long.
 STEP_BYTES = 2**20
+LN_2 = math.log(2)
 
 
 def mixture_gate(k: Tensor, weight: Tensor | None, *, key_mask: Tensor | None = None) -> Tensor:
@@ -227,8 +230,11 @@ class _Scores:
     """The scores of a group of images, in buffers of one chunk that are allocated once.
 
     The bias and a shift of each query are two more channels: ``(scale q_n, 1, -shift) . (k_n, bias_n, 1)``. With the
-    log-sum-exp as the shift one product and one ``exp`` give the softmax, in about half the time of torch's, and the
+    log-sum-exp as the shift one product and one power give the softmax, in about half the time of torch's, and the
     bias, a third of a product's time by itself, is free and has its gradient among the keys'.
+
+    The scores are in base 2, by the scale: torch's ``exp`` is MKL's, which takes four times as long as ``exp2`` on some
+    processors, and fifty times where a weight underflows, as most do where attention is sharp.
     """
 
     def __init__(
@@ -243,25 +249,26 @@ class _Scores:
         chunk: int,
         num_buffers: int,
     ) -> None:
-        self.dtype, self.num_parts, self.scale = torch.promote_types(q.dtype, torch.float32), gate.shape[1], scale
+        self.dtype, self.num_parts = torch.promote_types(q.dtype, torch.float32), gate.shape[1]
+        self.scale = scale / LN_2
         q = q[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).to(self.dtype)  # (N, G, Q, D)
         k = k[images].unflatten(2, (self.num_parts, -1)).permute(2, 0, 1, 3).to(self.dtype)
         ends = [q.new_ones(1).expand(*k.shape[:2], 1, k.shape[2])]
         if bias is not None:
-            bias = scale * bias[images].to(self.dtype).transpose(0, 1).unsqueeze(2)  # (N, G, 1, K)
+            bias = self.scale * bias[images].to(self.dtype).transpose(0, 1).unsqueeze(2)  # (N, G, 1, K)
             ends.insert(0, bias.expand(self.num_parts, -1, -1, -1))
         self.k, width = k, q.shape[3]
         self.keys = torch.cat((k.transpose(2, 3), *ends), 2)  # (N, G, D + 1 or 2, K)
         # Contiguous, or every chunk's matrix product would copy it. Scaled here, to save a pass over the scores.
         self.q = q.new_ones(*q.shape[:3], width + len(ends))
-        torch.mul(q, scale, out=self.q[..., :width])
+        torch.mul(q, self.scale, out=self.q[..., :width])
         self.gate = gate[images].to(self.dtype).t()[:, :, None, None]  # (N, G, 1, 1)
         self.buffers = self.q.new_empty(num_buffers, self.q.shape[1], chunk, k.shape[2])
 
     def shifted(self, part: int, rows: slice) -> Tensor:
-        """(G, T, K) scores of one part less the shift, in buffer 0."""
+        """(G, T, K) scores of one part less the shift, which may be in buffer 0."""
         scores = self.buffers[0, :, : rows.stop - rows.start]
-        return torch.bmm(self.q[part, :, rows], self.keys[part], out=scores)
+        return product(self.q[part, :, rows], self.keys[part], scores)
 
 
 @torch.library.custom_op(
@@ -270,7 +277,7 @@ class _Scores:
     schema="(Tensor q, Tensor k, Tensor v, Tensor gate, Tensor? bias, float scale) -> (Tensor, Tensor)",
 )
 def _mixture(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-    """The mixture, and the log-sum-exp of its scores (B, N, Q)."""
+    """The mixture, and the log-sum-exp of its scores (B, N, Q), in base 2."""
     out, lse = _outputs(q, k, v, gate)
     num_parts = gate.shape[1]
     group, chunk = step_size(q.shape[0], q.shape[1], k.shape[1], lse.itemsize)
@@ -288,11 +295,11 @@ def _mixture(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None,
                     # by hand, because torch's softmax takes longer in the cache and does not say the log-sum-exp
                     exps = scores.shifted(part, rows)
                     largest = exps.amax(2, keepdim=True)
-                    total = exps.sub_(largest).exp_().sum(2, keepdim=True)
-                    lse[images, part, rows] = (largest + total.log()).squeeze(2)
+                    total = exps.sub_(largest).exp2_().sum(2, keepdim=True)
+                    lse[images, part, rows] = (largest + total.log2()).squeeze(2)
                     weight = scores.gate[part] / total
                     mixed = torch.mul(exps, weight, out=mixed) if part == 0 else mixed.addcmul_(exps, weight)
-                out[images, rows] = torch.bmm(mixed.to(v.dtype), values)
+                out[images, rows] = product(mixed.to(v.dtype), values)
     return out, lse
 
 
@@ -315,7 +322,7 @@ def _mixture_backward(
         for start in range(0, q.shape[0], group):
             images = slice(start, start + group)
             scores = _Scores(q, k, gate, bias, scale, images=images, chunk=chunk, num_buffers=3)
-            scores.q[..., -1] = -lse[images].transpose(0, 1)  # exp gives the weights
+            scores.q[..., -1] = -lse[images].transpose(0, 1)  # exp2 gives the weights
             _add_gradients(scores, v[images], grad_out[images], *(g if g.dim() == 1 else g[images] for g in grads))
     return tuple(g.to(t.dtype) for g, t in zip(grads, inputs))
 
@@ -340,10 +347,10 @@ def _add_gradients(
         grad_rows = grad_out[:, rows].to(scores.dtype)
         _, mixed, grad_weights = (b[:, : grad_rows.shape[1]] for b in scores.buffers)
         # d out / d weights, the same for every part
-        torch.bmm(grad_rows, values_t, out=grad_weights)
+        grad_weights = product(grad_rows, values_t, grad_weights)
         for part in range(scores.num_parts):
             gate = scores.gate[part]
-            weights = scores.shifted(part, rows).exp_()
+            weights = scores.shifted(part, rows).exp2_()
             mixed = torch.mul(weights, gate, out=mixed) if part == 0 else mixed.addcmul_(weights, gate)
             # image by image: bmm takes seven times as long for a batch of such products
             grad_gate[:, part] += torch.stack([torch.dot(*t) for t in zip(weights.flatten(1), grad_weights.flatten(1))])
@@ -351,12 +358,11 @@ def _add_gradients(
             grad_scores = torch.ops.aten._softmax_backward_data.out(
                 grad_weights, weights, -1, weights.dtype, grad_input=weights
             )
-            torch.mul(torch.bmm(grad_scores, k[part]), gate * scores.scale, out=grad_q_parts[part, :, rows])
+            torch.mul(product(grad_scores, k[part]), gate * LN_2 * scores.scale, out=grad_q_parts[part, :, rows])
             # with the keys last, which takes a fifth less than with the channels last
-            q_t, of_part = scores.q[part, :, rows, :-1].transpose(1, 2), grad_keys[part]
-            torch.baddbmm(of_part, q_t, grad_scores, out=of_part)
-        torch.baddbmm(grad_v, mixed.transpose(1, 2), grad_rows, out=grad_v)
-    grad_keys *= scores.gate
+            add_product(grad_keys[part], scores.q[part, :, rows, :-1].transpose(1, 2), grad_scores)
+        add_product(grad_v, mixed.transpose(1, 2), grad_rows)
+    grad_keys *= scores.gate * LN_2
     width = grad_k_parts.shape[3]
     grad_k_parts.copy_(grad_keys[:, :, :width].transpose(2, 3))
     if grad_keys.shape[2] > width:

@@ -20,6 +20,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd.forward_ad import unpack_dual
 
 from .plain import is_plain
+from .products import product
 
 TILE = 4
 # Tiles that are computed together; 128 to 1024 take about the same time. Two buffers of 36 * BLOCK * max(C, O) numbers,
@@ -202,9 +203,9 @@ def _to_pixels(
     """The outputs of a block from the transformed inputs (36, T, C) and kernel (36, O, C): (O, 4 h, 4 w)."""
     tiles, channels = h * w, kernel.shape[1]
     if channels_last:
-        products = torch.bmm(data, kernel.transpose(1, 2), out=_part(first, 36, tiles, channels))
+        products = product(data, kernel.transpose(1, 2), _part(first, 36, tiles, channels))
     else:
-        products = torch.bmm(kernel, data.transpose(1, 2), out=_part(first, 36, channels, tiles))
+        products = product(kernel, data.transpose(1, 2), _part(first, 36, channels, tiles))
     outputs = torch.mm(TO_TILE, products.view(36, -1), out=_part(second, 16, tiles * channels))
     if channels_last:
         pixels = _part(first, h, TILE, w, TILE, channels)
