@@ -50,13 +50,15 @@ def walk_forward(*opts: object) -> tuple[int, int]:
 
     def note(frame: FrameType, event: str, arg: Any) -> None:
         nonlocal depth
-        if event not in ("call", "return") or not frame.f_code.co_filename.startswith(str(PACKAGE)):
+        file = frame.f_code.co_filename
+        # A product of matrices is read like torch's own.
+        if event not in ("call", "return") or not file.startswith(str(PACKAGE)) or file.endswith("products.py"):
             return
         if event == "return":
             stack.pop()
             return
-        stack.append(frame.f_code.co_filename)
-        visited.append(frame.f_code.co_filename)
+        stack.append(file)
+        visited.append(file)
         depth = max(depth, len(stack))
 
     with torch.no_grad():
