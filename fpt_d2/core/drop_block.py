@@ -26,7 +26,7 @@ def drop_block(x: Tensor, drop_prob: float, block_size: int, *, shared: bool = F
         ValueError: a value that is not allowed.
     """
     check_argument("drop_prob", drop_prob, 0 <= drop_prob < 1, "0 (off) up to below 1")
-    check_argument("block_size", block_size, block_size > 0 and block_size % 2 == 1, "an odd number")
+    check_argument("block_size", block_size, block_size > 0 and block_size % 2 == 1, "an odd number above 0")
     if not training or drop_prob == 0:
         return x
     height, width = x.shape[-2:]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .arguments import check_argument
+from .arguments import check_argument, one_of
 from .level import is_recorded, to_tokens
 from .similarity import SIMILARITIES
 
@@ -59,9 +59,10 @@ def local_mixture_attention(
         (B, V, H, W) in the dtype of ``v``.
 
     Raises:
-        ValueError: even or non-positive ``square_size``.
+        ValueError: even or non-positive ``square_size``, or an unknown similarity.
     """
-    check_argument("square_size", square_size, square_size > 0 and square_size % 2 == 1, "an odd number")
+    check_argument("similarity", similarity, similarity in SIMILARITIES, one_of(SIMILARITIES))
+    check_argument("square_size", square_size, square_size > 0 and square_size % 2 == 1, "an odd number above 0")
     valid = torch.ones_like(k[:, :1], dtype=torch.bool) if key_mask is None else key_mask.unsqueeze(1)
     k, v = (t.masked_fill(~valid, 0) for t in (k, v))
     height, width = map(int, q.shape[-2:])  # int: torch.jit.trace has tensors there

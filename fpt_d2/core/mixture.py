@@ -82,14 +82,18 @@ def dot_product_mixture(
         (B, Q, V) in the dtype of ``v``.
 
     Raises:
-        ValueError: unknown impl, channels that N does not divide, or what "triton" cannot compute.
+        ValueError: unknown impl, shapes that do not fit each other (not in a recorded graph), channels that N does not
+            divide, or what "triton" cannot compute.
     """
     if impl not in IMPLEMENTATIONS:
         raise ArgumentError("impl", impl, one_of(IMPLEMENTATIONS))
+    is_recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if not is_recorded:
+        _check_shapes(q, k, v, gate, bias, key_mask)
     if q.shape[2] % gate.shape[1] != 0:
         raise ValueError(f"{q.shape[2]} channels cannot be cut into {gate.shape[1]} equal parts")
-    if impl == "auto":
-        impl = _fastest(q, k, v, gate, bias)
+    if impl == "auto":  # a recorded graph is to run without this package, so it gets torch's own operator
+        impl = "sdpa" if is_recorded else _fastest(q, k, v, gate, bias)
     if impl == "sdpa":
         return fused_mixture(q, k, v, gate, bias, key_mask, scale)
     if impl == "triton":
@@ -103,11 +107,24 @@ def dot_product_mixture(
     return out
 
 
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, key_mask: Tensor | None) -> None:
+    """Fused kernels read beyond the end of what is too small, and chunks leave out images, without a word."""
+    has_axes = q.dim() == k.dim() == v.dim() == 3 and gate.dim() == 2
+    fits = has_axes and q.shape[0] == k.shape[0] == gate.shape[0] and q.shape[2] == k.shape[2]
+    fits = fits and v.shape[:2] == k.shape[:2] and (key_mask is None or key_mask.shape == k.shape[:2])
+    if bias is not None:  # one for each part or one for all
+        fits = fits and bias.shape[::2] == k.shape[:2] and bias.shape[1] in (1, gate.shape[1])
+    if not fits:
+        named = {"q": q, "k": k, "v": v, "gate": gate, "bias": bias, "key_mask": key_mask}
+        shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in named.items() if t is not None)
+        raise ValueError(
+            f"Shapes do not fit each other: {shapes}; allowed: q (B, Q, C), k (B, K, C), v (B, K, V), gate (B, N), "
+            "bias (B, N, K), key_mask (B, K)"
+        )
+
+
 def _fastest(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None) -> str:
     """The impl that "auto" stands for."""
-    # A recorded graph is to run without this package, so it gets torch's own operator.
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return "sdpa"
     if q.device.type == "cpu":
         # Torch's operator trains a single softmax 1.2 times (256 channels) to 2 times (32) faster than the chunks; with
         # more parts it loses, because it multiplies each of them with the values.

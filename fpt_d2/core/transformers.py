@@ -258,7 +258,7 @@ class LocalGroundingTransformer(MixtureTransformer):
             ValueError: a value that is not allowed.
         """
         super().__init__(channels, num_parts=num_parts, similarity=similarity, qk_norm=qk_norm, norm=norm)
-        check_argument("square_size", square_size, square_size > 0 and square_size % 2 == 1, "an odd number")
+        check_argument("square_size", square_size, square_size > 0 and square_size % 2 == 1, "an odd number above 0")
         self.square_size = square_size
 
     def transform(self, target: Level, source: Level) -> Tensor:

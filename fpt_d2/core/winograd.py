@@ -86,6 +86,8 @@ def applies(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     is_recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
     if is_recorded or torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active():
         return False
+    if x.dim() != 4 or x.shape[1] != weight.shape[1]:  # a single image, or what PyTorch refuses in its own words
+        return False
     return is_faster(x.shape, weight.shape) and all(_is_ordinary(t) for t in (x, weight, bias) if t is not None)
 
 

@@ -62,7 +62,7 @@ class GlobalConv(nn.Module):
             ValueError: even or non-positive kernel.
         """
         super().__init__()
-        check_argument("kernel", kernel, kernel > 0 and kernel % 2 == 1, "an odd number")
+        check_argument("kernel", kernel, kernel > 0 and kernel % 2 == 1, "an odd number above 0")
         tall, wide = (kernel, 1), (1, kernel)
         paths = [(tall, wide), (wide, tall)] if kernel > 1 else [((1, 1),)]
         self.paths = nn.ModuleList(_path(in_channels, out_channels, sides) for sides in paths)

@@ -275,3 +275,23 @@ def test_bad_values(options, message):
     q, k, v, gate, _ = attention_inputs(13, queries=[2], keys=[2], parts=2)
     with pytest.raises(ValueError, match=message):
         mixture_attention(q, k, v, gate if options else gate.new_ones(2, 3), **options)
+
+
+@pytest.mark.parametrize("impl", ["auto", "chunked", "sdpa", "reference"])
+def test_shapes_that_do_not_fit_are_refused(impl):
+    """On the CPU torch's fused attention asks for none of them: it reads what lies behind values that are too few."""
+    q, k, v, gate, _ = attention_inputs(14, queries=[5], keys=[7], parts=1)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    for inputs in (
+        (q, k, v[:, :4], gate, None),
+        (q, k, torch.cat((v, v), dim=1), gate, None),
+        (q, k[..., :2], v, gate, None),
+        (q[:1], k, v, gate, None),
+        (q, torch.cat((k, k)), torch.cat((v, v)), gate, None),
+        (q, k, v[:1], gate, None),
+        (q, k, v, gate[:1], None),
+        (q, k, v, gate, mask[:1]),
+        (q[0], k[0], v[0], gate, None),
+    ):
+        with pytest.raises(ValueError, match=r"^Shapes do not fit each other: q \(.*\), k .*; allowed: q \(B, Q, C\)"):
+            mixture_attention(*inputs[:4], key_mask=inputs[4], scale=1.0, impl=impl)

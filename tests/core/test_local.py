@@ -114,8 +114,10 @@ def test_autocast_does_not_round_float32():
 @pytest.mark.parametrize("size", [0, 2, -1])
 def test_bad_size(size):
     q, k, v, gate, _ = attention_inputs(8, queries=(2, 2), keys=(2, 2), parts=1)
-    with pytest.raises(ValueError, match=f"square_size is {size}; allowed: an odd number"):
+    with pytest.raises(ValueError, match=f"square_size is {size}; allowed: an odd number above 0"):
         local_mixture_attention(q, k, v, gate, square_size=size)
+    with pytest.raises(ValueError, match="similarity is 'dot'; allowed: 'euclidean' or 'embedded'"):
+        local_mixture_attention(q, k, v, gate, square_size=1, similarity="dot")
 
 
 def test_a_map_takes_few_launches_on_a_gpu(monkeypatch):

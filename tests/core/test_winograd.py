@@ -394,6 +394,14 @@ def test_a_parametrisation_is_computed_no_more_often_than_by_a_call(forced):
     assert counted.calls == before + 1 and forced == []
 
 
+def test_a_single_image_and_a_wrong_width_are_left_to_the_module(forced):
+    conv = conv_2d().requires_grad_(False)
+    assert convolve(conv, draw(4, 9, 8)).shape == (6, 9, 8)
+    with pytest.raises(RuntimeError, match="to have 4 channels, but got 5 channels"):
+        convolve(conv, draw(2, 5, 9, 8))
+    assert forced == []
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -155,7 +155,10 @@ def test_padding_is_read_over_a_backbone_too() -> None:
             "'build_resnet_backbone'; allowed: levels of one width, it has",
         ),
         ([*BIFPN, "MODEL.FPT.KV_STRIDE", 0], r"^MODEL\.FPT\.KV_STRIDE is 0; allowed: 1 or more$"),
-        ([*BIFPN, "MODEL.FPT.DROP_BLOCK_SIZE", 2], r"^MODEL\.FPT\.DROP_BLOCK_SIZE is 2; allowed: an odd number$"),
+        (
+            [*BIFPN, "MODEL.FPT.DROP_BLOCK_SIZE", 2],
+            r"^MODEL\.FPT\.DROP_BLOCK_SIZE is 2; allowed: an odd number above 0$",
+        ),
         ([*BIFPN, "MODEL.FPN.NORM", "XN"], r"^MODEL\.FPN\.NORM is 'XN'; allowed: ''"),
     ],
 )
