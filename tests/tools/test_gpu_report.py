@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from benchmarks import correctness, gpu_pages, gpu_report, kernels, session  # noqa: E402
 from benchmarks.findings import Findings, read_findings  # noqa: E402
 from benchmarks.measure import Runner  # noqa: E402
+from benchmarks.processes import run_isolated  # noqa: E402
 from benchmarks.report import markdown_table  # noqa: E402
 from benchmarks.workload import FORWARD, Entry, Setting, Workload  # noqa: E402
 
@@ -161,8 +163,31 @@ def test_what_there_is_no_time_for_is_said(tmp_path: Path) -> None:
 def test_a_process_that_dies_or_hangs_does_not_end_the_others(tmp_path: Path) -> None:
     written = tmp_path / "written"
     jobs = [partial(os._exit, 3), partial(time.sleep, 100), written.touch]
-    assert gpu_report.run_isolated(jobs, 8) == ["ended with status 3", "was stopped after 8 s", ""]
+    assert run_isolated(jobs, 8) == ["ended with status 3", "was stopped after 8 s", ""]
     assert written.exists()
+
+
+KILLED_PARENT = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from benchmarks.processes import run_isolated
+
+def job():
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(300)
+
+if __name__ == "__main__":
+    run_isolated([job], 300)
+"""
+
+
+def test_a_section_does_not_outlive_its_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(KILLED_PARENT)
+    command = [sys.executable, str(script), str(ROOT / "tools")]
+    # The section's process has inherited the pipe: its end is awaited.
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=100)
+    assert done.returncode == -signal.SIGKILL
 
 
 def test_an_entry_that_fails_leaves_the_others(tmp_path: Path) -> None:

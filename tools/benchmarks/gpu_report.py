@@ -7,14 +7,12 @@ import datetime
 import importlib
 import json
 import logging
-import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from fpt_d2.errors import UserError
 
 from .findings import Findings, last_line, read_findings, say
 from .gpu_pages import report_page, verdicts
+from .processes import run_isolated
 
 # Section -> its share of the time limit. What is under way then may go on for the grace, as a share of the same.
 SHARES = {"correctness": 0.16, "kernels": 0.22, "necks": 0.13, "detectors": 0.33}
@@ -123,28 +122,6 @@ def _run_section(name: str, args: argparse.Namespace) -> Findings:
     for path in paths:
         path.unlink(missing_ok=True)  # all of it is in report.json
     return findings
-
-
-def run_isolated(jobs: Sequence[Callable[[], None]], seconds: float) -> list[str]:
-    """Run each job in a fresh process, all at once: an error of CUDA ends with its process.
-
-    Returns:
-        How each ended: "" well, else how it did, such as "was stopped after 60 s".
-    """
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=job, daemon=True) for job in jobs]
-    for process in processes:
-        process.start()
-    deadline, endings = time.monotonic() + seconds, []
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
-            endings.append(f"was stopped after {seconds:.0f} s")
-        else:
-            endings.append("" if process.exitcode == 0 else f"ended with status {process.exitcode}")
-    return endings
 
 
 def describe_machine(device: str) -> dict[str, Any]:

@@ -7,10 +7,8 @@ import ctypes
 import gc
 import inspect
 import multiprocessing
-import os
 import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
 
+from .processes import end_with_parent
 from .workload import Entry, Setting
 
 # Side of the image of the step before the first, in which the libraries load and set up what they need once.
@@ -201,18 +200,12 @@ class RemoteRunner:
 
 
 def _serve(connection: Connection, entry: Entry, setting: Setting, threads: int) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     runner = Runner(entry, setting)
     while True:
         mode, how = connection.recv()
         connection.send(runner.step(mode, **how))
-
-
-def _end_with_parent() -> None:
-    """A step may take minutes: do not finish it for nobody where the parent was killed."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def glibc() -> ctypes.CDLL | None:
