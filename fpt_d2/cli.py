@@ -137,6 +137,17 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def positive_number(text: str) -> float:
+    """A number above 0, as argparse's ``type``; "inf" is one."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def image_size(text: str) -> tuple[int, int]:
     """``HxW``, as argparse's ``type``."""
     sides = text.lower().split("x")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common import make_folder, tool_parser
 
-from fpt_d2.cli import exit_on_user_errors, image_size, positive_int
+from fpt_d2.cli import exit_on_user_errors, image_size, positive_int, positive_number
 
 SUITES = ("kernels", "necks", "detectors", "segmentation")
 
@@ -42,8 +42,8 @@ def get_parser() -> argparse.ArgumentParser:
         "the system (default both: three steps in the place of one)",
     )
     add("--threads", type=positive_int, default=1, help="on the CPU (default 1: robust where others work too)")
-    add("--max-seconds", type=float, default=120, help="skip what takes longer for one step (default 120)")
-    add("--memory-limit", type=float, metavar="GIB", help="skip what needs more (default 80%% of what is free)")
+    add("--max-seconds", type=positive_number, default=120, help="skip what takes longer for one step (default 120)")
+    add("--memory-limit", type=positive_number, metavar="GIB", help="skip what needs more (default: 80%% of the free)")
     add("--quick", action="store_true", help="tiny sizes and one repeat: does it run?")
     add("--output", type=Path, default=Path("output/benchmark"), metavar="DIR", help="default %(default)s")
     return parser
@@ -53,9 +53,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
+    make_folder(args.output)
     from benchmarks.session import run
 
-    make_folder(args.output)
     run(args)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,10 +52,12 @@ def make_folder(path: str | Path) -> Path:
     """Make a folder that the user has named, unless it is there.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or not be written to.
     """
     with users_files():
         Path(path).mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path} cannot be written to: choose another folder")
     return Path(path)
 
 

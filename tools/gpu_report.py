@@ -41,9 +41,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
+    make_folder(args.output)
     from benchmarks.gpu_report import run
 
-    make_folder(args.output)
     run(args, command=" ".join(sys.argv if argv is None else ["tools/gpu_report.py", *argv]))
     return 0
 

@@ -50,6 +50,8 @@ def test_a_programmers_error_keeps_its_traceback(error):
     ("read", "text", "value"),
     [
         (cli.positive_int, "3", 3),
+        (cli.positive_number, "0.5", 0.5),
+        (cli.positive_number, "inf", float("inf")),
         (cli.image_size, "800x1333", (800, 1333)),
         (cli.picture_path, "new/a.PNG", Path("new/a.PNG")),
     ],
@@ -62,6 +64,7 @@ def test_values(read, text, value):
     ("read", "texts"),
     [
         (cli.positive_int, ["0", "-1", "1.5", "x", ""]),
+        (cli.positive_number, ["0", "-1", "nan", "-inf", "x", ""]),
         (cli.image_size, ["800", "800x", "axb", "1x2x3", "0x0", "-1x5"]),
         (cli.picture_path, ["drawn", "c.xyz", "folder.png", ""]),
     ],

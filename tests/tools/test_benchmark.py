@@ -369,6 +369,12 @@ def test_a_bad_size_is_named(benchmark, capsys, text):
     assert text in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measured(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(SystemExit, match=f"{tmp_path} cannot be written to: choose another folder"):
+        benchmark.main(["--quick", "--output", str(tmp_path)])
+
+
 def test_textbook_stores_what_it_says():
     """3 n + 1 maps of Q x K are alive at the peak of a training step of n parts."""
     entry = next(e for e in kernels.entries("cpu") if (e.case, e.name) == ("ST N=4", "textbook"))

@@ -217,7 +217,7 @@ def test_verdicts() -> None:
         {
             "mode": "training",
             "batch": 16,
-            "entry": "FPT budget",
+            "entry": gpu_pages.MODEL,
             "throughput over FPN's": 0.75,
             "memory over FPN's": 1.6,
         }
@@ -230,6 +230,15 @@ def test_verdicts() -> None:
     assert kernel.endswith("NOT MET, in 1 of 2 cases; 1.4 to 2 times")
     assert trains[0].endswith("FPN's throughput: MET (0.75)") and trains[1].endswith("FPN's memory: NOT MET (1.6)")
     assert len(trains) == 2
+
+
+def test_the_goals_are_about_the_models_of_the_coco_configs() -> None:
+    from benchmarks import detectors
+
+    from fpt_d2 import model_zoo
+
+    judged = detectors.detector_config(gpu_pages.MODEL, "cpu").MODEL.FPT
+    assert judged == model_zoo.get_config(detectors.CONFIG).MODEL.FPT
 
 
 def test_a_table_has_the_columns_of_all_rows() -> None:
