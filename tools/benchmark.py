@@ -43,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add("--threads", type=positive_int, default=1, help="on the CPU (default 1: robust where others work too)")
     add("--max-seconds", type=positive_number, default=120, help="skip what takes longer for one step (default 120)")
-    add("--memory-limit", type=positive_number, metavar="GIB", help="skip what needs more (default: 80%% of the free)")
+    add("--memory-limit", type=positive_number, metavar="GIB", help="skip above it (default 80%% of what is free)")
     add("--quick", action="store_true", help="tiny sizes and one repeat: does it run?")
     add("--output", type=Path, default=Path("output/benchmark"), metavar="DIR", help="default %(default)s")
     return parser
