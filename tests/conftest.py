@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import torch
 
+# Under nohup SIGHUP is ignored, by the processes that tests start too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # on the CPU, in Python

@@ -88,9 +88,10 @@ def _check_folder(folder: str, args: argparse.Namespace, model: nn.Module | None
 def _check_resumption(saved: dict[str, Any], folder: str, model: nn.Module | None, optimizer: Optimizer | None) -> None:
     if optimizer is not None and "optimizer" in saved["trainer"]:
         optimizer.load_state_dict(saved["trainer"]["optimizer"])  # without memory, as the model is
-        check_same_optimizer(optimizer, folder)
     if model is not None:
         check_same_model(saved["model"], model, folder)
+    if optimizer is not None:
+        check_same_optimizer(optimizer, folder)
 
 
 def _check_datasets(cfg: DictConfig, *, eval_only: bool) -> None:

@@ -126,7 +126,8 @@ def with_equal_cost(recipe: Recipe, step_seconds: Mapping[str, float]) -> Recipe
 def scaled_schedule(cfg: CfgNode, iterations: int) -> list[str]:
     """The keys that make ``cfg`` a schedule of so many iterations, drops of the rate and evaluations at their share."""
     solver, factor = cfg.SOLVER, iterations / cfg.SOLVER.MAX_ITER
-    steps = tuple(round(step * factor) for step in solver.STEPS)
+    scaled = sorted({round(step * factor) for step in solver.STEPS})
+    steps = tuple(step for step in scaled if 0 < step < iterations)  # of a few iterations some are left
     period = max(1, round(cfg.TEST.EVAL_PERIOD * factor)) if cfg.TEST.EVAL_PERIOD else 0
     warmup = round(solver.WARMUP_ITERS * factor)
     keys = {"MAX_ITER": iterations, "STEPS": steps, "WARMUP_ITERS": warmup}
