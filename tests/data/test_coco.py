@@ -170,6 +170,10 @@ REFUSED = [
     (runs(size=[80, "100"]), "RLE size is not [height, width] (1)"),
     (runs(counts=[80]), NOT_THE_PIXELS),
     (runs(counts=[-1, 8001]), "RLE counts are neither text nor numbers of pixels (1)"),
+    (
+        lambda c: (c["images"][1].update(height=2**16, width=2**16), runs(size=[2**16] * 2, counts=[2**32])(c)),
+        "RLE counts are neither text nor numbers of pixels (1)",
+    ),
     (runs(counts=7), "RLE counts are neither text nor numbers of pixels (1)"),
     (runs(counts=compressed(80, 90)), NOT_THE_PIXELS),
     (runs(counts="garbage, as it may be"), NOT_THE_PIXELS),
