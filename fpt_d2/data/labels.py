@@ -33,9 +33,7 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     if mode not in ("L", "P"):
         raise DatasetError(f"{path} is not an 8-bit label image but of mode {mode}")
     if format == "JPEG":
-        raise DatasetError(
-            f"{path} is a JPEG, which changes labels at the edges of objects: save it as PNG"
-        )
+        raise DatasetError(f"{path} is a JPEG, which changes labels at the edges of objects: save it as PNG")
     if turned != _UPRIGHT:
         raise DatasetError(f"{path} is to be turned by its EXIF data, which not everything does: save it upright")
     return labels

@@ -142,6 +142,8 @@ def own_voc(place: Place) -> list[object]:
 
 
 AP_NEEDS = "no annotation that is not a crowd, which the config needs (1): TEST."
+
+
 def listed_twice(content: Content) -> None:
     image = content["images"][0]
     content["images"].insert(0, {**image, "id": 10**6, "width": image["width"] + 9})
