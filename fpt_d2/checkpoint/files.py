@@ -65,10 +65,7 @@ def read_weights(path: str) -> Any:
     ``weights_only`` allows. Raises WeightsError if it holds anything else, is damaged, or cannot be read here.
     """
     readers = {".pkl": read_pickle, ".safetensors": _read_safetensors}
-    try:
-        head = _head(path).lstrip().lower()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    head = _head(path).lstrip().lower()
     try:
         return readers.get(os.path.splitext(path)[1].lower(), _read_torch)(path)
     except Unreadable as error:
@@ -140,8 +137,11 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str) -> None:
 
 
 def _head(path: str) -> bytes:
-    with open_file(path) as file:
-        head: bytes = file.read(64)
+    try:
+        with open_file(path) as file:
+            head: bytes = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
     return head
 
 

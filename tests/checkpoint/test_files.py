@@ -179,6 +179,9 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path: Path, monk
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(WeightsError, match="w.pkl cannot be read: Permission denied"):
         read_weights("w.pkl")
+    (tmp_path / "w.pth").touch()
+    with pytest.raises(WeightsError, match="w.pth cannot be read: Permission denied"):
+        find_weights(str(tmp_path / "w.pth"), allow_pickle=False)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +202,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_another_suffix_than_the_format_has_is_named(tmp_path: Path) -> None:
     """To fetch such a file again would not help."""
+    pytest.importorskip("safetensors")
     for name in ("weights.pkl", "weights.safetensors"):
         torch.save({"a": torch.ones(1)}, tmp_path / name)
         with pytest.raises(WeightsError, match="begins as a .pth does: rename it to that"):
