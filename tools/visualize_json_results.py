@@ -14,7 +14,6 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import draw_objects, reading, save_pictures, tool_parser, users_files
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     from detectron2.utils.visualizer import Visualizer
 
 NEEDED = ("image_id", "category_id", "bbox", "score")
+DRAWN = ("image_id", "category_id", "bbox", "segmentation", "keypoints")
+_LARGEST_SCORE = 1e9  # of which text can be made
+_FAR = 10  # times the long side of an image, beyond which nothing is drawn
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -59,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not records:
         raise UserError(f"No image of {name!r} is in {args.input}: name the data set that it was made on")
     metadata = MetadataCatalog.get(name)
+    for record in records:
+        check_drawable(args.input, results[record["image_id"]], record, metadata)
     by_score = {i: [x for x in found if x["score"] >= args.confidence_threshold] for i, found in results.items()}
     names = distinct_names(r["file_name"] for r in records)
     pictures = ((names[r["file_name"]], draw(r, by_score[r["image_id"]], metadata)) for r in records)
@@ -87,12 +91,17 @@ def read_results(path: str) -> dict[Any, list[dict[str, Any]]]:
     Raises:
         UserError: it is something else.
     """
+    from fpt_d2.data.coco.schema import validate
+    from fpt_d2.paths import read_file
+
     with users_files():
-        content = Path(path).read_bytes()
+        content = read_file(path)
     try:
         results = json.loads(content)
     except ValueError as error:
         raise UserError(f"--input {path} is not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise UserError(f"--input {path} has lists or objects that are nested too deeply") from error
     if not isinstance(results, list):
         raise UserError(f"--input {path} is not in COCO's results format: a list of records with {', '.join(NEEDED)}")
     wrong = next((x for x in results if not _is_result(x)), None)
@@ -101,21 +110,53 @@ def read_results(path: str) -> dict[Any, list[dict[str, Any]]]:
             f"--input {path} is not in COCO's results format: a record needs {', '.join(NEEDED)}, a box of 4 numbers "
             f"and a number as score, and one is {json.dumps(wrong)[:100]}"
         )
+    # What is drawn has the form of annotations.
+    objects, problems = validate("annotations", [{"id": 1, **{k: x[k] for k in DRAWN if k in x}} for x in results])
+    if problems:
+        position, kind, _ = problems[0]
+        raise UserError(
+            f"--input {path} is not in COCO's results format: {kind}, and one record is "
+            f"{json.dumps(results[position])[:200]}"
+        )
     if not results:
         raise UserError(f"--input {path} is an empty list: the model found nothing, so that there is nothing to draw")
     by_image = defaultdict(list)
-    for result in results:
-        by_image[result["image_id"]].append(result)
+    for result, read in zip(results, objects):
+        by_image[read["image_id"]].append({**read, "score": result["score"]})
     return by_image
 
 
 def _is_result(record: Any) -> bool:
     if not isinstance(record, dict) or not record.keys() >= set(NEEDED):
         return False
-    box = record["bbox"]
+    box, score = record["bbox"], record["score"]
     is_box = isinstance(box, list) and len(box) == 4 and all(isinstance(x, (int, float)) for x in box)
     ids = record["image_id"], record["category_id"]
-    return is_box and isinstance(record["score"], (int, float)) and all(isinstance(i, (int, str)) for i in ids)
+    is_score = isinstance(score, (int, float)) and not isinstance(score, bool) and abs(score) <= _LARGEST_SCORE
+    return is_box and is_score and all(isinstance(i, (int, float, str)) for i in ids)
+
+
+def check_drawable(path: str, results: list[dict[str, Any]], record: dict[str, Any], metadata: Metadata) -> None:
+    """Raises UserError if a result of an image, of ``record``, is of an unknown class or does not fit the image."""
+    from fpt_d2.data.coco.rle import rle_problem
+
+    height, width = record["height"], record["width"]
+    lengths = {len(result.get("keypoints") or ()) for result in results}
+    for result in results:
+        _class(result["category_id"], metadata)
+        mask, polygons = result.get("segmentation"), []
+        problem = rle_problem(mask, height, width) if isinstance(mask, dict) else None
+        if isinstance(mask, list):
+            polygons = [value for polygon in mask for value in polygon.tolist()]
+        if max(map(abs, [*result["bbox"], *(result.get("keypoints") or ()), *polygons])) > _FAR * max(height, width):
+            problem = "box, polygon or keypoints far outside the image"
+        if len(lengths) > 1 or max(lengths) % 3:
+            problem = "keypoints are not x, y and a score of each, as many for every object"
+        if problem:
+            raise UserError(
+                f"--input {path} does not fit {record['file_name']} of {width} x {height} pixels: {problem}; name the "
+                "data set and the annotations that it was made on"
+            )
 
 
 def draw(record: dict[str, Any], results: list[dict[str, Any]], metadata: Metadata) -> np.ndarray:
@@ -145,13 +186,13 @@ def _draw_results(visualizer: Visualizer, results: list[dict[str, Any]]) -> None
     import numpy as np
     from detectron2.structures import BoxMode
 
-    keypoints = [x["keypoints"] for x in results if "keypoints" in x]
+    keypoints = [x["keypoints"] for x in results if x.get("keypoints")]
     draw_objects(
         visualizer,
         [_class(x["category_id"], visualizer.metadata) for x in results],
         [x["score"] for x in results],
         boxes=BoxMode.convert(np.array([x["bbox"] for x in results]), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
-        masks=[x["segmentation"] for x in results] if all("segmentation" in x for x in results) else None,
+        masks=[x["segmentation"] for x in results] if all(x.get("segmentation") for x in results) else None,
         keypoints=np.reshape(keypoints, (len(results), -1, 3)) if len(keypoints) == len(results) else None,
     )
 

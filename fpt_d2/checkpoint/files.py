@@ -17,7 +17,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..paths import climbs
+from ..paths import climbs, open_file
 from .pickles import MOST_GROWTH, SLACK, ForeignObjects, Unreadable, read_pickle
 
 # How the files begin that torch.save writes.
@@ -45,11 +45,12 @@ def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIG
     try:
         # What follows a question mark is for Detectron2's checkpointer.
         local: str = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
-    except (OSError, RuntimeError, KeyError) as error:  # no connection; no such name in Detectron2's catalog
+    # No connection; no such name in Detectron2's catalog; a bracket that is not closed.
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(f"The weights {path} cannot be fetched: {error}") from error
     if not os.path.isfile(local):
         raise WeightsError(f"There are no weights {path}: set MODEL.WEIGHTS to another file, or to '' for none")
-    if not allow_pickle and not local.endswith(".safetensors") and not _head(local).startswith(_ZIP):
+    if not allow_pickle and not local.lower().endswith(".safetensors") and not _head(local).startswith(_ZIP):
         raise WeightsError(
             f"The weights {path} are a pickle, or nothing known, and {key} is False: give them as .safetensors or as "
             f"torch.save writes them (PyTorch 1.6 or newer), or set {key} to True"
@@ -64,12 +65,9 @@ def read_weights(path: str) -> Any:
     ``weights_only`` allows. Raises WeightsError if it holds anything else, is damaged, or cannot be read here.
     """
     readers = {".pkl": read_pickle, ".safetensors": _read_safetensors}
+    head = _head(path).lstrip().lower()
     try:
-        head = _head(path).lstrip().lower()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        return readers.get(os.path.splitext(path)[1], _read_torch)(path)
+        return readers.get(os.path.splitext(path)[1].lower(), _read_torch)(path)
     except Unreadable as error:
         raise WeightsError(f"{path} {error}") from error
     except Exception as error:  # a damaged file can make its reader raise anything
@@ -81,6 +79,8 @@ def read_weights(path: str) -> Any:
                 raise WeightsError(
                     f"{path} is {impostor} instead of weights: delete it and fetch the file itself"
                 ) from error
+        if suffix := _suffix_of(path):
+            raise WeightsError(f"{path} cannot be read, but begins as a {suffix} does: rename it to that") from error
         damage = "cut short or damaged" + ", or holds more than weights" * isinstance(error, pickle.UnpicklingError)
         raise WeightsError(f"{path} ({size} bytes) is {damage} ({kind}): fetch it again") from error
 
@@ -112,7 +112,9 @@ def _has_values(weight: Tensor | np.ndarray) -> bool:
     """Whether all values of a weight are in memory: not those of another device, nor a few that stand for many."""
     if isinstance(weight, np.ndarray):
         return weight.dtype.kind in "biuf"
-    if weight.layout != torch.strided or weight.device.type != "cpu" or weight.is_quantized:
+    if weight.is_nested or weight.is_complex() or weight.is_quantized:
+        return False
+    if weight.layout != torch.strided or weight.device.type != "cpu":
         return False
     return weight.numel() * weight.element_size() <= weight.untyped_storage().nbytes() + SLACK
 
@@ -135,8 +137,20 @@ def write_checkpoint(checkpoint: dict[str, Any], path: str) -> None:
 
 
 def _head(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(64)
+    try:
+        with open_file(path) as file:
+            head: bytes = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    return head
+
+
+def _suffix_of(path: str) -> str:
+    """The suffix that a file should have by how it begins, if that is another than its own."""
+    head = _head(path)
+    suffix = ".pth" if head.startswith(_ZIP) else ".safetensors" if head[8:10] == b'{"' else ""
+    own = os.path.splitext(path)[1].lower()
+    return suffix if suffix != own and (own in (".pkl", ".safetensors") or suffix == ".safetensors") else ""
 
 
 def _read_torch(path: str) -> Any:

@@ -116,12 +116,19 @@ def is_black(pixels: np.ndarray) -> bool:
 
 def in_8_bits(image: Image.Image) -> np.ndarray:
     """A gray image of more than 8 bits as (H, W) uint8, upright. Raises ValueError if its range is not known."""
-    deep = np.asarray(ImageOps.exif_transpose(image))
+    deep = np.asarray(_upright(image))
     white = _white_of_floats(deep) if image.mode == "F" else 2 ** bits_of(image) - 1
     pixels: np.ndarray = np.rint(deep.astype(np.float32) * (255 / white)).astype(np.uint8)
     if _tiff_tag(image, _PHOTOMETRIC, default=1) == _WHITE_IS_ZERO:
         pixels = 255 - pixels
     return pixels
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except UNDECODABLE:  # of its EXIF data, or, which comes again, of its pixels
+        return image
 
 
 def bits_of(image: Image.Image) -> int:
@@ -146,10 +153,18 @@ def _white_of_floats(pixels: np.ndarray) -> int:
     )
 
 
-def turned_size(image: Image.Image, exif: Image.Exif) -> tuple[tuple[int, int], bool]:
-    """Width and height of an opened image as its EXIF data turn it, and whether they do so by a quarter."""
+def turned_size(image: Image.Image, *, is_loaded: bool = False) -> tuple[tuple[int, int], bool]:
+    """Width and height of an opened image as its EXIF data turn it, and whether they do so by a quarter.
+
+    Like Detectron2, it takes an image for upright whose EXIF data cannot be read.
+    """
     width, height = image.size
-    is_turned = exif.get(_ORIENTATION) in _QUARTERS
+    try:
+        # PNG's own getexif() decodes the image, since EXIF data may follow it.
+        exif = image.getexif() if is_loaded else Image.Image.getexif(image)
+        is_turned = exif.get(_ORIENTATION) in _QUARTERS
+    except UNDECODABLE:
+        is_turned = False
     return ((height, width) if is_turned else (width, height)), is_turned
 
 

@@ -14,6 +14,7 @@ from ..paths import open_file, why
 
 # The label of pixels that belong to no class, in every data set that this project knows.
 IGNORE_LABEL = 255
+_ORIENTATION, _UPRIGHT = 0x0112, 1  # EXIF's tag, and its value that changes nothing
 
 # What PIL raises for a file that is missing, not an image, cut short or far too large.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -26,12 +27,25 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     """
     try:
         with open_file(path) as file, Image.open(file) as image:
-            mode, labels = image.mode, np.array(image)
+            format, mode, labels, turned = image.format, image.mode, np.array(image), _orientation(image)
     except UNREADABLE as error:
         raise DatasetError(f"{path} cannot be read ({why(error)})") from error
     if mode not in ("L", "P"):
         raise DatasetError(f"{path} is not an 8-bit label image but of mode {mode}")
+    if format == "JPEG":
+        raise DatasetError(f"{path} is a JPEG, which changes labels at the edges of objects: save it as PNG")
+    if turned != _UPRIGHT:
+        raise DatasetError(f"{path} is to be turned by its EXIF data, which not everything does: save it upright")
     return labels
+
+
+def _orientation(image: Image.Image) -> int:
+    """That of the EXIF data of an image that is loaded; that of one that stands upright where they cannot be read."""
+    try:
+        found: int = image.getexif().get(_ORIENTATION, _UPRIGHT)
+    except UNREADABLE:
+        return _UPRIGHT
+    return found if found in range(1, 9) else _UPRIGHT
 
 
 def label_colors(num_classes: int) -> list[tuple[int, int, int]]:

@@ -142,7 +142,15 @@ def own_voc(place: Place) -> list[object]:
 
 
 AP_NEEDS = "no annotation that is not a crowd, which the config needs (1): TEST."
+
+
+def listed_twice(content: Content) -> None:
+    image = content["images"][0]
+    content["images"].insert(0, {**image, "id": 10**6, "width": image["width"] + 9})
+
+
 CASES = (
+    Case("an image listed twice, once with another size", edited(listed_twice), "image has another size than its"),
     Case("a polygon with NaN", polygon(float("nan"), 1), "polygon has a coordinate that is not a number"),
     Case("a polygon with null", polygon(None, 1), "polygon has a coordinate that is not a number"),
     Case("a polygon with text", polygon("12", 1), "polygon has a coordinate that is not a number"),

@@ -11,6 +11,7 @@ import torch
 from detectron2.config import get_cfg
 
 from fpt_d2.checkpoint import WeightsError, find_weights, read_weights
+from fpt_d2.checkpoint.files import read_state_dict
 
 
 class Burglar:
@@ -168,7 +169,7 @@ def test_memory_that_is_not_there_is_no_damage(error: Exception, says: str, tmp_
 
 
 def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path: Path, monkeypatch) -> None:
-    for path, reason in [(tmp_path, "Is a directory"), (tmp_path / "none.pth", "No such file")]:
+    for path, reason in [(tmp_path, "it is a folder"), (tmp_path / "none.pth", "No such file")]:
         with pytest.raises(WeightsError, match=f"cannot be read: {reason}"):
             read_weights(str(path))
 
@@ -178,3 +179,41 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path: Path, monk
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(WeightsError, match="w.pkl cannot be read: Permission denied"):
         read_weights("w.pkl")
+    (tmp_path / "w.pth").touch()
+    with pytest.raises(WeightsError, match="w.pth cannot be read: Permission denied"):
+        find_weights(str(tmp_path / "w.pth"), allow_pickle=False)
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), torch.ones(2, dtype=torch.complex64)]
+)
+def test_weights_of_a_kind_that_models_do_not_have(weight: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"a": weight}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match="has a weight 'a' without a name, or without values of its own"):
+        read_state_dict(str(tmp_path / "weights.pth"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for suffix in (".pth", ".pkl", ".safetensors"):
+        os.mkfifo(tmp_path / f"weights{suffix}")
+        with pytest.raises(WeightsError, match="cannot be read: it is a pipe, not a file"):
+            read_weights(str(tmp_path / f"weights{suffix}"))
+
+
+def test_another_suffix_than_the_format_has_is_named(tmp_path: Path) -> None:
+    """To fetch such a file again would not help."""
+    pytest.importorskip("safetensors")
+    for name in ("weights.pkl", "weights.safetensors"):
+        torch.save({"a": torch.ones(1)}, tmp_path / name)
+        with pytest.raises(WeightsError, match="begins as a .pth does: rename it to that"):
+            read_weights(str(tmp_path / name))
+    (tmp_path / "weights.pth").write_bytes(b"\x02" + bytes(7) + b'{"')
+    with pytest.raises(WeightsError, match="begins as a .safetensors does: rename it to that"):
+        read_weights(str(tmp_path / "weights.pth"))
+    write_pickle({"a": np.ones(1)}, tmp_path / "weights.PKL")
+    assert list(read_weights(str(tmp_path / "weights.PKL"))) == ["a"]
+
+
+def test_an_address_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="cannot be fetched: Invalid IPv6 URL"):
+        find_weights("http://[::1/weights.pth")

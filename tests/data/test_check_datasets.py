@@ -5,6 +5,7 @@ import re
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
 from PIL import Image
 
@@ -322,3 +323,16 @@ def test_the_splits_of_coco_2014_are_known(split, cfg):
         assert sentence.endswith("belong under $DETECTRON2_DATASETS")
     cfg.DATASETS.CHECK = False
     check_datasets(cfg)
+
+
+def test_a_set_of_whole_paths_without_a_folder_is_checked(registered, image_root, tmp_path, catalogs):
+    cfg, _ = registered
+    content = copy.deepcopy(GOOD)
+    for image in content["images"]:
+        image["file_name"] = str(image_root / image["file_name"])
+    (tmp_path / "whole.json").write_text(json.dumps(content))
+    register_coco_instances("whole", {}, str(tmp_path / "whole.json"), "")
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, cfg.MODEL.ROI_HEADS.NUM_CLASSES = ("whole",), (), 3
+    with pytest.raises(DatasetError, match="2 categories") as error:
+        check_datasets(cfg)
+    assert "does not exist" not in str(error.value)

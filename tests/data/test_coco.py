@@ -15,7 +15,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from fpt_d2.data.checks.coco import Use, check_left_out
+from fpt_d2.data.checks.coco import Use, check_image_files, check_left_out
 from fpt_d2.data.coco import read_coco, stream
 from fpt_d2.errors import DatasetError
 from tests.data.coco_files import GOOD, RLE, TRAINING, errors
@@ -73,6 +73,12 @@ REFUSED = [
     (image(file_name=7), "file_name is not text (1): image 7 (7)"),
     (image(file_name="no.jpg"), "image file does not exist (1): no.jpg"),
     (image(file_name="no/a.jpg"), "image file does not exist (1): no/a.jpg"),
+    (
+        lambda c: c["images"].insert(0, {**GOOD["images"][0], "id": 9, "height": 8}),
+        "image has another size than its width and height say (1): a.jpg is 100x80, not 100x8",
+    ),
+    (category(keypoints=["\x1b[2J"]), r"keypoint name is blank or has control characters (1): '\x1b[2J'"),
+    (category(keypoints=[" "]), "keypoint name is blank or has control characters (1): ' '"),
     (image(id=True), "id is neither a whole number nor text (1): image 'a.jpg' (True)"),
     (image(id="1"), "ids of images are partly numbers and partly text (1): 2 and '1'"),
     (category(id="3"), "ids of categories are partly numbers and partly text (1): 7 and '3'"),
@@ -164,6 +170,10 @@ REFUSED = [
     (runs(size=[80, "100"]), "RLE size is not [height, width] (1)"),
     (runs(counts=[80]), NOT_THE_PIXELS),
     (runs(counts=[-1, 8001]), "RLE counts are neither text nor numbers of pixels (1)"),
+    (
+        lambda c: (c["images"][1].update(height=2**16, width=2**16), runs(size=[2**16] * 2, counts=[2**32])(c)),
+        "RLE counts are neither text nor numbers of pixels (1)",
+    ),
     (runs(counts=7), "RLE counts are neither text nor numbers of pixels (1)"),
     (runs(counts=compressed(80, 90)), NOT_THE_PIXELS),
     (runs(counts="garbage, as it may be"), NOT_THE_PIXELS),
@@ -266,7 +276,7 @@ def test_what_is_left_out_is_said(content: Content, image_root: Path) -> None:
 
 
 def test_a_few_small_objects_are_not_normalized(content: Content, image_root: Path) -> None:
-    small = {"bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 1, 0, 1, 1]]}
+    small = {"bbox": [0, 0, 1, 1], "area": 0.5, "segmentation": [[0, 0, 1, 0, 1, 1]]}
     content["annotations"] += [GOOD["annotations"][0] | {"id": 10 + i} for i in range(200)]
     content["annotations"] += [GOOD["annotations"][0] | {"id": 9} | small]
     assert errors(content, image_root) == []
@@ -379,3 +389,26 @@ def test_a_test_set_may_come_without_annotations(content: Content, image_root: P
     assert errors(content, image_root, Use(is_evaluated=True)) == []
     (line,) = errors(content, image_root, Use(is_evaluated=True, needs_objects=("TEST.LOSS", "TEST.PATIENCE")))
     assert line == "no annotation that is not a crowd, which the config needs (1): TEST.LOSS, TEST.PATIENCE"
+
+
+@pytest.mark.parametrize("area, count", [(0, 1), (145, 0), (500, 1)])
+def test_areas_that_are_not_those_of_their_boxes_are_named(
+    area: float, count: int, content: Content, image_root: Path
+) -> None:
+    """By them APs, APm and APl are told apart, and keypoints counted as right."""
+    content["annotations"][0]["area"] = area
+    assert errors(content, image_root) == []
+    warnings = read_coco(str(image_root.parent / "written.json")).warnings.lines()
+    assert [line.partition(":")[0] for line in warnings] == ["area is 0, or larger than its box"] * count
+
+
+def test_whole_paths_without_a_folder_are_checked(content: Content, image_root: Path) -> None:
+    for record in content["images"]:
+        record["file_name"] = str(image_root / record["file_name"])
+    written = image_root.parent / "written.json"
+    written.write_text(json.dumps(content))
+    assert check_image_files(read_coco(str(written)), "")[0].lines() == []
+    content["images"][0]["height"] = 8
+    written.write_text(json.dumps(content))
+    (line,) = check_image_files(read_coco(str(written)), "")[0].lines()
+    assert line.startswith("image has another size than its width and height say (1): ")

@@ -621,3 +621,10 @@ def test_without_the_library(kind: str, yolo: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, f"supervision.dataset.formats.{kind}", None)
     with pytest.raises(UserError, match=r"need supervision 0.31 or newer .*: pip install 'fpt_d2\[convert\]'"):
         PREPARE[kind](yolo, yolo.parent / "out")
+
+
+def test_a_sixth_number_beside_a_box_is_said(yolo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It may be the score of a prediction, or half of a polygon's third point."""
+    (yolo / "labels" / "a.txt").write_text("0 .5 .5 .5 .5 .9")
+    assert len(converted("yolo", yolo)) == 4
+    assert "sixth number beside a box, taken for the score of a prediction (1): " in caplog.text

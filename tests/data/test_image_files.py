@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from fpt_d2.data.checks.image_files import ImageFinding, examine_image, read_image_file
-from fpt_d2.data.images import IS_BLACK
+from fpt_d2.data.images import IS_BLACK, read_image
 
 SIZE = (100, 80)
 
@@ -121,3 +121,17 @@ def test_thin_images_are_named_where_they_are_scaled(tmp_path: Path) -> None:
         found = examine_image(str(tmp_path / "a.png"), "a", (1000, 2), max_size=max_size)
         assert len(found) == count
     assert found == [ImageFinding("image is too thin to be scaled to a long side of 249", "a (1000x2)")]
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_exif_data_that_cannot_be_read_turn_nothing(format: str, dtype: Any, tmp_path: Path) -> None:
+    """Detectron2 passes over them too."""
+    if format == "WEBP" and dtype == np.uint16:
+        pytest.skip("WebP has 8 bits")
+    path = str(tmp_path / "a.img")
+    Image.fromarray(full(60 if dtype == np.uint8 else 60000, dtype)).save(path, format, exif=b"garbage")
+    assert not any(found.is_error for found in examine_image(path, "a", SIZE))
+    (wrong,) = [found for found in examine_image(path, "a", SIZE[::-1]) if found.is_error]
+    assert wrong.kind == "image has another size than its width and height say"
+    assert read_image(path, "RGB").shape == (80, 100, 3)

@@ -38,6 +38,24 @@ def test_what_is_no_label_image_is_named(tmp_path: Path) -> None:
         read_labels(path)
 
 
+@pytest.mark.parametrize(
+    ("format", "orientation", "says"), [("JPEG", 1, "is a JPEG"), ("PNG", 3, "turned by its EXIF")]
+)
+def test_masks_of_which_labels_would_be_elsewhere(format: str, orientation: int, says: str, tmp_path: Path) -> None:
+    """Of an image and a mask that are both to be turned by 180 degrees only the image would be."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(LABELS).save(tmp_path / "labels", format, exif=exif)
+    with pytest.raises(DatasetError, match=says):
+        read_labels(tmp_path / "labels")
+
+
+@pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"])
+def test_masks_with_exif_data_that_turn_nothing_are_read(exif: bytes, tmp_path: Path) -> None:
+    Image.fromarray(LABELS).save(tmp_path / "labels.png", exif=exif)
+    assert (read_labels(tmp_path / "labels.png") == LABELS).all()
+
+
 def test_the_colors_are_pascal_vocs() -> None:
     colors = label_colors(256)
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 7: (128, 128, 128), 8: (64, 0, 0), 15: (192, 128, 128)}

@@ -1,6 +1,7 @@
 """Pictures of training data and of JSON results: that they are there, of the right size, and show what they are of."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -194,6 +195,58 @@ def test_wrong_results_are_one_sentence(content, argv, sentence, tmp_path: Path)
     with pytest.raises(SystemExit) as end:
         draw_results(["--input", str(tmp_path / "results.json"), "--output", str(tmp_path / "out"), *argv])
     assert sentence in str(end.value) and len(str(end.value).splitlines()) == 1 and end.value.code == 2
+
+
+RLE = {"size": [72, 98], "counts": [7056]}  # of the first image
+RESULTS = [
+    ({"bbox": [0, 0, 9, float("nan")]}, "box is not four numbers"),
+    ({"bbox": [0, 0, 9, 10**400]}, "box is not four numbers"),
+    ({"bbox": [1e30, 0, 9, 9]}, "far outside the image"),
+    ({"bbox": [True, 0, 9, 9]}, "box is not four numbers"),
+    ({"score": 10**400}, "a number as score"),
+    ({"score": float("nan")}, "a number as score"),
+    ({"score": True}, "a number as score"),
+    ({"image_id": True}, "image_id is neither a whole number nor text"),
+    ({"segmentation": "x"}, "segmentation is neither polygons nor RLE"),
+    ({"segmentation": [[5, 9, 5, 9, 9, 1, 2]]}, "polygon with an odd number of coordinates"),
+    ({"segmentation": [[1, 1, 1e9, 1, 9, 9]]}, "far outside the image"),
+    ({"segmentation": {**RLE, "size": [8, 640]}}, "RLE does not fit the size of its image"),
+    ({"segmentation": {**RLE, "size": [2**31, 2**31]}}, "RLE size is not [height, width]"),
+    ({"segmentation": {**RLE, "counts": "zzzzz"}}, "RLE counts do not add up to the pixels"),
+    ({"segmentation": {**RLE, "counts": "b'abc'"}}, "Python's print of bytes"),
+    ({"segmentation": {**RLE, "counts": None}}, "RLE counts are neither text nor numbers"),
+    ({"segmentation": {"counts": "abc"}}, "record without size"),
+    ({"keypoints": [1, 2]}, "keypoints are not x, y and a score of each"),
+    ({"keypoints": "abc"}, "keypoints are not a list of numbers"),
+    ({"keypoints": ["a", "b", "c"]}, "keypoints are not a list of numbers"),
+]
+
+
+@pytest.mark.parametrize(("fields", "sentence"), RESULTS, ids=[f"{i}: {s}" for i, (_, s) in enumerate(RESULTS)])
+def test_results_that_cannot_be_drawn_are_one_sentence(fields, sentence, shapes: Path, tmp_path: Path) -> None:
+    record = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 1, **fields}
+    file, out = tmp_path / "results.json", tmp_path / "out"
+    file.write_text(json.dumps([record]))
+    with pytest.raises(SystemExit) as end:
+        draw_results(["--input", str(file), "--output", str(out), "--dataset", "fpt_shapes_val"])
+    assert sentence in str(end.value) and len(str(end.value).splitlines()) == 1 and end.value.code == 2
+    assert not out.exists()
+
+
+def test_results_with_one_meaning_are_drawn(shapes: Path, tmp_path: Path) -> None:
+    record = {"image_id": 1.0, "category_id": 1.0, "bbox": [0, 0, 9, 9], "score": 1, "segmentation": None}
+    (tmp_path / "results.json").write_text(json.dumps([record | {"keypoints": None}]))
+    argv = ["--input", str(tmp_path / "results.json"), "--output", str(tmp_path / "out")]
+    assert draw_results([*argv, "--dataset", "fpt_shapes_val"]) == 0
+
+
+def test_a_pipe_or_deep_nesting_as_results(shapes: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "deep.json").write_text("[" * 10**5)
+    for name, sentence in (("pipe", "it is a pipe, not a file"), ("deep", "nested too deeply")):
+        argv = ["--input", str(tmp_path / f"{name}.json"), "--output", str(tmp_path), "--dataset", "fpt_shapes_val"]
+        with pytest.raises(SystemExit, match=sentence):
+            draw_results(argv)
 
 
 def test_an_image_that_cannot_be_read_is_named(shapes: Path, tmp_path: Path) -> None:

@@ -139,16 +139,21 @@ def check_image_files(content: CocoFile, image_root: str, max_size: int | None =
     ``max_size`` is what the long side of an image is scaled to at most; None where that is not known.
     """
     errors, notes = Findings(), Findings()
-    sizes = {image["file_name"]: (image["width"], image["height"]) for image in content.images}
+    image_root = image_root or os.curdir  # of file names that are whole paths
+    # An image may be listed twice, and be of the right size once.
+    named = list(dict.fromkeys((i["file_name"], (i["width"], i["height"])) for i in content.images))
     if not PathManager.isdir(image_root):
         errors.add("image folder does not exist", image_root)
         return errors, notes
-    for name in list(_missing_files(image_root, sizes)):
+    missing = list(_missing_files(image_root, dict.fromkeys(name for name, _ in named)))
+    for name in missing:
         errors.add("image file does not exist", name)
-        del sizes[name]
+    if missing:
+        absent = {*missing}
+        named = [(name, size) for name, size in named if name not in absent]
     if os.path.isdir(image_root):  # not of another machine, from which each image would be fetched
-        chosen = to_open(list(sizes.items()))
-        what = f"checking {len(chosen)} of {len(sizes)} images"
+        chosen = to_open(named)
+        what = f"checking {len(chosen)} of {len(named)} images"
         if len(chosen) > _MANY:
             logger.info("%s: %s", image_root, what)
         for found in map_files(partial(_examine, image_root, max_size), chosen, what):

@@ -236,7 +236,7 @@ def _check_files(
     """What is wrong with the files of a data set, if anything, and its categories."""
     json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
     # LVIS has its own way to name images, and no files but the published ones.
-    if not json_file or not image_root or metadata.get("evaluator_type") == "lvis":
+    if not json_file or image_root is None or metadata.get("evaluator_type") == "lvis":
         return [], []
     try:
         content = read_coco(json_file)

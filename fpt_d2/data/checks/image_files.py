@@ -119,8 +119,7 @@ def read_image_file(path: str, expected: tuple[float, float] | None = None) -> I
         notes, is_16_bits = list(_notes(image)), has_16_bits(image)
         end = _ENDS.get(image.format or "")
         if end is not None and image.mode != "F" and not is_16_bits:
-            # PNG's own getexif() decodes the image, since EXIF data may follow it.
-            size, is_turned = turned_size(image, Image.Image.getexif(image))
+            size, is_turned = turned_size(image)
             file.seek(-len(end), os.SEEK_END)
             if size == expected and file.read() == end:
                 return ImageFile(size, is_turned, notes)
@@ -129,13 +128,13 @@ def read_image_file(path: str, expected: tuple[float, float] | None = None) -> I
         pixels = in_8_bits(image) if is_deep(image) else np.asarray(image) if is_16_bits else None
         if is_16_bits and pixels is not None:
             notes += _darkness(pixels)
-        return ImageFile(*turned_size(image, image.getexif()), notes)
+        return ImageFile(*turned_size(image, is_loaded=True), notes)
 
 
 def header_size(path: str) -> tuple[int, int]:
     """Width and height, turned as EXIF data say, by the header alone: the file may be cut short."""
     with open_file(path) as file, open_image(file) as image:
-        size, _ = turned_size(image, Image.Image.getexif(image))
+        size, _ = turned_size(image)
         return size
 
 

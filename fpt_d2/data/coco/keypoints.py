@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 
+from ...errors import printable
 from .file import CocoFile
 from .reading import read_coco
 
@@ -36,7 +37,7 @@ def set_keypoints(name: str) -> None:
     metadata.set(keypoint_names=names, keypoint_flip_map=pairs)
     if bones and not metadata.get("keypoint_connection_rules"):
         metadata.keypoint_connection_rules = [(names[i - 1], names[j - 1], _COLOR) for i, j in bones]
-    shown = ", ".join(f"{left} and {right}" for left, right in pairs) or "none"
+    shown = printable(", ".join(f"{left} and {right}" for left, right in pairs)) or "none"
     logger.info("%d keypoints of %s; a flip exchanges, by their names: %s", len(names), name, shown)
 
 

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _PART, _REPORTED = 20_000, 200_000  # annotations
 # Up to this share, what lies in the first pixel of its image may be an object.
 _MOST_WITHIN_ONE = 0.01
+_OTHER_AREA = "area is 0, or larger than its box: APs, APm, APl and keypoints are evaluated by it"
 _RENUMBERED = "annotation id that is not a number above 0, numbered anew (pycocotools takes 0 for no match)"
 
 
@@ -61,6 +62,9 @@ def _check_names(content: CocoFile) -> None:
             content.errors.add("category name is not unique", repr(name))
         if not is_plain_text(name):
             content.errors.add("category name is blank or has control characters", repr(name))
+    for name in {name for category in content.categories for name in category.get("keypoints") or ()}:
+        if not is_plain_text(name):
+            content.errors.add("keypoint name is blank or has control characters", repr(name))
     seen: set[str] = set()
     for image in content.images:
         name = os.path.normpath(image["file_name"])
@@ -123,6 +127,10 @@ def _check_object(content: CocoFile, annotation: Record, height: int, width: int
     area, mask = annotation.get("area"), annotation.get("segmentation")
     if area is not None and area > (height + 2 * TOLERANCE) * (width + 2 * TOLERANCE):
         content.errors.add("area is larger than its image", _example(content, annotation, area))
+    elif area is not None:
+        _, _, box_width, box_height = annotation["bbox"]
+        if area > (box_height + 2 * TOLERANCE) * (box_width + 2 * TOLERANCE) or area == 0 < box_height * box_width - 1:
+            content.warnings.add(_OTHER_AREA, _example(content, annotation, area))
     if isinstance(mask, dict):
         if problem := rle_problem(mask, height, width):
             content.errors.add(problem, _example(content, annotation))

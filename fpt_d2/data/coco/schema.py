@@ -20,6 +20,7 @@ Record: TypeAlias = dict[str, Any]
 _LARGEST_ID = 2**63 - 1  # NumPy's, which pycocotools sorts them with
 _LARGEST_FLOAT = 2**53  # up to which each whole number has a float of its own
 _LARGEST_SIDE = 2**31 - 1
+_LARGEST_RUN = 2**32 - 1  # of pixels that pycocotools counts
 
 
 def _whole(number: float) -> int:
@@ -76,7 +77,9 @@ _Side = Annotated[
     Annotated[int, Strict(), Field(gt=0, le=_LARGEST_SIDE)] | Annotated[_Float, Field(gt=0, le=_LARGEST_SIDE)],
     _IN_ORDER,
 ]
-_Count = Annotated[Annotated[int, Strict(), Field(ge=0, le=_LARGEST_ID)] | Annotated[_Float, Field(ge=0)], _IN_ORDER]
+_Count = Annotated[
+    Annotated[int, Strict(), Field(ge=0, le=_LARGEST_RUN)] | Annotated[_Float, Field(ge=0, le=_LARGEST_RUN)], _IN_ORDER
+]
 _Flag = Annotated[
     Annotated[int, Strict(), Field(ge=0, le=1)]
     | Annotated[bool, Strict(), AfterValidator(int)]

@@ -127,4 +127,6 @@ def _add_object(
     else:
         points = np.array(words[1:], dtype=float).reshape(-1, 2) * image.size if is_polygon else None
         polygons = [] if points is None else [points]
+        if len(words) == 6:
+            image.left_out.append(("sixth number beside a box, taken for the score of a prediction", where))
         image.add(classes[number], read.xyxy[0].tolist(), where, polygons=polygons, said=said)
