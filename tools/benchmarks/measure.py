@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry
 
+from fpt_d2.errors import UserError
+
 from .processes import end_with_parent
 from .workload import Entry, Setting
 
@@ -54,8 +56,11 @@ class Step(NamedTuple):
     flops: int = 0
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(UserError):
     """A step needed more memory than there was."""
+
+    def __init__(self) -> None:
+        super().__init__("The machine ran out of memory: end what else takes memory, or set a lower --memory-limit")
 
 
 def measure_time(function: Callable[[], object], device: str) -> Step:
