@@ -51,6 +51,7 @@ OUT_OF_RANGE: tuple[tuple[str, Any], ...] = (
     ("INPUT.CROP.SIZE", (0.0, 0.5)),
     ("INPUT.MASK_FORMAT", "rle"),
     ("DATALOADER.NUM_WORKERS", -1),
+    ("DATALOADER.NUM_WORKERS", 10**6),
     ("DATALOADER.REPEAT_THRESHOLD", -1.0),
     ("DATASETS.TRAIN", (1,)),
     ("MODEL.PIXEL_STD", (0.0, 1.0, 1.0)),
