@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ from .errors import ConfigError
 # What Detectron2's RandomCrop and its augmentations by flips know.
 CROP_TYPES = ("relative", "relative_range", "absolute", "absolute_range")
 FLIPS = ("horizontal", "vertical", "none")
+
+# Of Linux, PATH_MAX.
+_LONGEST_PATH = 4096
 
 
 class Rule(NamedTuple):
@@ -62,7 +66,14 @@ def _one_of(*names: Any) -> Rule:
 
 
 def _is_ascending(value: Any) -> bool:
-    return all(isinstance(x, (int, float)) and x > before for before, x in zip((0, *value), value))
+    return all(isinstance(x, (int, float)) and x > before and x == int(x) for before, x in zip((0, *value), value))
+
+
+def _is_path(value: str) -> bool:
+    try:
+        return bool(value) and "\0" not in value and len(os.fsencode(value)) < _LONGEST_PATH
+    except UnicodeEncodeError:
+        return False
 
 
 def _are_labels(value: Any) -> bool:
@@ -137,9 +148,13 @@ RULES = (
     ),
     Rule("rows of (task, metric, value, tolerance)", _is_expected_results, "TEST.EXPECTED_RESULTS"),
     Rule("positive numbers", lambda value: not value or _POSITIVE.allows(value), "TEST.KEYPOINT_OKS_SIGMAS"),
-    Rule("the name of a folder", lambda value: bool(value) and "\0" not in value, "OUTPUT_DIR"),
+    Rule("the name of a folder", _is_path, "OUTPUT_DIR"),
     Rule("2, to which older configs are translated", lambda value: value == 2, "VERSION"),
-    Rule("iterations above 0, each later than the one before", _is_ascending, "SOLVER.STEPS"),
+    # More processes than any machine bears; each is started before the first image is read.
+    Rule("up to 1024", _each(lambda x: x <= 1024), "DATALOADER.NUM_WORKERS"),
+    # Beyond it Python has no duration for the time that is left.
+    Rule("up to 10**9", _each(lambda x: x <= 10**9), "SOLVER.MAX_ITER"),
+    Rule("iterations above 0, whole numbers, each later than the one before", _is_ascending, "SOLVER.STEPS"),
     Rule("names, at least one", bool, "MODEL.R*.IN_FEATURES MODEL.SEM_SEG_HEAD.IN_FEATURES MODEL.RESNETS.OUT_FEATURES"),
     Rule(
         "names",

@@ -58,6 +58,7 @@ def _count(node: yaml.Node, counts: dict[int, int], origin: str) -> int:
     if node.tag not in _TAGS:
         where = f"{origin} has the tag {node.tag} in line {node.start_mark.line + 1}"
         raise ConfigError(f"{where}, and tags can run code: write the value itself")
+    _check_scalar(node, origin)
     counts[id(node)] = 0
     if isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
@@ -70,3 +71,14 @@ def _count(node: yaml.Node, counts: dict[int, int], origin: str) -> int:
     if count > _MOST_VALUES:
         raise ConfigError(f"{origin} has more than {_MOST_VALUES} values, aliases counted: no config has")
     return count
+
+
+def _check_scalar(node: yaml.Node, origin: str) -> None:
+    """Raises ConfigError for what looks like a date or a number and is none, 2001-99-99 or thousands of digits."""
+    if not isinstance(node, yaml.ScalarNode) or node.tag.rpartition(":")[2] not in ("int", "float", "timestamp"):
+        return
+    try:
+        yaml.constructor.SafeConstructor().construct_object(node)
+    except (ValueError, OverflowError) as error:
+        value = f"{node.value[:40]} in line {node.start_mark.line + 1}, which cannot be read ({error})"
+        raise ConfigError(f"{origin} has {value}: write another value, or text in quotes") from error

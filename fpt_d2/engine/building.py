@@ -58,12 +58,14 @@ def built(part: str, make: Callable[[CfgNode], Part], cfg: CfgNode, config_file:
 
 def is_refusal(error: Exception) -> bool:
     """Whether an error is what one of the libraries, or a constructor of ours, says of a value."""
-    return isinstance(error, ArgumentError) or _package(_modules(error.__traceback__)[-1]) in _BUILDERS
+    # yacs says of a key that a config does not have what its reader asked for, which may be a library.
+    packages = [name for name in map(_package, _modules(error.__traceback__)) if name != "yacs"]
+    return isinstance(error, ArgumentError) or bool(packages) and packages[-1] in _BUILDERS
 
 
 def is_handed_on(error: Exception) -> bool:
     """Whether the value that is refused comes straight from the config, not through code that may be wrong itself."""
-    between = (*_BUILDERS, *sys.stdlib_module_names, "omegaconf")
+    between = (*_BUILDERS, *sys.stdlib_module_names, "omegaconf", "yacs")
     callers = [module for module in _modules(error.__traceback__) if _package(module) not in between]
     return isinstance(error, ArgumentError) or not callers or callers[-1].startswith(_HANDS_ON)
 

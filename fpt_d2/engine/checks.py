@@ -26,7 +26,7 @@ from .hardware import check_device, check_evaluators, check_memory, check_operat
 from .lock import lock
 from .metrics_checks import check_evaluation
 from .output_folder import check_names, check_output_dir, check_room
-from .parts import check_parts
+from .parts import check_parts, is_ours
 from .resumption import check_last, finish_tag, last_checkpoint
 from .resumption_checks import check_resumption
 from .training_checks import check_norms, check_training
@@ -53,6 +53,9 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
     check_api(cfg.TEST.COCO_EVAL)
     check_operators(cfg, trains=not args.eval_only)
     _check_images(cfg)
+    needs = cfg.MODEL.PROPOSAL_GENERATOR.NAME == "PrecomputedProposals" and not cfg.MODEL.LOAD_PROPOSALS
+    needs &= trainer is not None and is_ours(trainer, "build_train_loader")  # another may bring proposals itself
+    require(not needs, "MODEL.PROPOSAL_GENERATOR.NAME is 'PrecomputedProposals', which needs MODEL.LOAD_PROPOSALS True")
     if cfg.MODEL.LOAD_PROPOSALS:
         _check_proposals(cfg, eval_only=args.eval_only)
     model = check_that_model_builds(cfg, args.config_file)

@@ -168,7 +168,7 @@ def _of_slurm(env: Mapping[str, str]) -> Place:
     processes = _number(env, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
     machines = _number(env, "SLURM_STEP_NUM_NODES", "SLURM_NNODES", default="1")
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or "127.0.0.1"
-    job = int(re.sub(r"\D", "", env.get("SLURM_JOB_ID", "")) or 0)
+    job = int(re.sub(r"\D", "", env.get("SLURM_JOB_ID", ""))[-9:] or 0)
     host = env.get("MASTER_ADDR") or first_host(nodes)
     port = _port(env, default=str(_FIRST_PORT + job % _NUM_PORTS))
     return _checked(
@@ -189,7 +189,7 @@ def first_host(nodes: str) -> str:
 
 
 def _checked(place: Place) -> Place:
-    fits = place.processes % place.on_machine == 0 and place.local_rank < place.on_machine
+    fits = place.on_machine > 0 and place.processes % place.on_machine == 0 and place.local_rank < place.on_machine
     if not fits or not 0 <= place.rank < place.processes:
         raise ConfigError(
             f"The environment says that this is process {place.rank} of {place.processes}, and number "
@@ -208,8 +208,8 @@ def _number(env: Mapping[str, str], *names: str, default: str | None = None) -> 
     """The value of the first of these variables that is there."""
     name = next((n for n in names if n in env), names[0])
     text = env.get(name, default)
-    if text is None or not text.isdecimal():
+    if text is None or not text.isdecimal() or len(text) > 9:
         raise ConfigError(
-            f"{name} is {text!r} in the environment; allowed: a whole number, which torchrun or srun sets"
+            f"{name} is {text and text[:40]!r} in the environment; allowed: a whole number, which torchrun or srun sets"
         )
     return int(text)

@@ -74,6 +74,13 @@ def check_operators(cfg: CfgNode, *, trains: bool) -> None:
         )
     elif any(resnets.DEFORM_ON_PER_STAGE):
         require(HAS_COMPILED, f"MODEL.RESNETS.DEFORM_ON_PER_STAGE {_COMPILED}")
+    # Of other architectures and proposal generators, which are somebody's own, nothing is known.
+    is_known = cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "ProposalNetwork", "PanopticFPN")
+    is_upright = is_known and cfg.MODEL.PROPOSAL_GENERATOR.NAME == "RPN"
+    require(
+        not is_upright or cfg.MODEL.ANCHOR_GENERATOR.NAME != "RotatedAnchorGenerator",
+        "MODEL.ANCHOR_GENERATOR.NAME is 'RotatedAnchorGenerator', which needs MODEL.PROPOSAL_GENERATOR.NAME RRPN",
+    )
     require(HAS_COMPILED or not has_rotated_boxes(cfg), f"A model of rotated boxes (RRPN, RROIHeads) {_COMPILED}")
 
 

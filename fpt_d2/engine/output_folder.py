@@ -8,6 +8,7 @@ import re
 from torch import nn
 
 from ..errors import ConfigError, require
+from ..paths import kind_of
 from .lock import check_unlocked
 from .resumption import LAST, UNFINISHED
 
@@ -53,6 +54,14 @@ def check_names(folder: str, *, key: str) -> None:
         path = os.path.join(folder, name)
         if _FILES.fullmatch(name):
             require(not os.path.isdir(path), f"{path} is a folder, and a file is to have this name: {_remedy(key)}")
+            # Devices such as /dev/full and /dev/null take what is written, but no lock.
+            what = kind_of(os.path.realpath(path))
+            is_odd = os.path.islink(path) and not os.path.isdir(os.path.dirname(os.path.realpath(path)))
+            is_odd |= os.path.exists(path) and not os.path.isfile(path) and (what != "a device" or name == ".lock")
+            is_odd |= os.path.islink(path) and os.path.islink(os.path.realpath(path))  # a circle
+            require(
+                not is_odd, f"{path} is {what or 'a link to nothing'}, and a file is to have this name: {_remedy(key)}"
+            )
             fine = os.access(path, os.W_OK) or not os.path.exists(path)
             require(fine, f"{path} cannot be written to: make it writable, or choose another {key}")
         elif name in _FOLDERS:

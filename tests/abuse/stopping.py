@@ -62,6 +62,28 @@ def cut_short(place: Place) -> list[object]:
     return words
 
 
+def linked(name: str, target: str) -> Spoil:
+    """A link with a name that a training writes."""
+
+    def spoil(place: Place) -> list[object]:
+        folder = place.root / "linked"
+        folder.mkdir()
+        (folder / name).symlink_to(target)
+        return ["OUTPUT_DIR", folder]
+
+    return spoil
+
+
+def pipe(name: str) -> Spoil:
+    def spoil(place: Place) -> list[object]:
+        folder = place.root / "linked"
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        return ["OUTPUT_DIR", folder]
+
+    return spoil
+
+
 NAMES = "does not name a checkpoint beside it"
 NEWEST = "write model_0000003.pth, the newest that is whole, into"
 CASES = (
@@ -142,6 +164,13 @@ CASES = (
             "evaluation.json": ["--eval-only"],
         }.items()
     ),
+    *(
+        Case(f"{name} is {what}", spoil(name), f"{name} is {what}, and a file is to have this name")
+        for name in (".lock", "metrics.json", "config.yaml")
+        for what, spoil in {"a pipe": pipe, "a link to nothing": lambda name: linked(name, "gone/x")}.items()
+    ),
+    Case(".lock is a device", linked(".lock", "/dev/null"), ".lock is a device, and a file is to have this name"),
+    Case(".lock is a circle", linked(".lock", ".lock"), ".lock is a link to nothing, and a file is to have this name"),
     Case("inference is a file", in_the_way("inference"), "inference is a file, and a folder is to have this name"),
     *(
         Case(

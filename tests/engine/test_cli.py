@@ -138,3 +138,9 @@ def test_a_command_starts_without_words_to_other_peoples_code() -> None:
     code = "import fpt_d2.cli, fpt_d2.engine.lazy"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "Warning" not in run.stderr
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "²", "1" * 10, "9" * 5000])
+def test_numbers_that_no_clock_takes_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="not a whole number above 0, of up to nine digits"):
+        cli.positive_int(text)
