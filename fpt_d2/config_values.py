@@ -152,6 +152,8 @@ RULES = (
     Rule("2, to which older configs are translated", lambda value: value == 2, "VERSION"),
     # More processes than any machine bears; each is started before the first image is read.
     Rule("up to 1024", _each(lambda x: x <= 1024), "DATALOADER.NUM_WORKERS"),
+    # A batch that is gathered for hours before the first step.
+    Rule("up to 65536", _each(lambda x: x <= 2**16), "SOLVER.IMS_PER_BATCH"),
     # Beyond it Python has no duration for the time that is left.
     Rule("up to 10**9", _each(lambda x: x <= 10**9), "SOLVER.MAX_ITER"),
     Rule("iterations above 0, whole numbers, each later than the one before", _is_ascending, "SOLVER.STEPS"),

@@ -16,6 +16,7 @@ OUT_OF_RANGE: tuple[tuple[str, Any], ...] = (
     ("SOLVER.CHECKPOINT_PERIOD", 0),
     ("SOLVER.CHECKPOINT_PERIOD", -1),
     ("SOLVER.IMS_PER_BATCH", 0),
+    ("SOLVER.IMS_PER_BATCH", 10**9),
     ("SOLVER.BASE_LR", -0.1),
     ("SOLVER.MOMENTUM", -0.9),
     ("SOLVER.MOMENTUM", 1.5),
