@@ -22,7 +22,7 @@ from ..modeling.keys import arguments_from
 from ..modeling.sem_seg import SlidingWindow
 from .building import built
 from .cluster import check_processes, gpus_seen, is_dry
-from .hardware import check_device, check_evaluators, check_memory, check_operators, check_precision, device_type
+from .hardware import check_cityscapes_sets, check_device, check_memory, check_operators, check_precision, device_type
 from .lock import lock
 from .metrics_checks import check_evaluation
 from .output_folder import check_names, check_output_dir, check_room
@@ -47,7 +47,7 @@ def check_config(cfg: CfgNode, args: argparse.Namespace, trainer: type[Trainer] 
         UserError: something that the user can mend.
     """
     check_processes(args)
-    check_evaluators(cfg.DATASETS.TEST, args.num_machines)
+    check_cityscapes_sets(() if args.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST, args.num_machines)
     check_device(cfg.MODEL.DEVICE, gpus_seen(args), key="MODEL.DEVICE", on_cpu="MODEL.DEVICE cpu")
     check_precision(cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED and not args.eval_only, key="SOLVER.AMP.ENABLED")
     check_api(cfg.TEST.COCO_EVAL)

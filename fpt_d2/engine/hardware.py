@@ -16,15 +16,17 @@ from torch import nn
 
 from ..core.arguments import check_argument
 from ..errors import ConfigError, require
-from ..evaluation import has_rotated_boxes
+from ..evaluation import check_cityscapes, has_rotated_boxes
 
 # Whether Detectron2 has its operators in C++ and CUDA; the package that stands in for it does not.
 HAS_COMPILED = importlib.util.find_spec("detectron2._C") is not None
 _COMPILED = "needs Detectron2's compiled operators, and this Detectron2 comes without: build it from its sources"
 
 
-def check_evaluators(test: Sequence[str], num_machines: int) -> None:
-    """Raises ConfigError if one of the data sets' evaluators cannot work on so many machines."""
+def check_cityscapes_sets(train: Sequence[str], test: Sequence[str], num_machines: int) -> None:
+    """Raises ConfigError if Detectron2 cannot work with one of the data sets, Cityscapes' instances, here."""
+    for name in (*train, *test):
+        check_cityscapes(name)
     types = [MetadataCatalog.get(name).get("evaluator_type", None) for name in test]
     fine = num_machines == 1 or "cityscapes_instance" not in types
     require(fine, "Detectron2 evaluates Cityscapes' instances on one machine only: set --num-machines 1")

@@ -16,7 +16,7 @@ from ..config_path import did_you_mean
 from ..data import check_instance_datasets
 from ..errors import require
 from .cluster import check_processes, gpus_seen, is_dry
-from .hardware import check_device, check_evaluators, check_precision, device_type
+from .hardware import check_cityscapes_sets, check_device, check_precision, device_type
 from .lazy_config import read_lazy_config
 from .lazy_parts import check_lazy_parts, dataset_names
 from .lazy_words import in_lazy_words
@@ -33,7 +33,8 @@ def check_lazy_config(args: argparse.Namespace) -> str:
     cfg = read_lazy_config(args.config_file, args.opts)
     train = cfg.train
     check_processes(args)
-    check_evaluators(dataset_names(cfg, "test"), args.num_machines)
+    train_sets = [] if args.eval_only else dataset_names(cfg, "train")
+    check_cityscapes_sets(train_sets, dataset_names(cfg, "test"), args.num_machines)
     check_device(train.device, gpus_seen(args), key="train.device", on_cpu="train.device=cpu")
     check_precision(train.device, train.amp.get("enabled", False) and not args.eval_only, key="train.amp.enabled")
     _check_options(train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -88,7 +89,6 @@ _EVALUATIONS = {
     _CITYSCAPES: _Evaluation(
         lambda _, name, __: d2.CityscapesInstanceEvaluator(name),
         {"segm": ("AP", "AP50")},
-        "cityscapesscripts",
         metadata=("thing_classes", "gt_dir"),
     ),
     # The same mIoU as cityscapesscripts', without that package; TEST.SEM_SEG_RESULTS writes what it reads.
@@ -151,6 +151,7 @@ def check_evaluator(cfg: CfgNode, dataset_name: str) -> None:
             f"The data set {dataset_name!r} has evaluator_type {kind!r} in its metadata; known types: "
             f"{', '.join(_EVALUATIONS)}; for one of your own override build_evaluator of fpt_d2.engine.Trainer"
         )
+    check_cityscapes(dataset_name)
     package = _EVALUATIONS[kind].requires
     if package is not None and importlib.util.find_spec(package) is None:
         raise ConfigError(f"Evaluating the data set {dataset_name!r} ({kind}) needs the package {package}: install it")
@@ -161,6 +162,20 @@ def check_evaluator(cfg: CfgNode, dataset_name: str) -> None:
     if kind == _CITYSCAPES and not cfg.MODEL.MASK_ON:
         raise ConfigError(f"Evaluating the data set {dataset_name!r} ({kind}) needs masks: set MODEL.MASK_ON True")
     _check_context_classes(metadata)
+
+
+def check_cityscapes(dataset_name: str) -> None:
+    """Raises ConfigError if these are Cityscapes' instances, and Detectron2 can neither read nor evaluate them here."""
+    if MetadataCatalog.get(dataset_name).get("evaluator_type", None) != _CITYSCAPES:
+        return
+    is_internal = "deeplearning." in inspect.getsource(d2.CityscapesInstanceEvaluator)
+    package = "deeplearning" if is_internal else "cityscapesscripts"
+    remedy = "which Meta alone has: take Detectron2's sources of before December 2024" if is_internal else "install it"
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"For the data set {dataset_name!r} ({_CITYSCAPES}) Detectron2 needs the package {package}"
+            f"{', ' if is_internal else ': '}{remedy}"
+        )
 
 
 def _check_context_classes(metadata: Metadata) -> None:

@@ -1,6 +1,7 @@
 """Each type of data set gets its evaluator, and the figures are those of the official tools."""
 
 import importlib.util
+import inspect
 import json
 import re
 from pathlib import Path
@@ -26,6 +27,8 @@ from pycocotools.cocoeval import COCOeval
 
 from fpt_d2.data.synthetic.write_shapes import write_shapes
 from fpt_d2.engine import get_default_config
+from fpt_d2.engine.hardware import check_cityscapes_sets
+from fpt_d2.errors import ConfigError
 from fpt_d2.evaluation import COCOEvaluator, build_evaluator, check_evaluator, metric_names
 from fpt_d2.evaluation.panoptic import PanopticQuality
 
@@ -175,13 +178,19 @@ def test_semantic_labels_are_read_and_measured(cfg, tmp_path: Path) -> None:
     assert results["pACC"] == pytest.approx(100 * 6 / 7)
 
 
+# What Detectron2's code for Cityscapes' instances imports: since December 2024 a package that Meta alone has.
+CITYSCAPES = (
+    "deeplearning" if "deeplearning." in inspect.getsource(CityscapesInstanceEvaluator) else "cityscapesscripts"
+)
+
+
 @pytest.mark.parametrize(
     ("kind", "evaluators", "package"),
     [
         ("coco", [COCOEvaluator], None),
         ("coco_panoptic_seg", [SemSegEvaluator, COCOEvaluator, PANOPTIC], None),
         ("lvis", [LVISEvaluator], "lvis"),
-        ("cityscapes_instance", [CityscapesInstanceEvaluator], "cityscapesscripts"),
+        ("cityscapes_instance", [CityscapesInstanceEvaluator], CITYSCAPES),
         ("cityscapes_sem_seg", [SemSegEvaluator], None),
         ("pascal_voc", [PascalVOCDetectionEvaluator], None),
         ("sem_seg", [SemSegEvaluator], None),
@@ -201,6 +210,15 @@ def test_the_evaluator_of_each_type(kind, evaluators, package, shapes: Path, cfg
     evaluator = build_evaluator(cfg, NAME)
     parts = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
     assert [type(part) for part in parts] == evaluators
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_cityscapes_by_sources_that_import_what_meta_alone_has(is_train: bool, monkeypatch) -> None:
+    name = f"{NAME}_cityscapes"
+    MetadataCatalog.get(name).set(evaluator_type="cityscapes_instance")
+    monkeypatch.setattr(inspect, "getsource", lambda _: "import deeplearning.projects")
+    with pytest.raises(ConfigError, match=f"'{name}'.*needs the package deeplearning, which Meta alone has: take"):
+        check_cityscapes_sets([name] * is_train, [name] * (not is_train), 1)
 
 
 def test_an_unknown_type_is_named_with_those_that_are_known(cfg) -> None:
