@@ -45,6 +45,8 @@ def find_weights(path: str, *, allow_pickle: bool = True, key: str = "MODEL.WEIG
     try:
         # What follows a question mark is for Detectron2's checkpointer.
         local: str = PathManager.get_local_path(urlparse(path)._replace(query="").geturl())
+    except WeightsError:  # of one of our own kinds of address
+        raise
     # No connection; no such name in Detectron2's catalog; a bracket that is not closed.
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise WeightsError(f"The weights {path} cannot be fetched: {error}") from error

@@ -40,9 +40,11 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def send_together(*signums: int) -> None:
     """Let them arrive at one moment."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signums)
-    for signum in signums:
-        os.kill(os.getpid(), signum)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signums)
+    try:
+        for signum in signums:
+            os.kill(os.getpid(), signum)
+    finally:  # another thread, as the tests' distribution has, takes them at once
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signums)
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
@@ -119,7 +121,8 @@ def test_a_data_worker_outlives_signals_but_not_its_parent(unraisable: list[Any]
 
 def test_a_closed_terminal_does_not_change_the_status() -> None:
     """Standard output and error that take nothing, as /dev/full does."""
-    script = "import os, signal; from fpt_d2.cli import exit_on_user_errors\nwith exit_on_user_errors():\n"
+    script = "import os, signal; from fpt_d2.cli import exit_on_user_errors\n"
+    script += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\nwith exit_on_user_errors():\n"
     script += "    print('line'); os.kill(os.getpid(), signal.SIGHUP)"
     with open("/dev/full", "w") as full:
         environment = {**os.environ, "PYTHONUNBUFFERED": ""}
