@@ -82,11 +82,12 @@ class ExactResumption(HookBase):
             logger.warning("Nothing is left to do: %s iterations. A larger number lets it go on", done)
         if start > 0:
             self._say_what_differs(is_exact=isinstance(loader, TrainLoader))
+        if not comm.is_main_process():  # which alone has losses and metrics in its storage
+            return
         for name, (is_smoothed, values) in self._saved.get("history", {}).items():
             for value, iteration in values:
                 self.trainer.storage.put_scalar(name, value, smoothing_hint=is_smoothed, cur_iter=iteration)
-        if comm.is_main_process():
-            cut_metrics(os.path.join(self._folder, "metrics.json"), start)
+        cut_metrics(os.path.join(self._folder, "metrics.json"), start)
 
     def _say_what_differs(self, is_exact: bool) -> None:
         old = self._saved.get("course")
