@@ -235,7 +235,7 @@ class _Scores:
     bias, a third of a product's time by itself, is free and has its gradient among the keys'.
 
     The scores are in base 2, by the scale: torch's ``exp`` is MKL's, which takes four times as long as ``exp2`` on some
-    processors, and fifty times where a weight underflows, as most do where attention is sharp.
+    processors, and 35 times where a weight underflows, as most do where attention is sharp.
     """
 
     def __init__(
