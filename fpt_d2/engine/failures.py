@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any
 
 import torch.distributed as dist
@@ -79,6 +80,7 @@ def _reason(error: Exception, folder: str) -> BaseException | None:
     RuntimeError, of numbers a FloatingPointError. None where it is a mistake.
     """
     cause: BaseException | None = error
+    is_hidden = False
     while cause is not None:
         if isinstance(cause, (UserError, FloatingPointError)):
             return cause
@@ -87,8 +89,10 @@ def _reason(error: Exception, folder: str) -> BaseException | None:
         if isinstance(cause, RuntimeError) and dist.is_initialized() and _SPEAKERS.search(str(cause)):
             if _SILENT.search(str(cause)) or _GONE.search(str(cause)):
                 return cause
-        # An exception in whose handling another one came is no cause of it, but for torch's writer, which hides it so.
-        is_hidden = isinstance(cause, RuntimeError) and _WRITER.search(str(cause))
+        # An exception in whose handling another one came is no cause of it, but for torch's writer, which hides it so,
+        # and for Detectron2's end of a training, which also comes after one that has failed.
+        is_hidden |= isinstance(cause, RuntimeError) and _WRITER.search(str(cause)) is not None
+        is_hidden |= any(frame.f_code.co_name == "after_train" for frame, _ in walk_tb(cause.__traceback__))
         cause = cause.__cause__ or (cause.__context__ if is_hidden else None)
     return None
 

@@ -268,6 +268,19 @@ def test_a_mistake_while_the_disk_is_full_keeps_its_traceback(tmp_path: Path, ca
     assert not caplog.text
 
 
+def test_what_the_end_of_a_training_makes_of_a_full_disk(tmp_path: Path) -> None:
+    """Detectron2 prints once more, and may divide by the iterations since the last time."""
+
+    def after_train() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(TrainingError, match="full"), in_sentences(str(tmp_path)):
+        try:
+            raise OSError(errno.ENOSPC, "full")
+        finally:
+            after_train()
+
+
 def test_a_gpu_that_has_failed_does_not_hide_the_mistake() -> None:
     class Broken(nn.Module):
         def named_parameters(self, *_: Any, **__: Any) -> Any:
