@@ -251,7 +251,8 @@ def test_a_signal_to_the_parent_alone_stops_all(tmp_path: Path) -> None:
 
 def test_a_signal_to_all_while_they_start_is_one_sentence(tmp_path: Path) -> None:
     """The imports of the processes take seconds, in which nothing of ours could answer."""
-    (tmp_path / "script.py").write_text(SCRIPT.replace("import sys", "import sys\nprint('up', flush=True)"))
+    is_up = "import sys\nimport os\nos.write(1, b'up\\n')"  # at once, or two lines may run into each other
+    (tmp_path / "script.py").write_text(SCRIPT.replace("import sys", is_up))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(tmp_path / "script.py")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
