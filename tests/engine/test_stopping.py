@@ -27,19 +27,12 @@ from fpt_d2.engine.failures import in_sentences
 from fpt_d2.engine.lock import lock, unlock
 from fpt_d2.engine.resumption import last_checkpoint
 from fpt_d2.engine.writers import start_logging
-from fpt_d2.errors import STOP_SIGNALS, Terminated, TrainingError, WeightsError
+from fpt_d2.errors import Terminated, TrainingError, WeightsError
+from tests.engine.test_signals import handlers as handlers
 from tests.engine.test_signals import send_together
 from tests.engine.test_training import load, train
 
 SHORT = ["SOLVER.MAX_ITER", 4, "SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.TEST", "()"]
-
-
-@pytest.fixture(autouse=True)
-def handlers() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
