@@ -24,14 +24,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import make_folder, tool_parser, users_files
-
 from fpt_d2.cli import add_opts, exit_on_user_errors, image_size, picture_path
+from fpt_d2.commands.common import make_folder, tool_parser, users_files
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
-    from model_costs import Cost
     from omegaconf import DictConfig
+
+    from fpt_d2.commands.model_costs import Cost
 
 BASE = "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"
 PAPER = ("MODEL.FPT.FUSE", "concat", "MODEL.FPT.MIN_STRIDE", 0)
@@ -69,8 +69,9 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
-    from model_costs import device_of, measure
     from tqdm import tqdm
+
+    from fpt_d2.commands.model_costs import device_of, measure
 
     models = read_configs(args.config_file, args.opts)
     for path in filter(None, (args.json, args.png)):

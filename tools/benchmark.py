@@ -16,9 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import make_folder, tool_parser
-
 from fpt_d2.cli import exit_on_user_errors, image_size, positive_int, positive_number
+from fpt_d2.commands.common import make_folder, tool_parser
 
 SUITES = ("kernels", "necks", "detectors", "segmentation")
 

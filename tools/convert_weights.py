@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from common import rewrite_weights, tool_parser
+from fpt_d2.commands.common import rewrite_weights, tool_parser
 
 
 def convert(weights: dict[str, Any], output: str) -> tuple[dict[str, Any], str]:

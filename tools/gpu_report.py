@@ -18,9 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import make_folder, tool_parser
-
 from fpt_d2.cli import exit_on_user_errors, positive_int
+from fpt_d2.commands.common import make_folder, tool_parser
 
 SECTIONS = ("correctness", "kernels", "necks", "detectors")
 

@@ -18,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import tool_parser
-
 from fpt_d2.cli import exit_on_user_errors
+from fpt_d2.commands.common import tool_parser
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -70,10 +69,10 @@ def _name(files: Sequence[str]) -> str:
 
 def measure(file: str) -> list[str]:
     """The image's size, parameters and GFLOPs of a config, as they stand in the table."""
-    import model_costs
     from omegaconf import DictConfig
 
     from fpt_d2 import model_zoo
+    from fpt_d2.commands import model_costs
 
     cfg = model_zoo.get_config(file)
     if isinstance(cfg, DictConfig):

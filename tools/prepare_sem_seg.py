@@ -17,9 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import logger, tool_parser, users_files
-
 from fpt_d2.cli import exit_on_user_errors
+from fpt_d2.commands.common import logger, tool_parser, users_files
 
 # Command -> folder, splits and name of the data sets that are registered, and what is done.
 DATASETS = {

@@ -18,9 +18,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import draw_objects, reading, save_pictures, tool_parser
-
 from fpt_d2.cli import add_num_images, add_opts, exit_on_user_errors
+from fpt_d2.commands.common import draw_objects, reading, save_pictures, tool_parser
 from fpt_d2.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from common import draw_objects, reading, save_pictures, tool_parser, users_files
-
 from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors
+from fpt_d2.commands.common import draw_objects, reading, save_pictures, tool_parser, users_files
 from fpt_d2.errors import ConfigError, UserError
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import prepare
 import pytest
 import yaml
 
+from fpt_d2.commands import prepare
 from tests.data.label_formats import write_labelme, write_yolo
 from tests.engine.conftest import CONFIG
 

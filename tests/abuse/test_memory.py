@@ -27,7 +27,7 @@ def _resident_mib() -> float:
 def test_a_thousand_images_take_no_more_memory_than_a_hundred(
     demo: Any, config_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import draw
+    from fpt_d2.commands.drawing import draw
 
     (tmp_path / "in").mkdir()
     rng = np.random.default_rng(0)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import prepare
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from fpt_d2.commands import prepare
 from fpt_d2.data.checks.coco import check_image_files
 from fpt_d2.data.coco import read_coco
 from fpt_d2.data.photographs.camvid import prepare_camvid
@@ -437,7 +437,7 @@ def test_an_interruption_leaves_nothing(
 # In one process, since each takes seconds to start: every command of a list, then the sizes of data sets.
 RUN = """
 import json, sys
-import prepare
+from fpt_d2.commands import prepare
 from detectron2.data import DatasetCatalog, MetadataCatalog
 import fpt_d2.data
 
@@ -477,8 +477,7 @@ def test_the_command_writes_what_is_registered(camvid: Path, nuclei: Path, voc: 
     (one / "a.json").write_text("{}")
     names = ["camvid_sem_seg_test", "nuclei_train", "nuclei_val", "bccd_train", "bccd_test"]
     arguments = json.dumps([[*done_well, ["voc", str(voc), "--name", "my_cells"], *refused.values()], names])
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tools")])
-    env = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "data sets"), "PYTHONPATH": path}
+    env = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path / "data sets"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", RUN, arguments], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "2 8 2 2 1"

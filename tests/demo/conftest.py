@@ -1,8 +1,5 @@
 """A tiny trained-looking model, its files, and the demo as a user's command line reaches it."""
 
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +8,6 @@ from detectron2.modeling import build_model
 
 from fpt_d2.config_file import read_config
 
-DEMO = Path(__file__).parents[2] / "demo"
 CONFIG = """
 MODEL:
   META_ARCHITECTURE: GeneralizedRCNN
@@ -49,9 +45,8 @@ def config_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo():
-    """The module demo/demo.py, which finds its siblings as a script does."""
-    sys.path.insert(0, str(DEMO))
-    import demo
+    """The module of the demo's command line."""
+    from fpt_d2.commands import demo
 
     return demo
 

@@ -96,7 +96,7 @@ def test_no_picture_ends_a_batch(demo, config_file, tmp_path, caplog):
 
 
 def test_a_large_image_is_drawn_smaller(demo, config_file, tmp_path, monkeypatch, caplog):
-    import draw
+    from fpt_d2.commands.drawing import draw
 
     monkeypatch.setattr(draw, "_MAX_DRAWN", 5000)
     Image.new("RGB", (200, 100)).save(tmp_path / "a.png")

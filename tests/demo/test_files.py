@@ -9,14 +9,14 @@ import pytest
 
 @pytest.fixture
 def files(demo):
-    import files
+    from fpt_d2.commands.drawing import files
 
     return files
 
 
 @pytest.fixture
 def video(demo):
-    import video
+    from fpt_d2.commands.drawing import video
 
     return video
 

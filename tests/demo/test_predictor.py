@@ -41,7 +41,7 @@ def _panoptic_seg():
 @pytest.mark.parametrize("outputs", [_instances, _sem_seg, _panoptic_seg])
 @pytest.mark.parametrize("is_video", [False, True])
 def test_every_kind_of_output_is_drawn(demo, outputs, is_video):
-    import predictor
+    from fpt_d2.commands.drawing import predictor
 
     visualizer, frame = (VideoVisualizer(METADATA), [IMAGE]) if is_video else (Visualizer(IMAGE, METADATA), [])
     picture = predictor._draw(outputs(), visualizer, *frame).get_image()
@@ -49,7 +49,7 @@ def test_every_kind_of_output_is_drawn(demo, outputs, is_video):
 
 
 def test_an_output_that_cannot_be_drawn_is_named(demo):
-    import predictor
+    from fpt_d2.commands.drawing import predictor
 
     with pytest.raises(ValueError, match="proposals"):
         predictor._draw({"proposals": None}, Visualizer(IMAGE, METADATA))

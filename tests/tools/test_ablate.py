@@ -9,12 +9,11 @@ import threading
 import time
 from pathlib import Path
 
-import ablate
-import model_costs
 import pytest
-from ablation import costs, report, running
 from PIL import Image
 
+from fpt_d2.commands import ablate, model_costs
+from fpt_d2.commands.ablation import costs, report, running
 from fpt_d2.data.synthetic.write_shapes import write_shapes
 
 ROOT = Path(__file__).parents[2]

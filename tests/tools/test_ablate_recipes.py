@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from ablation.plan import plan, read, scaled_schedule, with_equal_cost
-from ablation.recipe import read_recipe
 
+from fpt_d2.commands.ablation.plan import plan, read, scaled_schedule, with_equal_cost
+from fpt_d2.commands.ablation.recipe import read_recipe
 from fpt_d2.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
-from model_costs import UncountableError, measure
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from fpt_d2.commands.model_costs import UncountableError, measure
 from fpt_d2.config_file import get_default_config, read_config
 from fpt_d2.model_zoo import get_config_file
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from explore_attention import main
 
 from fpt_d2 import model_zoo
+from fpt_d2.commands.explore import main
 from fpt_d2.config_file import read_config
 from tests.loggers import forget_loggers
 

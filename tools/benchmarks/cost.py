@@ -12,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .measure import flop_counter, measure_time
+from fpt_d2.commands.measuring import flop_counter, measure_time
+
 from .workload import Make, Setting
 
 

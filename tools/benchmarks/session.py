@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
+from fpt_d2.commands.measuring import Step
 from fpt_d2.errors import UserError
 
 from .cost import compute_cost, measure_matrix_rate
 from .findings import last_line
-from .measure import OutOfMemory, Step, glibc, start_runner
+from .measure import OutOfMemory, glibc, start_runner
 from .report import MIB, Result, compared, results_table, save
 from .workload import FORWARD, MODES, TRAIN, Entry, Setting
 

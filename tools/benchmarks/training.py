@@ -17,9 +17,10 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
 
+from fpt_d2.commands.measuring import measure_time
+
 from .detectors import detector_config, detectors, random_input
 from .findings import Findings, Row, last_line
-from .measure import measure_time
 from .workload import Setting
 
 WARM_UP_STEPS, STEPS = 2, 5

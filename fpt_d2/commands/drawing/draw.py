@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 import torch
 from detectron2.utils.logger import setup_logger
-from files import check_display, collect_images, plan_outputs, save
-from predictor import VisualizationDemo
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from video import VideoWriter, announced_frames, frames_per_second, is_cut_short, open_video
 
-from fpt_d2.data.images import check_scaling, read_image
-from fpt_d2.engine.inference import get_inference_config
-from fpt_d2.errors import DatasetError, UserError
+from ...data.images import check_scaling, read_image
+from ...engine.inference import get_inference_config
+from ...errors import DatasetError, UserError
+from .files import check_display, collect_images, plan_outputs, save
+from .predictor import VisualizationDemo
+from .video import VideoWriter, announced_frames, frames_per_second, is_cut_short, open_video
 
 logger = logging.getLogger("fpt_d2.demo")
 
@@ -98,7 +98,8 @@ def _draw(demo: VisualizationDemo, image: np.ndarray, path: Path) -> np.ndarray:
     outputs, drawn = demo.run_on_image(image)
     found = f"{len(outputs['instances'])} instances" if "instances" in outputs else "done"
     logger.info("%s: %s in %.2f s", path, found, time.perf_counter() - start)
-    return drawn.get_image()
+    picture: np.ndarray = drawn.get_image()
+    return picture
 
 
 def _report(num_images: int, skipped: Sequence[Path], output: str | None) -> int:

@@ -9,10 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import make_folder, users_files
-
-from fpt_d2.errors import UserError
-
+from ...errors import UserError
+from ..common import make_folder, users_files
 from .costs import Costs
 from .plan import Training, settings_of
 from .recipe import Recipe, Variant

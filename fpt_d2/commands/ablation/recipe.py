@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fpt_d2.config_path import did_you_mean
-from fpt_d2.errors import UserError
+from ...config_path import did_you_mean
+from ...errors import UserError
 
 START = "start"  # the row and folder of what all trainings start from
 DEFAULT_METRICS = ("bbox/AP",)
@@ -160,7 +160,8 @@ def _load(file: str | Path) -> Any:
             keys = [key.value for key, _ in node.value]
             if twice := [key for key in keys if keys.count(key) > 1 and key != "<<"]:
                 raise UserError(f"The recipe {file} has {twice[0]} twice")
-            return super().construct_mapping(node, deep)
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+            return mapping
 
     try:
         return yaml.load(Path(file).read_text(encoding="utf-8"), Loader)

@@ -11,10 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import make_folder, users_files
-
-from fpt_d2.errors import UserError
-
+from ...errors import UserError
+from ..common import make_folder, users_files
 from .plan import read, settings_of
 from .recipe import Recipe, Variant
 
@@ -39,7 +37,8 @@ class Costs:
             return {}
         try:
             with users_files():
-                return json.loads(self._file.read_text(encoding="utf-8"))
+                rows: dict[str, dict[str, Any]] = json.loads(self._file.read_text(encoding="utf-8"))
+                return rows
         except json.JSONDecodeError as error:
             raise UserError(f"{self._file} is not valid JSON: remove it, and the steps are measured again") from error
 
@@ -97,7 +96,7 @@ class Costs:
 
 def _count(variant: Variant) -> dict[str, Any]:
     """Of one image as large as the config's tests have it; None where it cannot be counted."""
-    import model_costs
+    from .. import model_costs
 
     cfg = read(variant.config_file, variant.opts)
     size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
@@ -131,7 +130,8 @@ def measure_steps(
     round has the same ``steps`` batches, loaded before. The learning rate is 0: no weights run away from the start.
     """
     import torch
-    from benchmarks.measure import measure_time
+
+    from ..measuring import measure_time
 
     torch.set_num_threads(1)
     steppers = {name: _stepper(read(config_file, opts), steps) for name, config_file, opts in variants}
@@ -158,9 +158,9 @@ def _stepper(cfg: Any, num_batches: int) -> tuple[Any, str]:
     from detectron2.utils.env import seed_all_rng
     from detectron2.utils.events import EventStorage
 
-    from fpt_d2.checkpoint import FPTCheckpointer
-    from fpt_d2.data import register_from_config
-    from fpt_d2.engine import Trainer
+    from ...checkpoint import FPTCheckpointer
+    from ...data import register_from_config
+    from ...engine import Trainer
 
     register_from_config(cfg)
     seed_all_rng(1)  # the same images for all, with as many objects

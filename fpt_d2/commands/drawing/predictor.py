@@ -12,8 +12,8 @@ from detectron2.data import transforms as T
 from detectron2.utils.video_visualizer import VideoVisualizer
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
-from fpt_d2.engine.inference import build_predictor, class_metadata
-from fpt_d2.errors import UserError
+from ...engine.inference import build_predictor, class_metadata
+from ...errors import UserError
 
 
 class VisualizationDemo:

@@ -13,12 +13,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 
-from common import users_files
-
+from ..common import users_files
 from .plan import Training, check_metrics
 from .recipe import START
 
-TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
+TRAIN = "fpt_d2.commands.train"
 PERIOD = 60.0  # seconds from one line about what runs to the next
 
 
@@ -55,7 +54,7 @@ def train_all(
     metrics: Sequence[str],
     step_seconds: Mapping[str, float],
 ) -> list[str]:
-    """Train by ``train_net.py``, one training in each slot; what it prints is in each folder's ``log.txt``.
+    """Train by ``fpt-train``, one training in each slot; what it prints is in each folder's ``log.txt``.
 
     After a failure or Ctrl-C no further training begins; those that run are waited for.
 
@@ -114,7 +113,8 @@ class Progress:
     def __init__(
         self, trainings: Sequence[Training], metrics: Sequence[str], step_seconds: Mapping[str, float]
     ) -> None:
-        self._trainings, self._metrics, self._running = trainings, metrics, {}
+        self._trainings, self._metrics = trainings, metrics
+        self._running: dict[Training, float] = {}
         self._weights = {t: t.iterations * step_seconds.get(t.variant, 1.0) for t in trainings}
         self._start, self._before, self._ended = time.monotonic(), self._done(), 0
 
@@ -162,12 +162,12 @@ def _duration(seconds: float) -> str:
 
 
 def _train(training: Training, environment: Mapping[str, str]) -> str:
-    return run_train_net([training.config_file, "--resume", *training.opts], environment)
+    return run_training([training.config_file, "--resume", *training.opts], environment)
 
 
-def run_train_net(words: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+def run_training(words: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
     """The end of what went wrong, or nothing."""
-    command = [sys.executable, str(TRAIN_NET), "--config-file", *words]
+    command = [sys.executable, "-m", TRAIN, "--config-file", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return done.stderr[-2000:] or f"it ended with status {done.returncode}" if done.returncode else ""
 
@@ -184,7 +184,7 @@ def evaluate_start(training: Training, output: Path, metrics: Sequence[str]) -> 
     file = output / START / "evaluation.json"
     if not file.exists():
         words = [training.config_file, "--eval-only", *training.opts, "OUTPUT_DIR", str(file.parent)]
-        if failure := run_train_net(words):
+        if failure := run_training(words):
             raise SystemExit(f"The evaluation of MODEL.WEIGHTS failed:\n{failure}")
     with users_files():
         results = flatten_results_dict(json.loads(file.read_text(encoding="utf-8")))

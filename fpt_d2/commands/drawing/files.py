@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fpt_d2.data.images import IMAGE_SUFFIXES
-from fpt_d2.data.names import distinct_names
-from fpt_d2.errors import UserError
+from ...data.images import IMAGE_SUFFIXES
+from ...data.names import distinct_names
+from ...errors import UserError
 
 # The end of "drawn.xyz", which is a file, and not of "run.v2" or "0.5", which may be folders.
 _SUFFIX = re.compile(r"\.[a-z][a-z0-9]{2,3}", re.IGNORECASE)

@@ -21,7 +21,7 @@ _STEP_NOTE = (
 
 def write(results: Mapping[str, Any], folder: Path) -> str:
     """Write ``ablation.md`` and ``ablation.png``; returns the text."""
-    from fpt_d2.visualization import Run, plot_comparison
+    from ...visualization import Run, plot_comparison
 
     text = "\n\n".join(part for part in (table(results), _notes(results), paired_table(results)) if part)
     (folder / "ablation.md").write_text(text + "\n", encoding="utf-8")
@@ -55,7 +55,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(line | _time_cells(row, rows))
     headers = list(dict.fromkeys(key for line in lines[::-1] for key in line))
     cells = [[line.get(header) for header in headers] for line in lines]
-    return tabulate(cells, headers, tablefmt="github", floatfmt=".3g", intfmt="d")
+    return str(tabulate(cells, headers, tablefmt="github", floatfmt=".3g", intfmt="d"))
 
 
 def _time_cells(row: Row, rows: Sequence[Row]) -> Row:
@@ -114,7 +114,8 @@ def _ends(row: Row, metric: str) -> dict[str, float]:
     return {seed: curve[-1][1] for seed, curve in row["curves"][metric].items()}
 
 
-def _minutes(row: Row) -> float | None:
+def _minutes(row: Row) -> Any:
+    """Of a training; None where its step was not measured."""
     return row["iterations"] * row["step_seconds"] / 60 if "step_seconds" in row else None
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from benchmarks.measure import flop_counter
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY, StandardROIHeads
 from detectron2.modeling.poolers import ROIPooler
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from fpt_d2.engine.checks import check_that_model_builds
-from fpt_d2.errors import UserError
-from fpt_d2.modeling import AdaptivePooler
+from ..engine.checks import check_that_model_builds
+from ..errors import UserError
+from ..modeling import AdaptivePooler
+from .measuring import flop_counter
 
 
 class UncountableError(UserError):
@@ -70,7 +70,7 @@ def measure(name: str, cfg: CfgNode | DictConfig, height: int, width: int) -> Co
         raise UncountableError(f"{name} cannot be analyzed: {reason}") from error
 
 
-def _measure(name: str, model: nn.Module, height: int, width: int) -> Cost:
+def _measure(name: str, model: Any, height: int, width: int) -> Cost:
     stride = max(model.backbone.size_divisibility, 1)
     image = torch.rand(1, 3, *(-(-side // stride) * stride for side in (height, width)))
     with flop_counter() as of_backbone:
@@ -82,10 +82,10 @@ def _measure(name: str, model: nn.Module, height: int, width: int) -> Cost:
 
 
 def device_of(cfg: CfgNode | DictConfig) -> str:
-    return cfg.train.device if isinstance(cfg, DictConfig) else cfg.MODEL.DEVICE
+    return str(cfg.train.device if isinstance(cfg, DictConfig) else cfg.MODEL.DEVICE)
 
 
-def _build(cfg: CfgNode | DictConfig) -> nn.Module:
+def _build(cfg: CfgNode | DictConfig) -> Any:
     if isinstance(cfg, DictConfig):
         return instantiate(cfg.model)
     cfg = cfg.clone()
@@ -95,7 +95,7 @@ def _build(cfg: CfgNode | DictConfig) -> nn.Module:
     return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
 
 
-def _without_values(model: nn.Module, device: str) -> nn.Module:
+def _without_values(model: Any, device: str) -> Any:
     """The model on a device, where its tensors have shapes and neither values nor memory."""
     for module in model.modules():
         if getattr(module, "read_padding", False):
@@ -103,7 +103,7 @@ def _without_values(model: nn.Module, device: str) -> nn.Module:
     return model.to_empty(device=device).eval()
 
 
-def _run_heads(model: nn.Module, features: Mapping[str, Tensor]) -> None:
+def _run_heads(model: Any, features: Mapping[str, Tensor]) -> None:
     """Everything behind the backbone whose shapes do not depend on what is detected."""
     roi_heads = getattr(model, "roi_heads", None)
     is_known = any(hasattr(model, part) for part in ("proposal_generator", "sem_seg_head", "head_in_features"))
@@ -129,7 +129,8 @@ def _run_roi_heads(heads: StandardROIHeads, features: Mapping[str, Tensor], num_
     channels = features[heads.box_in_features[0]].shape[1]
     for head, predictor in zip(boxes, predictors):
         predictor(head(_pooled(heads.box_pooler, num_proposals, channels)))
-    num_found = predictors[0].test_topk_per_image
+    first: Any = predictors[0]
+    num_found = first.test_topk_per_image
     if heads.mask_on:
         heads.mask_head.layers(_pooled(heads.mask_pooler, num_found, channels))
     if heads.keypoint_on:

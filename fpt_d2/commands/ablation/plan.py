@@ -11,8 +11,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fpt_d2.errors import UserError
-
+from ...errors import UserError
 from .recipe import Recipe, Variant, folder_name
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Training:
 
     @property
     def iterations(self) -> int:
-        return self.config.SOLVER.MAX_ITER
+        return int(self.config.SOLVER.MAX_ITER)
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         """By name; 0 for NaN, which Detectron2 writes where a model has predicted nothing."""
@@ -49,7 +48,7 @@ class Training:
         return isnan(self._logged()[metric][-1][1])
 
     def _logged(self) -> dict[str, list[tuple[int, float]]]:
-        from fpt_d2.visualization import read_metrics
+        from ...visualization import read_metrics
 
         file = self.folder / "metrics.json"
         return read_metrics(file, keep_nan=True) if file.exists() else {}
@@ -59,7 +58,7 @@ class Training:
         file = self.folder / "metrics.json"
         for line in reversed(file.read_text(encoding="utf-8").splitlines() if file.exists() else []):
             try:
-                record = json.loads(line)
+                record: dict[str, Any] = json.loads(line)
             except json.JSONDecodeError:  # it is being written
                 continue
             if "iteration" in record:
@@ -94,7 +93,7 @@ def _training(variant: Variant, seed: int, output: Path) -> Training:
 
 
 def read(config_file: str, opts: Sequence[str]) -> CfgNode:
-    from fpt_d2.config_file import read_config
+    from ...config_file import read_config
 
     cfg = read_config(config_file, opts)
     cfg.freeze()

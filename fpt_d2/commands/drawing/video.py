@@ -9,9 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from files import looks_like_a_file, make_folder
 
-from fpt_d2.errors import UserError
+from ...errors import UserError
+from .files import looks_like_a_file, make_folder
 
 _SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # Tried in this order. Which of them OpenCV can write depends on how it was built: x264, say, seldom.
@@ -99,7 +99,7 @@ class VideoWriter:
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         for codec in _CODECS:
-            fourcc = cv2.VideoWriter_fourcc(*codec)
+            fourcc = cv2.VideoWriter.fourcc(*codec)
             writer = cv2.VideoWriter(str(self.path), fourcc, self._fps, (width, height))
             if writer.isOpened():
                 return writer
