@@ -43,7 +43,6 @@ def test_from_photos_with_voc_labels_to_a_model(tmp_path: Path, monkeypatch: pyt
     for name in ("configs", "tools", "train_net.py"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     monkeypatch.setattr(sys, "argv", [])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
