@@ -29,6 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--sizes", nargs="+", type=image_size, metavar="HxW", help="of the image (default: each suite's own)")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add("--channels-last", action="store_true", help="memory format of the networks and their maps")
     add("--batch", type=positive_int, help="images in a batch (default 1; 8 crops in Semantic FPN)")
     add("--only", nargs="+", metavar="NAME", help="cases or entries whose names contain one of these")
     add("--mode", choices=("forward", "training", "both"), default="both", help="default both")

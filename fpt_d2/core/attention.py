@@ -49,8 +49,8 @@ def mixture_attention(
         (B, Q, V) in the dtype of ``v``; scores and softmax are float32 or wider.
 
     Raises:
-        ValueError: unknown similarity or impl, shapes that do not fit each other, channels that N does not divide, or
-            what "triton" cannot compute.
+        ValueError: unknown similarity or impl, shapes that do not fit each other, no key, a scale that is not positive,
+            channels that N does not divide, or what "triton" cannot compute.
     """
     if similarity not in SIMILARITIES:
         raise ArgumentError("similarity", similarity, one_of(SIMILARITIES))

@@ -85,14 +85,16 @@ def dot_product_mixture(
         (B, Q, V) in the dtype of ``v``.
 
     Raises:
-        ValueError: unknown impl, shapes that do not fit each other (not in a recorded graph), channels that N does not
-            divide, or what "triton" cannot compute.
+        ValueError: unknown impl, shapes that do not fit each other, no key or a scale that is not positive (these not
+            in a recorded graph), channels that N does not divide, or what "triton" cannot compute.
     """
     if impl not in IMPLEMENTATIONS:
         raise ArgumentError("impl", impl, one_of(IMPLEMENTATIONS))
     is_recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
     if not is_recorded:
         _check_shapes(q, k, v, gate, bias, key_mask)
+        if not 0 < scale < math.inf:
+            raise ArgumentError("scale", scale, "a positive number")
     if q.shape[2] % gate.shape[1] != 0:
         raise ValueError(f"{q.shape[2]} channels cannot be cut into {gate.shape[1]} equal parts")
     if impl == "auto":  # a recorded graph is to run without this package, so it gets torch's own operator
@@ -113,7 +115,7 @@ def dot_product_mixture(
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, key_mask: Tensor | None) -> None:
     """Fused kernels read beyond the end of what is too small, and chunks leave out images, without a word."""
     has_axes = q.dim() == k.dim() == v.dim() == 3 and gate.dim() == 2
-    fits = has_axes and q.shape[0] == k.shape[0] == gate.shape[0] and q.shape[2] == k.shape[2]
+    fits = has_axes and k.shape[1] > 0 and q.shape[0] == k.shape[0] == gate.shape[0] and q.shape[2] == k.shape[2]
     fits = fits and v.shape[:2] == k.shape[:2] and (key_mask is None or key_mask.shape == k.shape[:2])
     if bias is not None:  # one for each part or one for all
         fits = fits and bias.shape[::2] == k.shape[:2] and bias.shape[1] in (1, gate.shape[1])
@@ -122,7 +124,7 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | 
         shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in named.items() if t is not None)
         raise ValueError(
             f"Shapes do not fit each other: {shapes}; allowed: q (B, Q, C), k (B, K, C), v (B, K, V), gate (B, N), "
-            "bias (B, N, K), key_mask (B, K)"
+            "bias (B, N, K), key_mask (B, K), with K above 0"
         )
 
 

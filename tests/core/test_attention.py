@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -292,6 +293,15 @@ def test_shapes_that_do_not_fit_are_refused(impl):
         (q, k, v, gate[:1], None),
         (q, k, v, gate, mask[:1]),
         (q[0], k[0], v[0], gate, None),
+        (q, k[:, :0], v[:, :0], gate, None),
     ):
         with pytest.raises(ValueError, match=r"^Shapes do not fit each other: q \(.*\), k .*; allowed: q \(B, Q, C\)"):
             mixture_attention(*inputs[:4], key_mask=inputs[4], scale=1.0, impl=impl)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("impl", ["chunked", "sdpa", "reference"])
+def test_a_scale_is_positive(impl, scale):
+    q, k, v, gate, _ = attention_inputs(14, queries=[5], keys=[7], parts=1)
+    with pytest.raises(ValueError, match="^scale is .*; allowed: a positive number"):
+        mixture_attention(q, k, v, gate, scale=scale, impl=impl)

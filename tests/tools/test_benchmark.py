@@ -202,6 +202,14 @@ def test_the_narrow_kernels_have_64_channels_and_256_keys():
         assert q.shape == (1, 4096, 64) and k.shape == v.shape == (1, 256, 64) and gate.shape[1] in (2, 4)
 
 
+@pytest.mark.parametrize("name", ["R50 trunk", "FPT light"])
+def test_a_neck_is_measured_channels_last(name):
+    entry = next(e for e in necks.entries("cpu") if e.name == name)
+    workload = entry.make(Setting(64, 64, channels_last=True))
+    maps = [x for x in (*workload.leaves, *workload.run(True)) if x.dim() == 4 and min(x.shape[1:]) > 1]
+    assert maps and all(x.is_contiguous(memory_format=torch.channels_last) for x in maps)
+
+
 def test_semantic_fpn_is_measured_as_it_is_trained(benchmark):
     args = benchmark.get_parser().parse_args(["--suite", "segmentation", "--only", "semantic"])
     ((_, entries, setting),) = session._plan(args, Setting(0, 0))

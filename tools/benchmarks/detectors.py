@@ -57,7 +57,7 @@ def detector_config(name: str, device: str) -> CfgNode:
 
 
 def _make_detector(name: str, setting: Setting) -> Workload:
-    model = build_model(detector_config(name, setting.device))
+    model = setting.laid_out(build_model(detector_config(name, setting.device)))
     return workload_of(model, [random_input(setting) for _ in range(setting.batch)], setting)
 
 

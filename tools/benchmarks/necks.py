@@ -149,10 +149,9 @@ def _make_neck(name: str, setting: Setting) -> Workload:
         else:
             neck = build_neck({**NECKS, **NECKS_ON_GPU, **NARROW_NECKS}.get(name, EXACT), shapes)
     padded = _padded(setting)
-    features = {
-        n: torch.randn(setting.batch, channels, *padded.level(stride), device=setting.device, requires_grad=True)
-        for n, (channels, stride) in shapes.items()
-    }
+    neck = setting.laid_out(neck)
+    maps = {n: torch.randn(setting.batch, c, *padded.level(stride)) for n, (c, stride) in shapes.items()}
+    features = {n: setting.laid_out(x.to(setting.device)).requires_grad_() for n, x in maps.items()}
 
     def run(training: bool) -> list[Tensor]:
         with setting.autocast():
@@ -165,9 +164,9 @@ def _make_trunk(setting: Setting) -> Workload:
     cfg = _config()
     cfg.MODEL.RESNETS.OUT_FEATURES = list(FEATURES)
     with torch.device(setting.device):
-        trunk = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+        trunk = setting.laid_out(build_resnet_backbone(cfg, ShapeSpec(channels=3)))
     padded = _padded(setting)
-    images = torch.randn(setting.batch, 3, padded.height, padded.width, device=setting.device)
+    images = setting.laid_out(torch.randn(setting.batch, 3, padded.height, padded.width, device=setting.device))
 
     def run(training: bool) -> list[Tensor]:
         with setting.autocast():
@@ -188,4 +187,4 @@ def _of_padded(macs: Callable[[Setting], int], setting: Setting) -> int:
 
 def _padded(setting: Setting) -> Setting:
     height, width = (n * DIVISIBILITY for n in setting.level(DIVISIBILITY))
-    return Setting(height, width, setting.batch, setting.device, setting.dtype)
+    return replace(setting, height=height, width=width)

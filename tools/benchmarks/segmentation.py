@@ -65,8 +65,8 @@ def build_backbone(name: str) -> UFP:
 
 def _make(name: str, setting: Setting) -> Workload:
     with torch.device(setting.device):
-        backbone = build_backbone(name)
-    images = torch.randn(setting.batch, 3, setting.height, setting.width, device=setting.device)
+        backbone = setting.laid_out(build_backbone(name))
+    images = setting.laid_out(torch.randn(setting.batch, 3, setting.height, setting.width, device=setting.device))
 
     def run(training: bool) -> list[Tensor]:
         with setting.autocast():
@@ -95,7 +95,7 @@ def semantic_config(name: str, device: str) -> CfgNode:
 
 def _make_semantic(name: str, setting: Setting) -> Workload:
     cfg = semantic_config(name, setting.device)
-    model = build_model(cfg)
+    model = setting.laid_out(build_model(cfg))
     size = (setting.height, setting.width)
     inputs = [
         {

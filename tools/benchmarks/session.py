@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> None:
     # Detectron2 says what each of the many models is initialised from.
     logging.getLogger().setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
-    setting = Setting(0, 0, args.batch or 1, args.device, getattr(torch, args.dtype))
+    dtype = getattr(torch, args.dtype)
+    setting = Setting(0, 0, args.batch or 1, args.device, dtype, args.channels_last)
     plan = _plan(args, setting)
     matrix_rate = measure_matrix_rate(setting)
     about = _about(args, matrix_rate)
@@ -121,6 +122,7 @@ def _about(args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
         "threads": args.threads,
         "torch": torch.__version__,
         "dtype": args.dtype,
+        "channels last": args.channels_last,
         "batch": args.batch or "each case's own",
         "matrix rate, GFLOP/s": round(matrix_rate / 1e9, 1),
         "seconds": "wall time" if on_gpu else "processor time per thread (user + system), robust to a busy machine",

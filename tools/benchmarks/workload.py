@@ -6,9 +6,12 @@ import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+LaidOut = TypeVar("LaidOut", Tensor, nn.Module)
 
 FORWARD, TRAIN = "forward", "training step"
 MODES = (FORWARD, TRAIN)
@@ -23,6 +26,7 @@ class Setting:
         batch: images.
         device: "cpu" or "cuda".
         dtype: of a kernel's inputs; of the autocast of a network with float32 parameters.
+        channels_last: the memory format of a network's maps and kernels.
     """
 
     height: int
@@ -30,10 +34,15 @@ class Setting:
     batch: int = 1
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    channels_last: bool = False
 
     def level(self, stride: int) -> tuple[int, int]:
         """Height and width of the map of this stride."""
         return -(-self.height // stride), -(-self.width // stride)
+
+    def laid_out(self, what: LaidOut) -> LaidOut:
+        """Maps (B, C, H, W), or a network, in the memory format of the setting."""
+        return what.to(memory_format=torch.channels_last) if self.channels_last else what
 
     def autocast(self) -> AbstractContextManager:
         if self.dtype in (torch.float32, torch.float64):
