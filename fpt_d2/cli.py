@@ -23,14 +23,23 @@ warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning, r"
 # Seconds that processes wait for each other, as in Detectron2.
 DEFAULT_TIMEOUT = 1800
 
+# The commands of an installed package, and their scripts in a checkout.
+SCRIPTS = {
+    "fpt-train": "train_net.py",
+    "fpt-demo": "demo/demo.py",
+    "fpt-prepare": "tools/prepare.py",
+    "fpt-explore": "tools/explore_attention.py",
+    "fpt-export": "tools/export_model.py",
+    "fpt-ablate": "tools/ablate.py",
+}
 _EXAMPLES = """
 Examples:
     {prog} --config-file cfg.yaml --num-gpus 8
     {prog} --config-file cfg.yaml SOLVER.BASE_LR 0.001 OUTPUT_DIR output/slower
     {prog} --config-file cfg.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
     {prog} --config-file cfg.yaml --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
-    torchrun --nproc-per-node 8 --max-restarts 3 {prog} --config-file cfg.yaml
-    srun --ntasks-per-node 8 python {prog} --config-file cfg.yaml
+    torchrun --nproc-per-node 8 --max-restarts 3 {script} --config-file cfg.yaml
+    srun --ntasks-per-node 8 python {script} --config-file cfg.yaml
 """
 
 
@@ -79,14 +88,22 @@ def _exit(status: int, message: str) -> None:
     raise end
 
 
+def spelled(command: str) -> str:
+    """How the user of this process starts ``fpt-train`` and its like: by that name, or in a checkout by its script."""
+    script = Path(__file__).resolve().parents[1] / SCRIPTS[command]
+    is_installed = Path(sys.argv[0]).name in SCRIPTS or not script.is_file()
+    return command if is_installed else f"python {SCRIPTS[command]}"
+
+
 def training_parser(examples: str = _EXAMPLES) -> argparse.ArgumentParser:
     """The options of Detectron2's ``default_argument_parser``, without importing Detectron2.
 
     Args:
-        examples: shown below the options; ``{prog}`` stands for the command.
+        examples: shown below the options; ``{prog}`` stands for the command, ``{script}`` for what Python starts.
     """
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.epilog = examples.format(prog=parser.prog)
+    script = parser.prog if parser.prog.endswith(".py") else "-m fpt_d2.commands.train"
+    parser.epilog = examples.format(prog=parser.prog, script=script)
     parser.add_argument("--config-file", default="", metavar="FILE", help="the config")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the output folder")
     parser.add_argument("--eval-only", action="store_true", help="evaluate the weights, do not train")

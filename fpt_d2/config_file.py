@@ -10,7 +10,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from .config import SEMANTIC_SEGMENTATION, add_fpt_config
-from .config_path import check_config_file, did_you_mean
+from .config_path import did_you_mean, find_config_file
 from .config_types import as_written, in_words
 from .config_values import check_values, flat
 from .config_yaml import CheckedYaml
@@ -43,7 +43,7 @@ def read_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
 
 def merged_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     """As :func:`read_config`, but of values only the types are checked, as far as Detectron2 does that."""
-    check_config_file(config_file)
+    config_file = find_config_file(config_file)
     origin = f"The config file {config_file}"
     content, cfg = _load(config_file, origin), get_default_config()
     _add_projects(cfg, content.get("MODEL"), origin)
@@ -52,11 +52,31 @@ def merged_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     else:  # Detectron2 translates its keys
         with _named(f"{origin}, read with Detectron2's old keys as it says VERSION 1,"):
             cfg.merge_from_file(config_file, allow_unsafe=False)
+    _merge_opts(opts, cfg)
+    return cfg
+
+
+def with_opts(cfg: CfgNode, opts: Sequence[str]) -> CfgNode:
+    """A copy of a config, not frozen, with other values for some keys.
+
+    Raises:
+        ConfigError: a key that does not exist, or a value of another type or out of its range.
+    """
+    if "FPT" not in cfg.MODEL:
+        raise ConfigError("The config lacks fpt_d2's keys: call fpt_d2.add_fpt_config(cfg) before it reads its file")
+    cfg = cfg.clone()
+    cfg.defrost()
+    _merge_opts(opts, cfg)
+    _check_types(cfg)
+    check_values(cfg)
+    return cfg
+
+
+def _merge_opts(opts: Sequence[str], cfg: CfgNode) -> None:
     _check_keys(dict.fromkeys(opts[::2]), cfg, "The command line")
     if len(opts) % 2:
         raise ConfigError(f"The command line is wrong: {opts[-1]} has no value, keys and values come in pairs")
     _merge(dict(zip(opts[::2], opts[1::2])), cfg, "The command line")
-    return cfg
 
 
 def _merge(given: Mapping[str, Any], cfg: CfgNode, origin: str) -> None:

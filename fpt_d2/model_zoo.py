@@ -27,7 +27,7 @@ def get_config_file(name: str) -> str:
     Raises:
         ConfigError: there is no such config; the message has the names nearest to it.
     """
-    root = _config_root()
+    root = bundled("configs")
     names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*") if path.suffix in (".yaml", ".py"))
     if name in names:
         return str(root / name)
@@ -68,12 +68,20 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
 
 def replacement_for(config_file: str) -> str | None:
     """What does the same as a config that has been removed: another file, and the KEY VALUE pairs to add to it."""
-    moved: dict[str, str] = json.loads((_config_root() / "moved.json").read_text(encoding="utf-8"))
+    moved: dict[str, str] = json.loads((bundled("configs") / "moved.json").read_text(encoding="utf-8"))
     return moved.get("/".join(Path(config_file).parts[-2:]))
 
 
-def _config_root() -> Path:
-    """``configs/`` lies in an installed package, and beside the package in a checkout."""
+def bundled(folder: str) -> Path:
+    """``configs`` or ``recipes``, which lie in an installed package, and beside the package in a checkout."""
     package = Path(__file__).resolve().parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+    installed = package / folder
+    return installed if installed.is_dir() else package.parent / folder
+
+
+def find_bundled(name: str, folder: str) -> Path | None:
+    """The bundled file of a name in ``configs`` or ``recipes``, with or without the folder before it; None if there is
+    none."""
+    inside = Path(name.removeprefix(f"{folder}/"))
+    path = bundled(folder) / inside
+    return None if inside.is_absolute() or ".." in inside.parts or not path.is_file() else path

@@ -1,16 +1,17 @@
 """Train variants of a config with several seeds, and lay their results side by side as tables and a picture.
 
-A recipe (a YAML file, see recipes/ and docs/evidence.md) says what is compared; a short comparison can be spelled out
-with --variant: a name and, as far as they differ, a config file and keys. Trainings that are finished are not repeated,
-and those that were stopped go on: the same command can be given again, with more variants or seeds.
+A recipe (a YAML file, see recipes/ and docs/evidence.md; those of recipes/ come with fpt_d2) says what is compared; a
+short comparison can be spelled out with --variant: a name and, as far as they differ, a config file and keys. Trainings
+that are finished are not repeated, and those that were stopped go on: the same command can be given again, with more
+variants or seeds.
 
 Examples:
-    python tools/ablate.py --recipe recipes/paper_branches.yaml --output output/paper_branches
-    python tools/ablate.py --recipe recipes/paper_branches.yaml --output output/paper_branches --report-only
-    python tools/ablate.py --config-file configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml --seeds 1 2 3 \\
+    fpt-ablate --recipe paper_branches.yaml --output output/paper_branches
+    fpt-ablate --recipe paper_branches.yaml --output output/paper_branches --report-only
+    fpt-ablate --config-file configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml --seeds 1 2 3 \\
         --variant FPT --variant FPN MODEL.FPT.BRANCHES "[]" --metric bbox/AP50 segm/AP50 --baseline FPN \\
         --output output/fpn_or_fpt
-    python tools/ablate.py --variant UFP ufp.yaml --variant FPT ufp_fpt.yaml --metric sem_seg/mIoU --output output/ufp
+    fpt-ablate --variant UFP ufp.yaml --variant FPT ufp_fpt.yaml --metric sem_seg/mIoU --output output/ufp
 """
 
 from __future__ import annotations

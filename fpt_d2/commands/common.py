@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cli import exit_on_user_errors
+from ..cli import SCRIPTS, exit_on_user_errors, spelled
 from ..errors import DatasetError, UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ logger = logging.getLogger("fpt_d2.tools")
 
 
 def tool_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows a tool's docstring as it is written."""
+    """A parser that shows a command's docstring as it is written, the commands in it :func:`~fpt_d2.cli.spelled`."""
+    description = re.sub("|".join(SCRIPTS), lambda name: spelled(name[0]), description or "")
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 

@@ -1,9 +1,9 @@
 """Draw the predictions of a trained model on images, on a video or on the webcam's picture.
 
 Examples:
-    python demo/demo.py --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPT_1x.yaml \\
+    fpt-demo --config-file configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPT_1x.yaml \\
         --input photos "more/*.jpg" --output drawn --opts MODEL.WEIGHTS output/model_final.pth
-    python demo/demo.py --config-file ... --video-input street.mp4 --output street_drawn.mp4
+    fpt-demo --config-file ... --video-input street.mp4 --output street_drawn.mp4
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import argparse
 from collections.abc import Sequence
 
 from ..cli import add_confidence_threshold, add_opts, exit_on_user_errors
+from .common import tool_parser
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the trained model")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", metavar="PATH", help="images, directories and glob patterns")

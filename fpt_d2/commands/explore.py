@@ -1,9 +1,9 @@
 """Draw what a pixel or a detected object of an image gathers through FPT: from where on each level, by which branch.
 
 Example:
-    python tools/explore_attention.py --config-file configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml \\
+    fpt-explore --config-file configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml \\
         --input image.jpg --object 1 --output attention.png
-    python tools/explore_attention.py --config-file my_config.yaml --input image.jpg --point 120,80 --level p3 \\
+    fpt-explore --config-file my_config.yaml --input image.jpg --point 120,80 --level p3 \\
         --output attention.png --opts MODEL.WEIGHTS model.pth
 """
 

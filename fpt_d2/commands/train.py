@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from ..cli import exit_on_user_errors, training_parser
-from ..config_path import check_config_file
+from ..config_path import find_config_file
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line ``argv``, that of the process by default."""
     args = training_parser().parse_args(argv)
-    check_config_file(args.config_file)
+    args.config_file = find_config_file(args.config_file)
     if args.check:
         from ..engine.cluster import is_first
         from ..engine.dry_run import dry_run

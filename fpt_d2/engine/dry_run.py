@@ -1,4 +1,4 @@
-"""What a training or an evaluation is going to be, measured on a few of its iterations: ``train_net.py --check``."""
+"""What a training or an evaluation is going to be, measured on a few of its iterations: ``fpt-train --check``."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from detectron2.model_zoo import get_config
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, UnsupportedValueType, ValidationError
 
+from ..cli import spelled
 from ..config_file import get_default_config
 from ..config_path import did_you_mean
 from ..config_types import fitting, in_words
@@ -65,7 +66,10 @@ def _complete(cfg: DictConfig, config_file: str, opts: Sequence[str]) -> None:
 def _load(config_file: str) -> DictConfig:
     path = Path(config_file)
     require(bool(config_file), "No config file is given: add --config-file FILE")
-    hint = did_you_mean(config_file, map(str, Path("configs").rglob("*.py"))) or ": train_net.py takes .yaml files"
+    hint = (
+        did_you_mean(config_file, map(str, Path("configs").rglob("*.py")))
+        or f": {spelled('fpt-train')} takes .yaml files"
+    )
     require(path.suffix == ".py" and path.is_file(), f"There is no lazy config (a .py file) {config_file}{hint}")
     try:
         cfg: DictConfig = LazyConfig.load(config_file)

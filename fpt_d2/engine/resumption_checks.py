@@ -46,7 +46,7 @@ def check_resumption(cfg: CfgNode, model: nn.Module | None, saved: dict[str, Any
             check_same_optimizer(optimizer, cfg.OUTPUT_DIR)
     require(
         "optimizer" in steps,
-        f"--resume cannot go on: the checkpoint in {cfg.OUTPUT_DIR} has no optimizer where train_net.py has it: go on "
+        f"--resume cannot go on: the checkpoint in {cfg.OUTPUT_DIR} has no optimizer where this training has it: go on "
         f"by the command that wrote it, or {_ANEW}",
     )
     _say_what_changed(cfg)

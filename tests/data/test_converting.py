@@ -609,7 +609,9 @@ def test_the_wrong_command_is_named(yolo: Path, tmp_path: Path) -> None:
     (coco / "instances.json").write_text('{"images": [], "annotations": []}')
     folders = {"yolo": yolo, "labelme": labelme, "voc": voc}
     for kind, command in ((k, c) for k in PREPARE for c in folders if k != c):
-        with pytest.raises(DatasetError, match=f"has no .*: it looks like a data set for `tools/prepare.py {command}`"):
+        with pytest.raises(
+            DatasetError, match=f"has no .*: it looks like a data set for `python tools/prepare.py {command}`"
+        ):
             PREPARE[kind](folders[command], tmp_path / "out")
     for prepare in PREPARE.values():
         with pytest.raises(DatasetError, match="instances.json looks like COCO's format, which DATASETS.REGISTER_COCO"):

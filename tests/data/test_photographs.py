@@ -469,7 +469,7 @@ def test_the_command_writes_what_is_registered(camvid: Path, nuclei: Path, voc: 
         "The name 'coco' is that of a data set which is registered": ["voc", str(voc), "--name", "coco"],
         "bccd is registered with the classes Platelets, RBC, WBC": [*done_well[2], "--classes", "WBC"],
         "'../x' is not a name of letters": ["voc", str(voc), "--name", "../x"],
-        "it looks like a data set for `tools/prepare.py voc`": ["yolo", str(voc), "--name", "x"],
+        "it looks like a data set for `python tools/prepare.py voc`": ["yolo", str(voc), "--name", "x"],
         "One image is too few": ["labelme", str(one), "--name", "x"],
         "'A,,B' is not a list of different names": ["voc", str(voc), "--name", "x", "--classes", "A,,B"],
     }

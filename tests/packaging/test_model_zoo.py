@@ -13,10 +13,11 @@ from detectron2.config import CfgNode, get_cfg
 
 from fpt_d2 import add_fpt_config, model_zoo
 from fpt_d2.engine import read_config
-from fpt_d2.errors import UserError
+from fpt_d2.errors import ConfigError, UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+CONFIG = "COCO-Detection/faster_rcnn_R_50_FPT_1x.yaml"
 DETECTORS = [name for name in NAMES if not name.startswith("Base-")]
 MOVED = json.loads((CONFIGS / "moved.json").read_text(encoding="utf-8"))
 HEADS = {"ppm_fpt": "build_ppm_head", "aspp_fpt": "build_aspp_head", "ufp_oc": "build_oc_head"}
@@ -138,3 +139,17 @@ def test_paper_configs_say_where_each_setting_comes_from(name):
     lines = Path(model_zoo.get_config_file(name)).read_text(encoding="utf-8").splitlines()
     settings = [line for line in lines if not line.startswith(("#", "_BASE_")) and not line.rstrip().endswith(":")]
     assert settings and all("  # " in line for line in settings)
+
+
+def test_a_config_is_read_by_its_name_where_no_file_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (CONFIG, f"configs/{CONFIG}"):
+        assert read_config(name).MODEL.BACKBONE.NAME == "build_resnet_fpt_backbone"
+    with pytest.raises(ConfigError, match=f"did you mean {CONFIG}"):
+        read_config(CONFIG.replace("FPT", "FTP"))
+    for name in (f"../configs/{CONFIG}", "configs", str(tmp_path / CONFIG)):
+        with pytest.raises(ConfigError, match="There is no config file|is a folder"):
+            read_config(name)
+    (tmp_path / CONFIG).parent.mkdir()
+    (tmp_path / CONFIG).write_text("MODEL: {DEVICE: cpu}")  # a file of one's own comes first
+    assert read_config(CONFIG).MODEL.BACKBONE.NAME != "build_resnet_fpt_backbone"

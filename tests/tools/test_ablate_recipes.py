@@ -94,3 +94,12 @@ def test_a_schedule_keeps_its_shape():
 def test_a_recipe_of_ours_can_be_planned(file, tmp_path):
     recipe = read_recipe(file)
     assert all(training.config.DATASETS.TEST for training in plan(recipe, tmp_path))
+
+
+def test_a_recipe_that_comes_with_the_package_is_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe("paper_branches.yaml")
+    assert read(recipe.variants[0].config_file, recipe.variants[0].opts).MODEL.FPT
+    (tmp_path / "paper_branches.yaml").write_text("variants: {}")  # a file of one's own comes first
+    with pytest.raises(UserError, match=r"paper_branches\.yaml names no metric"):
+        read_recipe("paper_branches.yaml")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...config_path import did_you_mean
 from ...errors import UserError
+from ...model_zoo import find_bundled
 
 START = "start"  # the row and folder of what all trainings start from
 DEFAULT_METRICS = ("bbox/AP",)
@@ -110,6 +111,7 @@ def read_recipe(file: str | Path, opts: Sequence[str] = (), **instead: Any) -> R
     """Read a recipe file; its config files are relative to it.
 
     Args:
+        file: a path or, where there is none of that name, the name of a recipe that comes with fpt_d2.
         opts: keys and values beside the recipe's, for all variants that do not have them themselves.
         instead: ``config``, ``seeds``, ``metrics`` or ``baseline`` in the place of the recipe's; None for those.
 
@@ -117,6 +119,8 @@ def read_recipe(file: str | Path, opts: Sequence[str] = (), **instead: Any) -> R
         UserError: it is wrong, in one sentence.
     """
     origin = f"The recipe {file}"
+    if not os.path.exists(file):
+        file = find_bundled(Path(file).as_posix(), "recipes") or file
     content = _checked(_load(file), _KEYS, origin) | {key: value for key, value in instead.items() if value}
     metrics = content.get("metrics")
     if not metrics or not all(isinstance(metric, str) for metric in metrics):

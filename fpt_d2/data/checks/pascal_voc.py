@@ -7,10 +7,11 @@ from xml.etree import ElementTree
 
 from detectron2.data import Metadata
 
+from ...cli import spelled
 from ...paths import open_file, why
 from ..findings import Findings, how_to_get
 
-_CONVERT = "`python tools/prepare.py voc FOLDER --name NAME` converts VOC files with classes of your own"
+_CONVERT = f"`{spelled('fpt-prepare')} voc FOLDER --name NAME` converts VOC files with classes of your own"
 
 
 def check_pascal_voc(metadata: Metadata) -> list[str]:

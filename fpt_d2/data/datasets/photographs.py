@@ -1,4 +1,4 @@
-"""Public sets of real photographs, as ``tools/prepare.py`` writes them, registered when this module is imported."""
+"""Public sets of real photographs, as ``fpt-prepare`` writes them, registered when this module is imported."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_sem_seg
 
+from ...cli import spelled
 from ...errors import DatasetError
 from ..coco import load_instances
 from ..photographs import classes
@@ -17,7 +18,7 @@ from .sem_seg import DATASETS_ROOT, register_sem_seg
 
 
 def _how_to_get(command: str) -> str:
-    return f"download it and prepare it with `python tools/prepare.py {command}` (docs/datasets.md)"
+    return f"download it and prepare it with `{spelled('fpt-prepare')} {command}` (docs/datasets.md)"
 
 
 def _register_camvid(split: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...cli import spelled
 from ...errors import DatasetError
 from ...paths import open_file, read_file
 from ..images import IMAGE_SUFFIXES
@@ -110,7 +111,7 @@ def check_kind(source: Path, command: str, wanted: str) -> None:
     """Raise DatasetError if a folder has nothing of a format; the message says what it looks like instead.
 
     Args:
-        command: tools/prepare.py's for the format.
+        command: of ``fpt-prepare`` for the format.
         wanted: the label files of the format, in words.
     """
     paths = list(_files(source, set()))
@@ -128,7 +129,7 @@ def check_kind(source: Path, command: str, wanted: str) -> None:
     if coco:
         instead = f"{coco[0]} looks like COCO's format, which DATASETS.REGISTER_COCO takes as it is"
     elif found:
-        instead = f"it looks like a data set for `tools/prepare.py {found[0]}`"
+        instead = f"it looks like a data set for `{spelled('fpt-prepare')} {found[0]}`"
     elif not any(path.name.lower().endswith(IMAGE_SUFFIXES) for path in paths):
         instead = f"it has no images ({', '.join(IMAGE_SUFFIXES)}) either: name the folder that holds both"
     raise DatasetError(f"{source} has no {wanted}: {instead}")
