@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import model_zoo
     from .config import add_fpt_config
+    from .engine.predictor import Predictor
     from .modeling import FPT
 
 __version__ = "0.1.0"
-__all__ = ["FPT", "__version__", "add_fpt_config", "model_zoo"]
+__all__ = ["FPT", "Predictor", "__version__", "add_fpt_config", "model_zoo"]
 
 _NO_DETECTRON2 = (
     "Detectron2 is not installed, and only fpt_d2.core works without it: install it as "
     "https://detectron2.readthedocs.io/en/latest/tutorials/install.html says, "
     "or let `make quickstart` in fpt_d2's repository make an environment that has all of it"
 )
-_MODULES = {"FPT": ".modeling", "add_fpt_config": ".config", "model_zoo": ".model_zoo"}
+_MODULES = {
+    "FPT": ".modeling",
+    "Predictor": ".engine.predictor",
+    "add_fpt_config": ".config",
+    "model_zoo": ".model_zoo",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -78,6 +78,17 @@ def read_image(path: str | os.PathLike[str], format: str | None) -> np.ndarray:
     return pixels
 
 
+def pixels_of(image: Image.Image, format: str | None) -> np.ndarray:
+    """As :func:`read_image`, of an image of PIL, which may be opened or made. Raises DatasetError."""
+    try:
+        _check_header(image)
+        upright = Image.fromarray(in_8_bits(image)) if is_deep(image) else _upright(image)
+        pixels: np.ndarray = detection_utils.convert_PIL_to_numpy(upright, format)
+    except UNDECODABLE as error:
+        raise DatasetError(f"The image cannot be read: {reason(error)}") from error
+    return pixels
+
+
 def _check_header(image: Image.Image) -> None:
     """Check what an opened image says of itself. Raises ValueError with what makes it unreadable."""
     check_pixels(*image.size)

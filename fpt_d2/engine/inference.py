@@ -47,9 +47,26 @@ def get_inference_config(config_file: str, opts: Sequence[str] = (), *, min_scor
             or weights that no whole model was trained to.
     """
     cfg = read_config(config_file, opts)
-    check_that_model_builds(cfg, config_file)
     if "MODEL.WEIGHTS" not in opts[::2]:
         cfg.MODEL.WEIGHTS = last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
+    return ready_to_predict(cfg, config_file, min_score=min_score)
+
+
+def ready_to_predict(cfg: CfgNode, config_file: str = "", *, min_score: float | None = 0.5) -> CfgNode:
+    """A config that was read, once it is checked and its device and scores are set.
+
+    Args:
+        cfg: changed by this.
+        config_file: where it is from, for messages.
+        min_score: instances below this score are not predicted. None leaves that to the config.
+
+    Returns:
+        The config, frozen.
+
+    Raises:
+        UserError: it does not make a model, or its weights cannot be those of a whole model.
+    """
+    check_that_model_builds(cfg, config_file)
     _check_weights(cfg)
     if device_type(cfg.MODEL.DEVICE) == "cuda" and not torch.cuda.is_available():
         logger.warning("There is no GPU for MODEL.DEVICE %s: predicting on the CPU", cfg.MODEL.DEVICE)

@@ -25,7 +25,7 @@ def run(run_python, repo, code: str) -> None:
 def test_a_use_says_in_one_sentence_what_to_do(run_python, repo):
     check = """
 said = set()
-for use in ("fpt_d2.FPT", "fpt_d2.add_fpt_config"):
+for use in ("fpt_d2.FPT", "fpt_d2.Predictor", "fpt_d2.add_fpt_config"):
     try: eval(use)
     except ImportError as error: said.add(str(error))
     else: raise AssertionError(use)
@@ -35,7 +35,7 @@ else: raise AssertionError
 (sentence,) = said
 assert "install it as" in sentence and "make quickstart" in sentence, said
 assert not hasattr(fpt_d2, "no_such_name") and fpt_d2.__version__
-assert {"FPT", "add_fpt_config", "model_zoo"} <= set(dir(fpt_d2))
+assert {"FPT", "Predictor", "add_fpt_config", "model_zoo"} <= set(dir(fpt_d2))
 """
     run(run_python, repo, BLOCK + check)
 
