@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from fpt_d2.cli import SCRIPTS
+
 from .pages import ROOT
 
 PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
@@ -38,7 +40,7 @@ def blocks_of(page: str) -> list[Block]:
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", read_page(page), re.DOTALL | re.MULTILINE):
         commands = list(_commands(block)) if language in ("bash", "sh", "") else []
         needs = re.match(r"# Needs (.*)", block)
-        if commands and commands[0][0] in ("python", "pip", "git", "make", "torchrun"):
+        if commands and commands[0][0] in ("python", "pip", "git", "make", "torchrun", "docker", "conda", *SCRIPTS):
             found.append(Block(page, needs[1] if needs else "", commands))
     return found
 

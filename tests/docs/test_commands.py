@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from fpt_d2 import cli
 from fpt_d2.config_file import get_default_config
 from fpt_d2.config_values import flat
+from fpt_d2.model_zoo import find_bundled
 
 from .commands import PAGES, blocks_of, with_config
 from .pages import ROOT
@@ -33,6 +35,7 @@ RUN_BY = {
 BLOCKS = [block for page in ["README.md", *PAGES] for block in blocks_of(page)]
 COMMANDS = sorted({tuple(with_config(words)) for block in BLOCKS for words in block.commands})
 SCRIPTS = [words for words in COMMANDS if words[0] == "python" and words[1] != "-m"]
+SCRIPTS += [("python", cli.SCRIPTS[words[0]], *words[1:]) for words in COMMANDS if words[0] in cli.SCRIPTS]
 
 
 class Parsed(BaseException):
@@ -72,6 +75,8 @@ def test_options_configs_and_keys_are_there(words: tuple[str, ...], monkeypatch:
     args = read_command_line(words[1:], monkeypatch)
     named = re.findall(r"(?:configs|recipes)/[\w./-]+\.(?:yaml|py)", " ".join(words))
     assert all((ROOT / file).is_file() for file in named)
+    if words[1] in cli.SCRIPTS.values() and (file := getattr(args, "config_file", "")) and not Path(file).is_absolute():
+        assert "/" not in file or find_bundled(file, "configs") or file.startswith("output/"), file
     keys = [word for word in getattr(args, "opts", [])[::2] if "=" not in word]
     assert {*keys} <= flat(get_default_config()).keys()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,8 @@ from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
+
+import fpt_d2
 
 from .commands import blocks_of, read_page
 from .pages import ROOT, code_lines
@@ -51,9 +54,10 @@ def test_python(page: str, photo: np.ndarray) -> None:
     assert page != "README.md" or code_lines(code) <= 6
     code, number = re.subn(ADDRESS, "fpn.pth", code)
     assert number == 1
-    small = f"cfg.merge_from_list({[word for pair in SMALL.items() for word in pair]!r})\n"
-    names: dict = {}
-    exec(code.replace("instances = ", small + "instances = "), names)
+    small = [word for pair in SMALL.items() for word in pair]
+    code = code.replace("instances = ", f"cfg.merge_from_list({small!r})\ninstances = ") if "cfg" in code else code
+    names = {"small": partial(fpt_d2.Predictor, opts=small, threshold=0.0)}
+    exec(code.replace("fpt_d2.Predictor(", "small("), names)
     found = names["instances"]
     assert len(found) == len(expected) > 0
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-2)
