@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["FPT", "Predictor", "__version__", "add_fpt_config", "model_zoo"]
 
-_NO_DETECTRON2 = (
+NO_DETECTRON2 = (
     "Detectron2 is not installed, and only fpt_d2.core works without it: install it as "
     "https://detectron2.readthedocs.io/en/latest/tutorials/install.html says, "
     "or let `make quickstart` in fpt_d2's repository make an environment that has all of it"
@@ -46,7 +46,7 @@ def _import_detectron2() -> None:
     except ModuleNotFoundError as error:
         if error.name != "detectron2":  # it is there, but something that it needs is not: that message says more
             raise
-        raise ImportError(_NO_DETECTRON2) from error
+        raise ImportError(NO_DETECTRON2) from error
 
 
 def __dir__() -> list[str]:

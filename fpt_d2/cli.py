@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import NO_DETECTRON2
 from .errors import Terminated, UserError, disk_sentence, interruption, is_of_disk
 from .signals import raised
 
@@ -32,6 +33,12 @@ SCRIPTS = {
     "fpt-export": "tools/export_model.py",
     "fpt-ablate": "tools/ablate.py",
 }
+# What an installation of fpt_d2 leaves to the user.
+_PACKAGES = {
+    "cv2": "OpenCV is not installed: pip install opencv-python-headless",
+    "detectron2": NO_DETECTRON2,
+    "torch": "PyTorch is not installed: install it as https://pytorch.org/get-started says",
+}
 _EXAMPLES = """
 Examples:
     {prog} --config-file cfg.yaml --num-gpus 8
@@ -45,8 +52,8 @@ Examples:
 
 @contextmanager
 def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
-    """End the process in one sentence, with status 2, on what a user can mend, such as a full disk; by Ctrl-C with
-    130, by SIGTERM with 143, by a terminal that is closed with 129.
+    """End the process in one sentence, with status 2, on what a user can mend, such as a full disk or a package that is
+    missing; by Ctrl-C with 130, by SIGTERM with 143, by a terminal that is closed with 129.
 
     Anything but a ``UserError`` is a mistake of ours and keeps its traceback. As ``@exit_on_user_errors()`` it
     decorates the function of a whole command.
@@ -59,6 +66,10 @@ def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
             yield
         except UserError as error:
             _exit(2, _sentence(error))
+        except ModuleNotFoundError as error:
+            if (package := str(error.name).partition(".")[0]) not in _PACKAGES:
+                raise
+            _exit(2, _PACKAGES[package])
         except KeyboardInterrupt as error:
             note = error.note if isinstance(error, Terminated) else ""
             _exit(128 + interruption(error), f"Interrupted: {note}" if note else interrupted)

@@ -22,7 +22,8 @@ def test_from_python(config_file: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     shutil.copytree(Path(config_file).parent, "output")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save("photo.jpg")
-    monkeypatch.setattr(fpt_d2.Predictor, "push_to_hub", lambda self, repo_id, **card: shutil.copytree("cells", repo_id))
+    push = lambda self, repo_id, **card: shutil.copytree("cells", repo_id)  # noqa: E731
+    monkeypatch.setattr(fpt_d2.Predictor, "push_to_hub", push)
     predict, share = blocks("training.md")["From Python"]
     names: dict = {}
     exec(predict.replace("threshold=0.5", "threshold=0.0"), names)

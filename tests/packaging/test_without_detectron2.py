@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 BLOCK = """
@@ -108,3 +112,27 @@ except ConfigError as error: assert "needs Detectron2's project deeplab" in str(
 else: raise AssertionError
 """
     run(run_python, repo, check)
+
+
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [
+        ("detectron2", "fpt-demo: Detectron2 is not installed, and only fpt_d2.core works without it: install it as "),
+        ("cv2", "fpt-demo: OpenCV is not installed: pip install opencv-python-headless"),
+        ("torch", "fpt-demo: PyTorch is not installed: install it as "),
+        ("fvcore", "ModuleNotFoundError"),  # of a Detectron2 that is broken: the traceback says more
+    ],
+)
+def test_a_command_says_what_is_to_be_installed(package, sentence, repo):
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+sys.argv = ["fpt-demo", "--config-file", "Base-RCNN-FPT.yaml", "--input", "a.jpg", "--output", "b.jpg"]
+from fpt_d2.commands.demo import main
+main()
+"""
+    env = {**os.environ, "PYTHONPATH": str(repo)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(sentence) and done.returncode == (1 if package == "fvcore" else 2), done.stderr
+    assert package == "fvcore" or len(done.stderr.splitlines()) == 1
