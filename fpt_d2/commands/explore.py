@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor = build_predictor(cfg)
     check_scaling(args.input, image, [predictor.aug])
     if args.point is None:
-        box, title = _object(predictor(image), args.object, class_metadata(cfg))
+        box, title = _object(predictor(image), args.object, class_metadata(cfg, predictor.classes))
     else:
         box, title = (x, y, x, y), f"pixel {x:g}, {y:g}"
     exploration = explore(predictor, image, box, level=args.level)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..checkpoint import FPTCheckpointer
@@ -31,6 +31,8 @@ class SafeCheckpointer(FPTCheckpointer):
     """
 
     logger: Any
+    # Names of the classes of objects ("thing") and of pixels ("stuff"), which are saved with the model.
+    classes: Mapping[str, list[str]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,7 +49,7 @@ class SafeCheckpointer(FPTCheckpointer):
         self._check_finite()
         path = os.path.join(self.save_dir, f"{name}.pth")
         with in_sentences(self.save_dir), writing(path), self._removed_if_unfinished(name):
-            super().save(name + UNFINISHED, **kwargs)
+            super().save(name + UNFINISHED, **({"classes": dict(self.classes)} if self.classes else {}), **kwargs)
 
     def _check_finite(self) -> None:
         wrong = not_finite(self.model)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -17,7 +18,7 @@ from ..config import SEMANTIC_SEGMENTATION
 from ..config_file import read_config
 from ..data import register_from_config
 from ..data.labels import flipped_classes
-from ..errors import WeightsError
+from ..errors import WeightsError, printable
 from ..modeling.sem_seg import SemanticSegmentorWithTTA, SlidingWindow
 from .checks import check_that_model_builds
 from .hardware import device_type
@@ -85,14 +86,36 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
     Args:
         cfg: of :func:`get_inference_config`.
 
+    Returns:
+        The predictor; ``classes`` are the names that came with the weights, for :func:`class_metadata`.
+
     Raises:
         WeightsError: ``MODEL.WEIGHTS`` cannot be read, would run code when read, or lacks part of the model.
     """
     is_augmented = cfg.TEST.AUG.ENABLED and cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
     predictor = _untrained_predictor(tta_config(cfg) if is_augmented else cfg)
-    FPTCheckpointer(predictor.model, whole=True, input_format=cfg.INPUT.FORMAT).load(cfg.MODEL.WEIGHTS)
+    checkpointer = FPTCheckpointer(predictor.model, whole=True, input_format=cfg.INPUT.FORMAT)
+    predictor.classes = _saved_classes(checkpointer.load(cfg.MODEL.WEIGHTS))
     predictor.model = (with_tta if is_augmented else with_sliding_window)(cfg, predictor.model)
     return predictor
+
+
+def names_of_classes(datasets: Sequence[str]) -> dict[str, list[str]]:
+    """Those of the first data set, as far as they are known: of objects, "thing", and of pixels, "stuff"."""
+    metadata = MetadataCatalog.get(datasets[0]).as_dict() if datasets else {}
+    known = {kind: metadata.get(f"{kind}_classes") for kind in ("thing", "stuff")}
+    return {kind: [*map(str, names)] for kind, names in known.items() if names}
+
+
+def _saved_classes(extras: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a training has saved of :func:`names_of_classes`; a file of weights may hold anything under that name."""
+    saved = extras.get("classes")
+    known = {kind: saved.get(kind) for kind in ("thing", "stuff")} if isinstance(saved, dict) else {}
+    return {
+        kind: [*map(printable, names)]
+        for kind, names in known.items()
+        if isinstance(names, list) and all(isinstance(name, str) for name in names)
+    }
 
 
 def _untrained_predictor(cfg: CfgNode) -> DefaultPredictor:
@@ -155,8 +178,12 @@ def _check_weights(cfg: CfgNode) -> None:
     find_weights(weights, allow_pickle=cfg.MODEL.WEIGHTS_ALLOW_PICKLE)
 
 
-def class_metadata(cfg: CfgNode) -> Metadata:
-    """Names and colors of the categories of the first test set; numbers where it is not at hand."""
+def class_metadata(cfg: CfgNode, saved: Mapping[str, list[str]] | None = None) -> Metadata:
+    """Names and colors of the categories of the first test set; where it is not at hand, ``saved`` names, or numbers.
+
+    Args:
+        saved: as :func:`names_of_classes`.
+    """
     name = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused"
     metadata = MetadataCatalog.get(name)
     try:
@@ -164,9 +191,12 @@ def class_metadata(cfg: CfgNode) -> Metadata:
         if name in DatasetCatalog and not (metadata.get("thing_classes") or metadata.get("stuff_classes")):
             DatasetCatalog.get(name)  # A set in COCO format learns its names when it is read.
     except (OSError, ValueError) as error:
-        logger.warning("Categories are drawn by number, as the data set %s cannot be read: %s", name, error)
+        instead = "by the names in the weights" if saved else "by number"
+        logger.warning("Categories are drawn %s, as the data set %s cannot be read: %s", instead, name, error)
     if metadata.get("thing_classes") or metadata.get("stuff_classes"):
         return metadata
-    num_things = max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES)
-    things, stuff = range(num_things), range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-    return Metadata(name="__unused", thing_classes=[*map(str, things)], stuff_classes=[*map(str, stuff)])
+    known = saved or {}
+    things = known.get("thing", ()), max(cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES)
+    stuff = known.get("stuff", ()), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    named = [[*names, *map(str, range(len(names), number))] for names, number in (things, stuff)]
+    return Metadata(name="__unused", thing_classes=named[0], stuff_classes=named[1])

@@ -41,7 +41,8 @@ class Predictor:
         threshold: instances with a score below it, 0 to 1, are left out; None: the config says which.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``. By default the config's, or the CPU where that is not there.
         class_names: of the objects or, in a model for semantic segmentation, of the pixels. By default those of the
-            config's first test set, or numbers where that is not at hand.
+            config's first test set; where that is not at hand, those that a training of fpt_d2 has saved with the
+            weights, or else numbers.
 
     Attributes:
         cfg: the config, frozen.
@@ -72,10 +73,10 @@ class Predictor:
             cfg.MODEL.WEIGHTS = last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
         self._as_read = cfg.clone()
         self.cfg = ready_to_predict(cfg, os.fspath(config) if is_file else "", min_score=threshold)
-        self.metadata = class_metadata(self.cfg)
+        self._predictor = build_predictor(self.cfg)
+        self.metadata = class_metadata(self.cfg, self._predictor.classes)
         if class_names is not None:
             self._rename({_kinds(self.cfg)[0]: class_names})
-        self._predictor = build_predictor(self.cfg)
 
     @property
     def model(self) -> nn.Module:

@@ -31,7 +31,7 @@ from .checkpoint import SafeCheckpointer
 from .exact_resumption import WINDOW, ExactResumption, UnfinishedStep, training_seed
 from .failures import in_sentences, writing
 from .hooks import BestCheckpointer, EarlyStopping, SaveOnInterrupt, StopTraining, put_memory
-from .inference import tta_config, with_sliding_window, with_tta
+from .inference import names_of_classes, tta_config, with_sliding_window, with_tta
 from .lock import unlock
 from .metrics_checks import check_evaluation
 from .optimizer import build_optimizer
@@ -72,6 +72,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         saving = {"save_to_disk": comm.is_main_process() and not cfg.DEBUG.ENABLED, "input_format": cfg.INPUT.FORMAT}
         self.checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, **saving, trainer=weakref.proxy(self))
+        self.checkpointer.classes = names_of_classes(cfg.DATASETS.TRAIN)
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         with random_numbers(self.seed):  # the loader of TEST.PRECISE_BN
             self.register_hooks(self.build_hooks())

@@ -90,6 +90,22 @@ def test_a_config_may_be_a_file_a_name_or_read(config_file, photo, predictor, mo
 
 
 @pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        ({"thing": NAMES}, NAMES),
+        ({"thing": [*NAMES[:5], "\x1b[2J"]}, [*NAMES[:5], "\\x1b[2J"]),
+        ({"thing": NAMES[:2]}, [*NAMES[:2], "2", "3", "4", "5"]),
+        ({"thing": "circle", "stuff": 3}, list("012345")),
+        ([1], list("012345")),
+    ],
+)
+def test_names_that_were_saved_with_the_weights(saved, expected, config_file, tmp_path) -> None:
+    weights = torch.load(config_file.replace("config.yaml", "model_final.pth"), weights_only=True)
+    torch.save(weights | {"classes": saved}, tmp_path / "named.pth")
+    assert Predictor(config_file, tmp_path / "named.pth").class_names == expected
+
+
+@pytest.mark.parametrize(
     ("image", "sentence"),
     [
         (np.zeros((4, 4), np.uint8), r"has the shape \(4, 4\); allowed: \(H, W, 3\), BGR: cv2.cvtColor"),

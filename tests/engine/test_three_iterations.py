@@ -16,4 +16,5 @@ def test_three_iterations(command_line, train_net, out: Path) -> None:
     assert losses and all(map(math.isfinite, losses))
     weights = torch.load(out / "model_final.pth", weights_only=True)
     assert weights["iteration"] == 2 and any("fpt" in name for name in weights["model"])
+    assert weights["classes"]["thing"] == ["circle", "square", "triangle", "star", "ring", "cross"]
     assert (out / "inference" / "coco_instances_results.json").is_file()

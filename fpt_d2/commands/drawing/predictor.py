@@ -28,9 +28,9 @@ class VisualizationDemo:
     """
 
     def __init__(self, cfg: CfgNode, instance_mode: ColorMode = ColorMode.IMAGE) -> None:
-        self.metadata = class_metadata(cfg)
         self.instance_mode = instance_mode
         self.predictor = build_predictor(cfg)
+        self.metadata = class_metadata(cfg, self.predictor.classes)
         # What images go through before the model sees them.
         self.augmentations = [self.predictor.aug]
         if cfg.TEST.AUG.ENABLED:
