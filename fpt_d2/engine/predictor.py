@@ -97,8 +97,8 @@ class Predictor:
 
         Returns:
             The objects, on the CPU: what Detectron2 predicts (``pred_boxes``, ``scores``, ``pred_classes``,
-            ``pred_masks`` of (N, H, W), ...) and ``class_names``, N names. Of semantic segmentation the scores of each
-            class at each pixel, (C, H, W), on the CPU.
+            ``pred_masks`` of (N, H, W), ...) and ``class_names``, N names; of a proposal network, its proposals without
+            names. Of semantic segmentation the scores of each class at each pixel, (C, H, W), on the CPU.
 
         Raises:
             UserError: it is not an image, or cannot be read.
