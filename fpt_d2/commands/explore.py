@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ..data import read_image
     from ..data.images import check_scaling
     from ..engine.inference import build_predictor, class_metadata, get_inference_config
-    from ..visualization.attention import draw_exploration, explore
+    from ..visualization import draw_exploration, explore
 
     setup_logger(name="fpt_d2")
     setup_logger(name="fvcore")

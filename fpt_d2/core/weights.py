@@ -69,7 +69,7 @@ def attention_weights(branch: MixtureTransformer, target: Level, source: Level, 
         scores = scores.masked_fill(~mask, float("-inf"))
     parts = scores.softmax(-1).transpose(0, 1)
     of_image = parts if mask is None else parts[..., mask[0]]
-    return Weights(of_image, gate[0].float(), partial(_spread, parts.mean(0), branch, source))
+    return Weights(of_image, gate[0].to(parts.dtype), partial(_spread, parts.mean(0), branch, source))
 
 
 def first_image(level: Level) -> Level:
@@ -120,14 +120,15 @@ def _local_weights(branch: LocalGroundingTransformer, target: Level, source: Lev
         h, w = source.map.shape[-2:]
         return source.without_padding(maps[None, :, border : border + h, border : border + w])[0]
 
-    return Weights(parts, gate.float(), lay_out)
+    return Weights(parts, gate.to(parts.dtype), lay_out)
 
 
 def _dot_products(branch: MixtureTransformer, q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    """``scale (q_n . k_n + bias_n)`` of q (B, Q, C), k (B, K, C) and bias (B, N, K): (B, N, Q, K), float32."""
+    """``scale (q_n . k_n + bias_n)`` of q (B, Q, C), k (B, K, C) and bias (B, N, K): (B, N, Q, K), float32 or wider."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        q, k = (t.float().unflatten(2, (branch.num_parts, -1)).transpose(1, 2) for t in (q, k))
+        q, k = (t.to(dtype).unflatten(2, (branch.num_parts, -1)).transpose(1, 2) for t in (q, k))
         scores = q @ k.transpose(2, 3)
         if bias is not None:
-            scores = scores + bias.float().unsqueeze(2)
+            scores = scores + bias.to(dtype).unsqueeze(2)
         return torch.mul(scores, branch.scale)

@@ -1,8 +1,9 @@
 """Pictures of a training: its curves, what the trained model predicts, and what it attends to."""
 
-from .attention import Exploration, Gathered, draw_exploration, explore
+from .attention import Exploration, Gathered, explore
 from .comparison import Run, plot_comparison
 from .curves import plot_learning_curves, read_metrics
+from .exploration import draw_exploration
 from .grid import Example, draw_predictions_grid
 from .predictions import draw_ground_truth, draw_predictions
 

@@ -6,8 +6,8 @@ Shape legend: N parts of a mixture, O channels of a level's output, h x w source
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes
-from PIL import Image
 from torch import Tensor, nn
 
 from ..core import Fusion, Level, PyramidTransform
@@ -26,8 +25,6 @@ from ..errors import UserError
 
 # A large object is asked at so many rows and columns, evenly spaced.
 MAX_ROWS = 8
-# Width of the image in a picture, in pixels.
-_PANEL = 420
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,9 @@ class Gathered:
             before norm and bias. All shares sum to one. With ``MODEL.FPT.ST_RESIDUAL`` that of ST holds what it adds
             of the level itself.
         map: (h, w), how much each position of the source contributes. For a branch with softmaxes this is its
-            attention, exact: the mean over the positions asked about, the parts mixed by their gate. It sums to one,
-            less what falls beyond the image in locality-constrained grounding. For any other branch it is the absolute
-            value of the source times the gradient of the branch's output in its own direction, brought to a sum of
-            one; zeros where the branch puts out nothing.
+            attention, exact: the mean over the positions asked about, the parts mixed by their gate. With ``beyond`` it
+            sums to one. For any other branch it is the absolute value of the source times the gradient of the
+            branch's output in its own direction, brought to a sum of one; zeros where the branch puts out nothing.
         parts: (N, h, w), the attention of each softmax; None for a branch without softmaxes.
         gate: (N,), their weights; None for a branch without softmaxes.
         entropy: of the softmaxes, mean, from 0 (one key has all) to 1 (all alike); None for a branch without softmaxes,
@@ -63,6 +59,11 @@ class Gathered:
     def name(self) -> str:
         """Such as "GT from p4"."""
         return f"{self.kind.upper()} from {self.source}"
+
+    @property
+    def beyond(self) -> float:
+        """The attention on zeros beyond the image, which only the squares of locality-constrained grounding read."""
+        return 0.0 if self.parts is None else max(0.0, 1 - float(self.map.sum()))
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def explore(predictor: Any, image: np.ndarray, box: Sequence[float], *, level: s
     level = level or _pooled_level(model, transform, scaled)
     if level not in transform.levels:
         raise UserError(f"There is no level {level!r}; FPT's levels are {', '.join(transform.levels)}")
-    if level not in (written := _written(transform)):
+    if level not in (written := written_levels(transform)):
         raise UserError(
             f"No branch of FPT writes to {level}; those of MODEL.FPT.BRANCHES write to {', '.join(written)}"
         )
@@ -137,14 +138,14 @@ def _transform(model: nn.Module) -> PyramidTransform:
     raise UserError("The model has no branches to explore: MODEL.FPT.BRANCHES is empty, or the backbone is not FPT")
 
 
-def _written(transform: PyramidTransform) -> list[str]:
+def written_levels(transform: PyramidTransform) -> list[str]:
     """The levels that a branch writes to."""
     targets = {target for _, _, target, _ in transform.ends}
     return [level for level in transform.levels if level in targets]
 
 
 def _pooled_level(model: nn.Module, transform: PyramidTransform, box: Sequence[float]) -> str:
-    levels = _written(transform)
+    levels = written_levels(transform)
     pooler = getattr(getattr(model, "roi_heads", None), "box_pooler", None)
     if isinstance(pooler, ROIPooler) and box[2] > box[0] and box[3] > box[1]:
         of_box = assign_boxes_to_levels(
@@ -161,6 +162,10 @@ def _pooled_level(model: nn.Module, transform: PyramidTransform, box: Sequence[f
     return levels[0]
 
 
+class _Found(Exception):
+    """Ends a forward of the model once what is asked for has been seen."""
+
+
 def _seen(
     model: nn.Module, transform: PyramidTransform, level: str, inputs: dict[str, Any]
 ) -> tuple[Fusion, Tensor, Sequence[Edge]]:
@@ -171,10 +176,12 @@ def _seen(
     def look(fusion: nn.Module, arguments: tuple[Any, ...]) -> None:
         if isinstance(fusion, Fusion) and any(id(edge.branch) in branches for edge in arguments[1]):
             calls.append((fusion, *arguments))
+            raise _Found
 
     handles = [module.register_forward_pre_hook(look) for module in model.modules() if isinstance(module, Fusion)]
     try:
-        model.eval()([inputs])
+        with suppress(_Found):
+            model.eval()([inputs])
     finally:
         for handle in handles:
             handle.remove()
@@ -190,11 +197,9 @@ def _explore_level(
     box: Sequence[float],
     size: Sequence[int],
 ) -> Exploration:
-    stride = transform.strides[level]
-    chosen = _positions(box, stride, x.shape[-2:], size).to(x.device)
+    chosen = _positions(box, transform.strides[level], x.shape[-2:], size).to(x.device)
     own = _strength(F.conv2d(x[:1], fusion.weight, padding=1), chosen)
-    # Where the level gathers, which may be at a coarser stride than its own.
-    chosen = _positions(box, stride * edges[0].ratio, edges[0].target.map.shape[-2:], size).to(x.device)
+    chosen = _cells(chosen, edges[0].ratio, x.shape[-1], edges[0].target.map.shape[-1])
     ends = [(kind, source) for kind, _, target, source in transform.ends if target == level]
     convs = {
         i: (conv, place) for conv, group in zip(fusion.fuse, fusion.branch_groups) for place, i in enumerate(group)
@@ -224,6 +229,12 @@ def _positions(box: Sequence[float], stride: int, shape: Sequence[int], size: Se
     rows = _along(box[1], box[3], stride, min(int(shape[0]), -(-int(size[0]) // stride)))
     columns = _along(box[0], box[2], stride, min(int(shape[1]), -(-int(size[1]) // stride)))
     return (rows[:, None] * int(shape[1]) + columns).flatten()
+
+
+def _cells(chosen: Tensor, ratio: int, width: int, cells: int) -> Tensor:
+    """Where a level gathers, which may be at a coarser stride than its own: the cell of each chosen position, one as
+    often as it has such positions, since each of them gets what the cell has gathered."""
+    return chosen // width // ratio * cells + chosen % width // ratio
 
 
 def _along(low: float, high: float, stride: int, count: int) -> Tensor:
@@ -261,7 +272,7 @@ def _attributed(
     branch: Callable[[Level, Level], Tensor], target: Level, source: Level, out: Tensor, chosen: Tensor
 ) -> Tensor:
     direction = out.new_zeros(out.shape)
-    direction.flatten(2)[..., chosen] = F.normalize(out.detach().flatten(2)[..., chosen], dim=1)
+    direction.flatten(2).index_add_(2, chosen, F.normalize(out.detach().flatten(2)[..., chosen], dim=1))
     leaf = source.map.detach().requires_grad_()
     again = branch(target.again(), Level(leaf, source.valid, stride=source.stride))
     gradient = None
@@ -271,94 +282,3 @@ def _attributed(
         return torch.zeros(leaf.shape[-2:])
     product = (gradient * leaf.detach())[0].float().sum(0).abs().cpu()
     return product / product.sum().clamp(min=1e-12)
-
-
-def draw_exploration(
-    image: np.ndarray, box: Sequence[float], exploration: Exploration, path: str | Path, *, title: str = ""
-) -> None:
-    """Write a picture: the image with the place, one map for each source level, and the shares as bars.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        box: x1, y1, x2, y2, what was asked about.
-        path: its folder is made if needed.
-        title: of what was asked about, e.g. the object's class.
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
-    image, box = _small(image, box)
-    height, width = image.shape[:2]
-    panels = len(exploration.gathered) + 2
-    columns = 3 if width < 2 * height else 2
-    rows = -(-panels // columns)
-    figure: Figure = plt.figure(
-        figsize=(columns * _PANEL / 100, rows * (_PANEL / 100 * height / width + 0.35)), dpi=100
-    )
-    figure.set_layout_engine("constrained")
-    try:
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis in axes[panels:]:
-            axis.set_axis_off()
-        x1, y1, x2, y2 = box
-        for axis, gathered in zip(axes, [None, *exploration.gathered]):
-            axis.set_axis_off()
-            if gathered is None:
-                axis.imshow(image)
-                heading = f"{title or 'the place'}, level {exploration.level}"
-            else:
-                axis.imshow(_heated(image, gathered.map, exploration.size[gathered.source]))
-                heading = f"{gathered.name}: {gathered.share:.0%}"
-                if gathered.entropy is not None:
-                    heading += f", entropy {gathered.entropy:.2f}"
-            axis.set_title(heading, fontsize=9, loc="left")
-            if x2 > x1 and y2 > y1:
-                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linewidth=2.5))
-                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="#d55e00", linewidth=1.2))
-            else:
-                axis.plot([x1], [y1], marker="+", color="white", markersize=13, markeredgewidth=4)
-                axis.plot([x1], [y1], marker="+", color="#d55e00", markersize=12, markeredgewidth=2)
-        _draw_shares(axes[panels - 1], exploration)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    finally:
-        plt.close(figure)
-
-
-def _small(image: np.ndarray, box: Sequence[float]) -> tuple[np.ndarray, list[float]]:
-    """No larger than a picture shows; a copy of a photograph for each branch would take gigabytes."""
-    height, width = image.shape[:2]
-    factor = min(1.0, 2 * _PANEL / width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return np.asarray(Image.fromarray(image).resize(size)), [value * factor for value in box]
-
-
-def _heated(image: np.ndarray, weights: Tensor, size: tuple[float, float]) -> np.ndarray:
-    """The image in grey, under the weights of a map (h, w), of which the image fills ``size``."""
-    import matplotlib
-
-    height, width = image.shape[:2]
-    values = weights.double().numpy()
-    box = (0.0, 0.0, min(size[1], values.shape[1]), min(size[0], values.shape[0]))
-    values = values / max(values.max(), 1e-12)
-    scaled = Image.fromarray(values.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC, box=box)
-    strength = np.clip(np.asarray(scaled), 0, 1)[..., None]
-    color = matplotlib.colormaps["inferno"](strength[..., 0])[..., :3]
-    grey = image.mean(axis=2, keepdims=True) / 255
-    heated: np.ndarray = np.clip(0.6 * (1 - strength) * grey + 0.25 * strength * grey + 0.75 * color, 0, 1)
-    return heated
-
-
-def _draw_shares(axis: Any, exploration: Exploration) -> None:
-    names = [f"{exploration.level} itself", *(gathered.name for gathered in exploration.gathered)]
-    shares = [exploration.own_share, *(gathered.share for gathered in exploration.gathered)]
-    places = range(len(names))
-    axis.barh(places, shares, color=["#999999", *["#0072b2"] * len(exploration.gathered)])
-    axis.set_yticks(places, names, fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1)
-    axis.set_title("shares of the output", fontsize=9, loc="left")
-    axis.tick_params(axis="x", labelsize=8)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

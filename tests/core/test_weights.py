@@ -26,18 +26,24 @@ BRANCHES = {
 }
 
 
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["32", "64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
 @pytest.fixture(params=BRANCHES)
-def branch(request: pytest.FixtureRequest) -> MixtureTransformer:
+def branch(request: pytest.FixtureRequest, dtype: torch.dtype) -> MixtureTransformer:
     torch.manual_seed(1)
-    return BRANCHES[request.param]()
+    return BRANCHES[request.param]().to(dtype)
 
 
 @pytest.fixture(params=["padded", "whole"])
-def levels(request: pytest.FixtureRequest, branch: MixtureTransformer) -> tuple[Level, Level]:
+def levels(request: pytest.FixtureRequest, branch: MixtureTransformer, dtype: torch.dtype) -> tuple[Level, Level]:
     """Target and source; the first image fills 7 x 8 of 8 x 10, and 4 x 4 of 4 x 5 of the coarse one."""
     torch.manual_seed(0)
     sizes = ValidSizes.of([(28, 32), (32, 40)], torch.zeros(2, 3, 32, 40)) if request.param == "padded" else None
-    fine, coarse = (Level.of(2 * torch.randn(2, C, 32 // s, 40 // s), sizes, stride=s) for s in (4, 8))
+    maps = (2 * torch.randn(2, C, 32 // s, 40 // s, dtype=dtype) for s in (4, 8))
+    fine, coarse = (Level.of(x, sizes, stride=s) for x, s in zip(maps, (4, 8)))
     return (fine, fine) if isinstance(branch, SelfTransformer) else (fine, coarse)
 
 
@@ -48,19 +54,22 @@ def test_over_the_values_they_give_the_output(branch: MixtureTransformer, levels
     mixed = torch.einsum("n,nhw->hw", weights.gate, weights.maps())
     found = mixed.flatten() @ branch.value(source.positions[0])[0]
     expected: Tensor = branch.transform(target, source)[0].flatten(1)[:, CHOSEN].mean(1)
-    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+    exact = found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, atol=1e-12 if exact else 2e-6, rtol=1e-12 if exact else 1e-5)
 
 
 @torch.no_grad()
 def test_each_softmax_and_the_gate_sum_to_one(branch: MixtureTransformer, levels: tuple[Level, Level]) -> None:
     weights = attention_weights(branch, *levels, CHOSEN)
-    torch.testing.assert_close(weights.parts.sum(2), torch.ones(len(CHOSEN), branch.num_parts))
-    torch.testing.assert_close(weights.gate.sum(), torch.ones(()))
+    ones = torch.ones(branch.num_parts, dtype=weights.parts.dtype)
+    atol = 1e-12 if ones.dtype == torch.float64 else 1e-6
+    torch.testing.assert_close(weights.parts.sum(2), ones.expand(len(CHOSEN), -1), atol=atol, rtol=0)
+    torch.testing.assert_close(weights.gate.sum(), ones[0], atol=atol, rtol=0)
     maps = weights.maps()
     sums = maps.sum((1, 2))
     if isinstance(branch, LocalGroundingTransformer):
         assert (0 < sums).all() and (sums < 1).all()  # position 0 sees beyond the image
     else:
-        torch.testing.assert_close(sums, torch.ones(branch.num_parts))
+        torch.testing.assert_close(sums, ones, atol=atol, rtol=0)
     mask = levels[1].mask
     assert mask is None or (maps.masked_select(~mask[0, 0].expand_as(maps)) == 0).all()

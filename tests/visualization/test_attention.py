@@ -16,7 +16,8 @@ from fpt_d2 import model_zoo
 from fpt_d2.config_file import read_config
 from fpt_d2.errors import UserError
 from fpt_d2.modeling.sem_seg import SlidingWindow
-from fpt_d2.visualization.attention import Exploration, _positions, draw_exploration, explore
+from fpt_d2.visualization.attention import Exploration, _cells, _positions, explore
+from fpt_d2.visualization.exploration import draw_exploration
 
 BOX = (30.0, 20.0, 60.0, 45.0)
 KEYS: list[Any] = ["MODEL.FPT.ZERO_INIT_FUSE", False, "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 128]
@@ -54,6 +55,77 @@ def test_every_branch_of_a_level_is_there_and_all_sums_to_one(image: np.ndarray)
     st = exploration.gathered[0]
     assert st.parts is not None and st.gate is not None and st.parts.shape[0] == 2
     torch.testing.assert_close(torch.einsum("n,nhw->hw", st.gate, st.parts), st.map)
+
+
+FORMS: dict[str, list[Any]] = {
+    "the paper's": ["MODEL.FPT.QK_NORM", False, "MODEL.FPT.MIN_STRIDE", 0, "MODEL.FPT.FUSE", "concat"],
+    "embedded, one part": ["MODEL.FPT.QK_NORM", False, "MODEL.FPT.GT_SIMILARITY", "embedded"]
+    + ["MODEL.FPT.ST_NUM_PARTS", 1, "MODEL.FPT.GT_NUM_PARTS", 1],
+    "coarse and summed": ["MODEL.FPT.MIN_STRIDE", 16, "MODEL.FPT.FUSE", "sum", "MODEL.FPT.MAX_KV_TOKENS", 12],
+    "coarse and joined": ["MODEL.FPT.MIN_STRIDE", 8, "MODEL.FPT.FUSE", "concat", "MODEL.FPT.KV_STRIDE", 2],
+    "the authors' ST": ["MODEL.FPT.QK_NORM", False, "MODEL.FPT.ST_RESIDUAL", True]
+    + ["MODEL.FPT.ST_TEMPERATURE", "channels", "MODEL.FPT.NORM", "GN"],
+    "with padding": ["MODEL.FPT.READ_PADDING", False, "MODEL.FPT.MAX_KV_TOKENS", 0],
+    "local": ["MODEL.FPT.GT_SQUARE_SIZE", 3],
+    "without a softmax": ["MODEL.FPT.GT_SIMILARITY", "dot", "MODEL.FPT.QK_NORM", False],
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["32", "64"])
+@pytest.mark.parametrize("keys", FORMS.values(), ids=FORMS)
+def test_every_form_of_attention_sums_to_one(keys: list[Any], dtype: torch.dtype, image: np.ndarray) -> None:
+    of_model = predictor(*keys)
+    of_model.model.to(dtype)
+    for level, box in (("p2", BOX), ("p3", (0.0, 0.0, 0.0, 0.0)), ("p5", (90.0, 60.0, 118.0, 74.0))):
+        exploration = explore(of_model, image, box, level=level)
+        assert exploration.own_share + sum(g.share for g in exploration.gathered) == pytest.approx(1, abs=1e-6)
+        for gathered in exploration.gathered:
+            total, is_softmax = gathered.map.sum().item(), gathered.parts is not None
+            exact = 1e-10 if is_softmax and dtype == torch.float64 else 1e-5
+            assert gathered.map.min() >= 0
+            if keys == FORMS["local"] and gathered.kind == "gt":  # squares that may reach beyond the image
+                assert 0.1 < total < 1 + exact and gathered.beyond == pytest.approx(1 - total, abs=exact)
+                assert total < 0.99 or box == BOX
+            else:
+                assert total == pytest.approx(1, abs=exact) and gathered.beyond < 1e-5
+            if gathered.gate is not None:
+                assert gathered.gate.sum().item() == pytest.approx(1, abs=exact)
+
+
+def test_a_position_of_a_fine_level_is_asked_of_its_cell() -> None:
+    """The places of a fine level, and the cells in which they gather, cannot come apart: a box between two centres."""
+    chosen = _positions((5, 5, 11, 11), 4, (6, 6), (24, 24))
+    assert chosen.tolist() == [7, 8, 13, 14]  # rows and columns 1 and 2
+    assert _cells(chosen, 2, 6, 3).tolist() == [0, 1, 3, 4]
+    assert _cells(torch.tensor([0, 1, 6, 35]), 2, 6, 3).tolist() == [0, 0, 0, 8]
+    assert _cells(chosen, 1, 6, 6).tolist() == chosen.tolist()
+
+
+def test_shares_of_a_fine_level_are_those_of_its_output(image: np.ndarray) -> None:
+    """At a coarser stride too: what the branches add to the positions of the level, cell by cell."""
+    of_model = predictor("MODEL.FPT.MIN_STRIDE", 8, "MODEL.FPT.FUSE", "sum", "MODEL.FPT.BRANCHES", ["st"])
+    outputs: list[torch.Tensor] = []
+    fusion = of_model.model.backbone.fpn_output2
+    handle = fusion.register_forward_hook(lambda module, arguments, out: outputs.append(out[0]))
+    fusion.norm = None  # which would hide what is added
+    of_model(image)
+    weight = fusion.fuse[0].weight.detach().clone()
+    with torch.no_grad():
+        fusion.fuse[0].weight.zero_()
+    of_model(image)
+    handle.remove()
+    with torch.no_grad():
+        fusion.fuse[0].weight.copy_(weight)
+    box = (8.0, 8.0, 18.0, 18.0)  # scaled by 64/75: the centres at 10 and 14, cells 1
+    exploration = explore(of_model, image, box, level="p2")
+    with_st, own = (x[:, 2:4, 2:4].norm(dim=0).mean() for x in (outputs[0] - outputs[1], outputs[1]))
+    assert exploration.gathered[0].share == pytest.approx((with_st / (with_st + own)).item(), rel=1e-4)
+
+
+def test_nothing_behind_the_level_is_computed(image: np.ndarray) -> None:
+    of_model = predictor()
+    of_model.model.roi_heads.forward = None
+    assert explore(of_model, image, BOX, level="p3").level == "p3"
 
 
 def test_a_branch_whose_convolution_is_zero_has_no_share(image: np.ndarray) -> None:

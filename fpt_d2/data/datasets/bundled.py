@@ -76,7 +76,8 @@ def _load_shapes(
 
 
 def register_context_detection(root: str, difficulty: str, split: str) -> None:
-    """Register a split under ``root``; the metadata's ``context_classes`` are those that something far away decides."""
+    """Register a split under ``root``; the metadata's ``context_classes`` are those that something far away decides, its
+    ``cue_classes`` what that is."""
     ordinary, context = classes.CONTEXT_DETECTION[difficulty]
     _register_instances(
         root,
@@ -84,6 +85,7 @@ def register_context_detection(root: str, difficulty: str, split: str) -> None:
         f"instances_{split}",
         thing_classes=[*ordinary, *context],
         context_classes=list(context),
+        cue_classes=list(ordinary[2:]),
         how_to_get=HOW_TO_GENERATE_DETECTION,
     )
 

@@ -24,7 +24,8 @@ CONTEXT_CLASSES = {
     "square by cross": (120, 60, 200),
 }
 
-# Detection in context, by difficulty: the ordinary classes, and the two that something far away decides.
+# Detection in context, by difficulty: the ordinary classes, of which the last two are the cues, and the two that a cue
+# decides.
 CONTEXT_DETECTION = {
     "presence": (("circle", "triangle", "star", "cross"), ("square by star", "square by cross")),
     "matching": (
