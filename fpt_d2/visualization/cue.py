@@ -1,7 +1,7 @@
 """Does FPT look at what decides? In scenes whose classes a cue tells, how much of the attention lies on the cue.
 
-The objects asked about are those of the data set's ``context_classes``, by their annotated boxes, each at the level from
-which the box head pools it; the cues are the objects of its ``cue_classes``.
+The objects asked about are those of the data set's ``context_classes``, by their annotated boxes, each at the level
+from which the box head pools it; the cues are the objects of its ``cue_classes``.
 """
 
 from __future__ import annotations
@@ -105,7 +105,12 @@ def mean_on_cue(scenes: Sequence[OnCue]) -> OnCue:
     """The mean of one or more scenes; of a branch over those where it is asked."""
     names = dict.fromkeys(name for scene in scenes for name in scene.mass_from)
     masses = {name: fmean(s.mass_from[name] for s in scenes if name in s.mass_from) for name in names}
-    return OnCue(*(fmean(getattr(s, field) for s in scenes) for field in ("peak", "mass", "area")), masses)
+    return OnCue(
+        fmean(scene.peak for scene in scenes),
+        fmean(scene.mass for scene in scenes),
+        fmean(scene.area for scene in scenes),
+        masses,
+    )
 
 
 def cue_classes(metadata: Metadata) -> list[str]:

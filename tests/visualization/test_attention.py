@@ -116,9 +116,9 @@ def test_shares_of_a_fine_level_are_those_of_its_output(image: np.ndarray) -> No
     handle.remove()
     with torch.no_grad():
         fusion.fuse[0].weight.copy_(weight)
-    box = (8.0, 8.0, 18.0, 18.0)  # scaled by 64/75: the centres at 10 and 14, cells 1
+    box = (6.0, 6.0, 12.8, 12.8)  # scaled by 64/75: the centres at 6 and 10, in two cells whose centres are outside
     exploration = explore(of_model, image, box, level="p2")
-    with_st, own = (x[:, 2:4, 2:4].norm(dim=0).mean() for x in (outputs[0] - outputs[1], outputs[1]))
+    with_st, own = (x[:, 1:3, 1:3].norm(dim=0).mean() for x in (outputs[0] - outputs[1], outputs[1]))
     assert exploration.gathered[0].share == pytest.approx((with_st / (with_st + own)).item(), rel=1e-4)
 
 

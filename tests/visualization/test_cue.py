@@ -30,7 +30,7 @@ def gathered(kind: str, source: str, share: float, weights: Tensor, *, has_softm
 
 
 def scene() -> Exploration:
-    """Of an image of 16 x 32 that is scaled to 8 x 16 for the model, at strides of 4 and 8; the coarse map is padded."""
+    """Of an image of 16 x 32 that the model sees as 8 x 16, at strides of 4 and 8; the coarse map is padded."""
     branches = [
         gathered("st", "p2", 0.6, one_place((2, 4), 0, 3)),
         gathered("gt", "p3", 0.2, one_place((2, 3), 0, 0)),
@@ -47,7 +47,8 @@ def record(*objects: tuple[int, list[float]]) -> dict[str, Any]:
 def test_a_position_is_spread_over_its_pixels() -> None:
     attention = attention_of_pixels(scene(), (16, 32))
     assert attention.sum().item() == pytest.approx(1)
-    assert attention[:8, 24:].sum().item() == pytest.approx(0.75) and attention[:, :16].sum().item() == pytest.approx(0.25)
+    assert attention[:8, 24:].sum().item() == pytest.approx(0.75)
+    assert attention[:, :16].sum().item() == pytest.approx(0.25)
     assert attention[0, 31].item() == pytest.approx(0.75 / 64) and attention[15, 15].item() == pytest.approx(0.25 / 256)
     assert attention[8:, 16:].sum() == 0
 

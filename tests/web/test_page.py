@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
@@ -151,6 +153,12 @@ def test_nothing_is_fetched_from_elsewhere(browser: webdriver.Chrome, address: s
     own = (address, "data:", "blob:", "chrome", "about:")
     assert any(url.startswith(address) for url in asked)
     assert [url for url in asked if not url.startswith(own)] == []
+
+
+def test_it_gives_away_only_what_was_uploaded(address: str, photo: Path) -> None:
+    for file in (photo, Path(__file__), Path("README.md").absolute()):
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(f"{address.rstrip('/')}/gradio_api/file={file}")
 
 
 def test_a_port_in_use_is_a_sentence(address: str, viewer: Viewer) -> None:

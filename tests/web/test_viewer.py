@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from fpt_d2 import model_zoo
 from fpt_d2.commands.web import viewer as module
 from fpt_d2.commands.web.viewer import MIN_SCORE, Place, Viewer, scale_of, viewer_config
 from fpt_d2.commands.web_demo import main
+from fpt_d2.config_file import read_config
 from fpt_d2.errors import DatasetError, UserError
 
 from .conftest import CONFIG, KEYS
@@ -27,8 +29,10 @@ def bomb(path: Path, side: int) -> Path:
     """A PNG that announces so many pixels and has none."""
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
-    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in chunks:
+            file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
     return path
 
 
@@ -92,7 +96,8 @@ def test_the_threshold_and_a_picture(viewer: Viewer, photo: Path) -> None:
     image = viewer.read(photo)
     everything = viewer.objects(image, MIN_SCORE)
     scores = [score for _, score in everything]
-    assert scores == sorted(scores, reverse=True) and all(name in viewer.metadata.thing_classes for name, _ in everything)
+    assert scores == sorted(scores, reverse=True)
+    assert {name for name, _ in everything} <= {*viewer.metadata.thing_classes}
     middle = scores[len(scores) // 2]
     assert len(viewer.objects(image, middle)) == sum(score >= middle for score in scores)
     assert viewer.objects(image, 1.0) == []
@@ -104,7 +109,8 @@ def test_the_threshold_and_a_picture(viewer: Viewer, photo: Path) -> None:
 def test_a_click_finds_the_smallest_object_there(viewer: Viewer, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.zeros((75, 120, 3), np.uint8)
     boxes = Boxes(torch.tensor([[0.0, 0, 100, 70], [10, 10, 30, 30], [5, 5, 40, 40]]))
-    found = Instances((75, 120), pred_boxes=boxes, scores=torch.tensor([0.9, 0.6, 0.3]), pred_classes=torch.tensor([0, 3, 1]))
+    scores, classes = torch.tensor([0.9, 0.6, 0.3]), torch.tensor([0, 3, 1])
+    found = Instances((75, 120), pred_boxes=boxes, scores=scores, pred_classes=classes)
     monkeypatch.setattr(viewer, "detect", lambda image, branches=True: {"instances": found})
     assert viewer.place_at(image, 0.5, 20, 20) == Place((10, 10, 30, 30), "star 60%")
     assert viewer.place_at(image, 0.2, 35, 35) == Place((5, 5, 40, 40), "square 30%")
@@ -129,6 +135,20 @@ def test_a_model_without_branches(weights: str, photo: Path) -> None:
     assert bare.levels == [] and bare.objects(image, MIN_SCORE)
     with pytest.raises(UserError, match="no branches to explore"):
         bare.look(image, Place((1, 1, 1, 1), "a pixel"))
+
+
+@pytest.mark.parametrize("name", ["panoptic_fpt_R_18_quickstart", "ufp_fpt_R_50_quickstart"])
+def test_semantic_and_panoptic_models(name: str, photo: Path, tmp_path: Path) -> None:
+    file = model_zoo.get_config_file(f"quick_schedules/{name}.yaml")
+    torch.manual_seed(0)
+    torch.save({"model": build_model(read_config(file, [])).state_dict()}, tmp_path / "model.pth")
+    of_model = Viewer(viewer_config(file, ["MODEL.WEIGHTS", str(tmp_path / "model.pth"), *KEYS[2:]]))
+    image = of_model.read(photo)
+    picture = of_model.draw(image, 0.5)
+    assert picture.shape == (400, 640, 3) and picture.std() > 1
+    assert of_model.draw(image, 0.5, branches=False).shape == picture.shape
+    place = of_model.place_at(image, 0.99, 60, 30)
+    assert place.title == "pixel 60, 30" and min(of_model.look(image, place).size) > 300
 
 
 def test_images_of_the_test_set(viewer: Viewer, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,10 +28,8 @@ from ...core.switch import branches_off
 from ...data import read_image, register_from_config
 from ...data.images import UNDECODABLE, check_scaling, open_image, reason
 from ...engine.inference import build_predictor, class_metadata, get_inference_config
-from ...errors import DatasetError, UserError
+from ...errors import DatasetError
 from ...paths import open_file
-from ...visualization import draw_exploration, draw_predictions, explore
-from ...visualization.attention import written_levels
 
 MAX_BYTES = 32 * 2**20
 # What a camera has; the same again, decoded, for each of the few that are in the queue.
@@ -144,6 +142,8 @@ class Viewer:
 
     def draw(self, image: np.ndarray, min_score: float, *, branches: bool = True) -> np.ndarray:
         """What the model detects, drawn; small images enlarged."""
+        from ...visualization import draw_predictions
+
         outputs = self.detect(image, branches=branches)
         return draw_predictions(image, outputs, self.metadata, scale=scale_of(image), min_score=min_score)
 
@@ -176,6 +176,8 @@ class Viewer:
         Raises:
             UserError: the model has no branches.
         """
+        from ...visualization import draw_exploration, explore
+
         with self._lock:
             exploration = explore(self._predictor, image[:, :, ::-1], place.box, level=level)
         file = io.BytesIO()
@@ -197,7 +199,7 @@ class Viewer:
 
 def scale_of(image: np.ndarray) -> float:
     """How many times larger an image is drawn: a small one until its labels have room."""
-    return max(1.0, 640 / image.shape[1])
+    return float(max(1.0, 640 / image.shape[1]))
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:
@@ -228,6 +230,8 @@ def _sample_files(cfg: CfgNode) -> list[str]:
 
 def _written_levels(model: Any) -> list[str]:
     """The levels that can be asked about, finest first; none without branches."""
+    from ...visualization.attention import written_levels
+
     for module in model.modules():
         if isinstance(module, PyramidTransform) and module.ends:
             return written_levels(module)

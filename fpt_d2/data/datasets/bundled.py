@@ -76,8 +76,10 @@ def _load_shapes(
 
 
 def register_context_detection(root: str, difficulty: str, split: str) -> None:
-    """Register a split under ``root``; the metadata's ``context_classes`` are those that something far away decides, its
-    ``cue_classes`` what that is."""
+    """Register a split under ``root``.
+
+    The metadata's ``context_classes`` are those that something far away decides, its ``cue_classes`` what that is.
+    """
     ordinary, context = classes.CONTEXT_DETECTION[difficulty]
     _register_instances(
         root,
