@@ -1,4 +1,5 @@
 # make quickstart   train, evaluate and draw a small FPT on the CPU, from nothing
+# make demo         a page in the browser to play with the quickstart's model; its first run installs Gradio
 # make check        before a commit, in under 90 seconds: lint, types, the tests of the mathematics and a training of 3 iterations
 # make test         before a release, and in CI: lint, types and all tests
 # make abuse        minutes: kills trainings at random moments and fills the disk under them
@@ -25,7 +26,7 @@ DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
 JOBS ?= 2
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: quickstart check test abuse lint docs clean
+.PHONY: quickstart demo check test abuse lint docs clean
 
 quickstart: $(READY)
 	@test -e $(DATA)/annotations/instances_val.json || $(PY) tools/generate_shapes.py
@@ -33,6 +34,12 @@ quickstart: $(READY)
 	@$(PY) tools/visualize_predictions.py --config-file $(QUICKSTART) --output $(OUTPUT)/predictions.png --opts \
 		MODEL.WEIGHTS $(OUTPUT)/model_final.pth
 	@echo "Done. In $(OUTPUT): predictions.png, learning_curves.png, inference/ (COCO results), model_final.pth, log.txt"
+
+demo: $(READY)
+	@$(PY) -c 'import gradio' 2>/dev/null || { \
+		echo "Set-up: Gradio, for the page (130 MB)"; \
+		$(PIP) --no-deps -r requirements/web.txt; }
+	@$(PY) tools/web_demo.py
 
 # More threads than one only wait for each other when something else keeps a core busy.
 check test abuse: export OMP_NUM_THREADS = 1

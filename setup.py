@@ -22,7 +22,7 @@ EXTRAS = {
     # Predictor.save_pretrained, from_pretrained and push_to_hub.
     "hub": ["huggingface_hub", "safetensors"],
     # tools/web_demo.py
-    "web": ["gradio"],
+    "web": ["gradio>=6"],
 }
 ALL = [package for packages in EXTRAS.values() for package in packages]
 DEV = [package for name in ("lite0", "fast-eval", "convert", "export", "hub") for package in EXTRAS[name]]
