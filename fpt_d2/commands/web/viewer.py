@@ -79,8 +79,8 @@ class Viewer:
         Raises:
             UserError: weights that cannot be read or lack part of the model.
         """
-        self.metadata = class_metadata(cfg)
         self._predictor = build_predictor(cfg)
+        self.metadata = class_metadata(cfg, self._predictor.classes)
         self._samples = _sample_files(cfg)
         self._results: OrderedDict[tuple[str, bool], dict[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
