@@ -1,5 +1,6 @@
 # make quickstart   train, evaluate and draw a small FPT on the CPU, from nothing
 # make demo         a page in the browser to play with the quickstart's model; its first run installs Gradio
+# make web          install what that and its tests need, Chromium and its driver apart; without them the tests skip themselves
 # make check        before a commit, in under 90 seconds: lint, types, the tests of the mathematics and a training of 3 iterations
 # make test         before a release, and in CI: lint, types and all tests
 # make abuse        minutes: kills trainings at random moments and fills the disk under them
@@ -26,7 +27,7 @@ DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
 JOBS ?= 2
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: quickstart demo check test abuse lint docs clean
+.PHONY: quickstart demo web check test abuse lint docs clean
 
 quickstart: $(READY)
 	@test -e $(DATA)/annotations/instances_val.json || $(PY) tools/generate_shapes.py
@@ -35,11 +36,13 @@ quickstart: $(READY)
 		MODEL.WEIGHTS $(OUTPUT)/model_final.pth
 	@echo "Done. In $(OUTPUT): predictions.png, learning_curves.png, inference/ (COCO results), model_final.pth, log.txt"
 
-demo: $(READY)
-	@$(PY) -c 'import gradio' 2>/dev/null || { \
-		echo "Set-up: Gradio, for the page (130 MB)"; \
-		$(PIP) --no-deps -r requirements/web.txt; }
+demo: web
 	@$(PY) tools/web_demo.py
+
+web: $(READY)
+	@$(PY) -c 'import gradio, selenium' 2>/dev/null || { \
+		echo "Set-up: Gradio, for the page (150 MB)"; \
+		$(PIP) --no-deps -r requirements/web.txt; }
 
 # More threads than one only wait for each other when something else keeps a core busy.
 check test abuse: export OMP_NUM_THREADS = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-COMMANDS = ("train", "demo", "prepare", "explore", "export", "ablate")
+COMMANDS = ("train", "demo", "prepare", "explore", "export", "ablate", "web_demo")
 
 EXTRAS = {
     # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each other.
@@ -47,7 +47,7 @@ setup(
     packages=[*find_packages(include=["fpt_d2", "fpt_d2.*"]), "fpt_d2.configs", "fpt_d2.recipes"],
     package_dir={"fpt_d2.configs": "configs", "fpt_d2.recipes": "recipes"},
     package_data={"fpt_d2.configs": ["**/*.yaml", "**/*.py", "moved.json"], "fpt_d2.recipes": ["*.yaml"]},
-    entry_points={"console_scripts": [f"fpt-{name} = fpt_d2.commands.{name}:main" for name in COMMANDS]},
+    entry_points={"console_scripts": [f"fpt-{c.replace('_', '-')} = fpt_d2.commands.{c}:main" for c in COMMANDS]},
     # From 3.10 on Python can evaluate `X | None`, which all hints are written in. Detectron2 and every torch that is
     # supported run on it.
     python_requires=">=3.10",

@@ -28,7 +28,7 @@ SMALL = "quick_schedules/faster_rcnn_R_18_FPT_quickstart.yaml"
 KEYS = """MODEL.FPN.OUT_CHANNELS 32 MODEL.FPT.BRANCH_CHANNELS 16 MODEL.ROI_BOX_HEAD.FC_DIM 16 INPUT.MIN_SIZE_TRAIN (64,)
 INPUT.MIN_SIZE_TEST 64 SOLVER.MAX_ITER 1 SOLVER.STEPS () SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0""".split()
 MODULES = (ROOT / "fpt_d2" / "commands").glob("*.py")
-COMMANDS = sorted(path.stem for path in MODULES if "\ndef main(" in path.read_text(encoding="utf-8"))
+COMMANDS = sorted(path.stem.replace("_", "-") for path in MODULES if "\ndef main(" in path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")

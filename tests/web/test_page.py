@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ import pytest
 from fpt_d2.commands.web.viewer import Viewer
 from fpt_d2.errors import UserError
 
-pytest.importorskip("gradio", reason="the page needs Gradio: pip install --no-deps -r requirements/web.txt")
-pytest.importorskip("selenium", reason="the browser is driven by Selenium: pip install selenium")
+pytest.importorskip("gradio", reason="the page needs Gradio: make web")
+pytest.importorskip("selenium", reason="the browser is driven by Selenium: make web")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not CHROMIUM or not DRIVER:
     pytest.skip("no Chromium here: apt-get install chromium chromium-driver", allow_module_level=True)
@@ -30,10 +31,10 @@ from selenium.webdriver.common.by import By  # noqa: E402
 
 from fpt_d2.commands.web.page import served  # noqa: E402
 
-PORT = 7957
+PORT = 7957 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])  # each process of the tests serves its own
 FLAGS = "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1300,1400"
-PATIENCE = 60  # seconds, on a busy machine
+PATIENCE = 180  # seconds, on a busy machine
 T = TypeVar("T")
 
 
