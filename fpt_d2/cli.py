@@ -8,18 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from . import NO_DETECTRON2
 from .errors import Terminated, UserError, disk_sentence, interruption, is_of_disk
+from .quiet import silence
 from .signals import raised
 
-# What PyTorch and setuptools say to the authors of Detectron2 and fvcore while these are imported.
-warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", FutureWarning, r"torch\.jit\._script$")
-warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning, r"(detectron2|LabGym)\b")
+silence()
 
 # Seconds that processes wait for each other, as in Detectron2.
 DEFAULT_TIMEOUT = 1800

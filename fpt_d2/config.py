@@ -259,3 +259,8 @@ def _add_training_config(cfg: CN) -> None:
     cfg.TEST.COCO_EVAL = "detectron2"
     # Draw the predictions on this many images of DATASETS.TEST into TensorBoard at every TEST.EVAL_PERIOD.
     cfg.TEST.VIS_IMAGES = 0
+
+    log = cfg.LOG = CN()
+    # Show in the terminal all that log.txt of OUTPUT_DIR has: the environment, the full config, the model, how data are
+    # stored. False shows what a reader follows: data sets, weights, progress and results.
+    log.VERBOSE = False

@@ -25,7 +25,7 @@ from .lazy_config import read_lazy_config
 from .lazy_parts import BATCH_SIZE, build_optimizer, build_schedule, build_train_loader
 from .lazy_words import in_lazy_words
 from .lock import unlock
-from .writers import named_writers, start_logging
+from .writers import FirstProgress, named_writers, start_logging
 
 __all__ = ["check_lazy_config", "read_lazy_config", "run_lazy"]
 
@@ -37,7 +37,7 @@ def run_lazy(args: argparse.Namespace) -> OrderedDict[str, Any] | None:
         check_lazy_config(args)
     cfg = read_lazy_config(args.config_file, args.opts)
     with in_sentences(cfg.train.output_dir):
-        start_logging(cfg.train.output_dir)
+        start_logging(cfg.train.output_dir, verbose=cfg.train.verbose)
         default_setup(cfg, args)
     on_cpu = {} if cfg.train.device.startswith("cuda") else {"device_ids": None}
     model = create_ddp_model(instantiate(cfg.model).to(cfg.train.device), **cfg.train.ddp, **on_cpu)
@@ -80,7 +80,9 @@ def _train(cfg: DictConfig, model: nn.Module, *, resume: bool) -> None:
     schedule = hooks.LRScheduler(scheduler=build_schedule(cfg))
     interrupt = SaveOnInterrupt(checkpointer)
     unfinished = UnfinishedStep(train.eval_period, train.log_period, train.output_dir)
-    trainer.register_hooks([hooks.IterationTimer(), schedule, interrupt, saving, evaluation, unfinished, writing])
+    first = FirstProgress(train.log_period) if is_main else None
+    in_order = [hooks.IterationTimer(), schedule, interrupt, saving, evaluation, unfinished, first, writing]
+    trainer.register_hooks(in_order)
     try:
         with in_sentences(train.output_dir, trainer=trainer):
             trainer.train(trainer.iter + 1 if resumed else 0, train.max_iter)

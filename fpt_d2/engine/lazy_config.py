@@ -57,7 +57,8 @@ def _complete(cfg: DictConfig, config_file: str, opts: Sequence[str]) -> None:
         for pair in pairs:
             _override(cfg, pair)
         _check_sections(cfg, config_file)
-        defaults = {**get_config("common/train.py").train, "weights_allow_pickle": True}  # the last is ours
+        ours = {"weights_allow_pickle": True, "verbose": False}
+        defaults = {**get_config("common/train.py").train, **ours}
         for name in (name for name in defaults if f"train.{name}" not in _OWN_KEYS and cfg.train.get(name) is None):
             cfg.train[name] = defaults[name]
     cfg.train.amp.setdefault("enabled", False)

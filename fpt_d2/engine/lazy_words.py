@@ -18,6 +18,7 @@ TWINS = {
     "train.cudnn_benchmark": "CUDNN_BENCHMARK",
     "train.max_iter": "SOLVER.MAX_ITER",
     "train.amp.enabled": "SOLVER.AMP.ENABLED",
+    "train.verbose": "LOG.VERBOSE",
     "train.checkpointer.period": "SOLVER.CHECKPOINT_PERIOD",
     "train.eval_period": "TEST.EVAL_PERIOD",
     "dataloader.train.total_batch_size": "SOLVER.IMS_PER_BATCH",

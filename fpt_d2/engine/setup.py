@@ -37,7 +37,7 @@ def setup(args: argparse.Namespace, trainer: type[Trainer] | None = None) -> Cfg
         use_debug_settings(cfg)
     cfg.freeze()
     with in_sentences(cfg.OUTPUT_DIR):
-        start_logging(cfg.OUTPUT_DIR)
+        start_logging(cfg.OUTPUT_DIR, verbose=cfg.LOG.VERBOSE)
         default_setup(cfg, args)
     return cfg
 

@@ -36,7 +36,7 @@ from .lock import unlock
 from .metrics_checks import check_evaluation
 from .optimizer import build_optimizer
 from .validation import put_predictions, validation_losses
-from .writers import named_writers
+from .writers import FirstProgress, named_writers
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Trainer(DefaultTrainer):
             ret.insert(2, hooks.CallbackHook(after_step=put_memory))
         if self.cfg.MODEL.FPT.LOG_ATTENTION and comm.is_main_process():
             ret.insert(1, AttentionLog())  # before the evaluations, which are not measured
-        last = [ret.pop()] if comm.is_main_process() else []
+        last = [FirstProgress(), ret.pop()] if comm.is_main_process() else []
         if last and not self.cfg.DEBUG.ENABLED:
             last.append(hooks.CallbackHook(after_train=_plot_curves))
         if test.LOSS:

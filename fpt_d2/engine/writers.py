@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+import time
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
 from .failures import writing
+
+logger = logging.getLogger(__name__)
 
 _FILES: dict[type[EventWriter], str] = {JSONWriter: "metrics.json", TensorboardXWriter: "events.out.tfevents"}
 
@@ -38,15 +43,77 @@ def named_writers(writers: Iterable[EventWriter], folder: str) -> list[EventWrit
     return [_NamedWriter(w, os.path.join(folder, _FILES[type(w)])) if type(w) in _FILES else w for w in writers]
 
 
-def start_logging(folder: str) -> None:
+class FirstProgress(HookBase):
+    """A line after the first iteration, and where iterations are long one a minute; Detectron2's come every 20."""
+
+    SILENCE = 60.0  # seconds
+
+    def __init__(self, period: int = 20) -> None:
+        """
+        Args:
+            period: iterations between two lines of Detectron2's.
+        """
+        self._period = period
+
+    def before_train(self) -> None:
+        self._start = self._told = time.perf_counter()
+
+    def after_step(self) -> None:
+        trainer, now = self.trainer, time.perf_counter()
+        done, is_first = trainer.iter + 1, trainer.iter == trainer.start_iter
+        if done % self._period == 0 or done == trainer.max_iter:
+            self._told = now
+        elif is_first or now - self._told >= self.SILENCE:
+            loss = trainer.storage.latest().get("total_loss")
+            losses = "" if loss is None else f": total_loss {loss[0]:.4g}"
+            logger.info("Iteration %d of %d%s, %.1f s", done, trainer.max_iter, losses, now - self._start)
+            self._told = now
+
+
+# Messages of Detectron2 that are for log.txt alone, by how they begin.
+_FOR_THE_FILE = re.compile(
+    r"Rank of current process|Environment info|Command line arguments|Contents of args\.config_file|"
+    r"Running with full config|Model:\n|Serializ|Making batched data loader|Using training sampler|copypaste|"
+    r"Evaluation results for \S+ in csv format|\[DetectionCheckpointer\] Loading from  \.\.\."
+)
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class _Plain(logging.Formatter):
+    """Another formatter's lines without colours, which a config that Detectron2 logs has wherever it goes."""
+
+    def __init__(self, colourful: logging.Formatter) -> None:
+        super().__init__()
+        self._colourful = colourful
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _ESCAPES.sub("", self._colourful.format(record))
+
+
+def start_logging(folder: str, *, verbose: bool = False) -> None:
     """Set up the loggers of Detectron2, fvcore and this project, as Detectron2 does and then finds them.
 
-    A log file that cannot be written says so once, in place of a traceback for every line.
+    Colours go to a terminal alone. A log file that cannot be written says so once, in place of a traceback for every
+    line.
+
+    Args:
+        folder: where ``log.txt`` is.
+        verbose: show in the terminal, too, what only ``log.txt`` has otherwise.
     """
     for options in ({"name": "fpt_d2"}, {"name": "fvcore"}, {}):
         for handler in setup_logger(folder, distributed_rank=comm.get_rank(), **options).handlers:
-            if isinstance(handler, logging.StreamHandler) and handler.stream not in (sys.stdout, sys.stderr):
+            if not isinstance(handler, logging.StreamHandler):
+                continue
+            if not handler.stream.isatty() and not isinstance(handler.formatter, _Plain):
+                handler.setFormatter(_Plain(handler.formatter or logging.Formatter()))
+            if handler.stream not in (sys.stdout, sys.stderr):
                 setattr(handler, "handleError", partial(_give_up, handler))  # noqa: B010
+            elif not verbose:
+                handler.addFilter(_is_for_the_terminal)
+
+
+def _is_for_the_terminal(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or not _FOR_THE_FILE.match(record.getMessage())
 
 
 def _give_up(handler: logging.StreamHandler[Any], record: logging.LogRecord) -> None:

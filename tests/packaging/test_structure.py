@@ -30,7 +30,7 @@ ARROWS = {
 }
 # Files beside the rooms, which any may import.
 ENTRANCE = {"config", "config_file", "config_path", "config_types", "config_values", "config_yaml", "errors", "paths"}
-ENTRANCE |= {"model_zoo", "cli", "signals", ""}
+ENTRANCE |= {"model_zoo", "cli", "quiet", "signals", ""}
 
 
 def walk_forward(*opts: object) -> tuple[int, int]:

@@ -50,6 +50,7 @@ SECTIONS = {
     "DEBUG": "A training in miniature",
     "TEST": "Evaluation",
     "TEST.SLIDING_WINDOW": "Prediction in windows",
+    "LOG": "What the terminal shows",
 }
 DEEPLAB = """\
 ## Keys of Detectron2's DeepLab project
