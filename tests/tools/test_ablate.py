@@ -335,6 +335,7 @@ def test_nothing_to_report(tmp_path, untrained, measured):
 
 
 def test_progress_is_told_without_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(running, "FIRST", 0.05)
     monkeypatch.setattr(running, "PERIOD", 0.05)
 
     def train(training, _):

@@ -19,6 +19,7 @@ from .recipe import START
 
 TRAIN = "fpt_d2.commands.train"
 PERIOD = 60.0  # seconds from one line about what runs to the next
+FIRST = 10.0  # seconds until the first
 
 
 def environments(jobs: int | None, device: str) -> list[dict[str, str]]:
@@ -96,12 +97,13 @@ def train_all(
 
     with ThreadPoolExecutor(len(slots)) as pool:
         try:
-            pending = {pool.submit(train, training) for training in trainings}
+            pending, seconds = {pool.submit(train, training) for training in trainings}, FIRST
             while pending:
-                done, pending = wait(pending, timeout=PERIOD, return_when=FIRST_COMPLETED)
+                done, pending = wait(pending, timeout=seconds, return_when=FIRST_COMPLETED)
                 failures += [future.result() for future in done]
                 if not done:
                     progress.tell_running()
+                    seconds = PERIOD
         finally:
             stop.set()
     return [failure for failure in failures if failure]
