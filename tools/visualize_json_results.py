@@ -17,13 +17,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors
-from fpt_d2.commands.common import draw_objects, reading, save_pictures, tool_parser, users_files
+from fpt_d2.commands.common import reading, save_pictures, tool_parser, users_files
 from fpt_d2.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from detectron2.data import Metadata
-    from detectron2.utils.visualizer import Visualizer
 
 NEEDED = ("image_id", "category_id", "bbox", "score")
 DRAWN = ("image_id", "category_id", "bbox", "segmentation", "keypoints")
@@ -168,32 +167,25 @@ def draw(record: dict[str, Any], results: list[dict[str, Any]], metadata: Metada
         (H, 2 W, 3) RGB, uint8.
     """
     import numpy as np
-    from detectron2.utils.visualizer import Visualizer
+    from detectron2.structures import BoxMode
 
     from fpt_d2.data import read_image
+    from fpt_d2.visualization import draw_ground_truth, draw_objects
 
     with reading(record["file_name"]):
         image = read_image(record["file_name"], "RGB")
-        annotated = Visualizer(image, metadata).draw_dataset_dict(record)
-    predicted = Visualizer(image, metadata)
-    if results:
-        _draw_results(predicted, results)
-    return np.concatenate((predicted.output.get_image(), annotated.get_image()), axis=1)
-
-
-def _draw_results(visualizer: Visualizer, results: list[dict[str, Any]]) -> None:
-    import numpy as np
-    from detectron2.structures import BoxMode
-
+        annotated = draw_ground_truth(image, record, metadata)
     keypoints = [x["keypoints"] for x in results if x.get("keypoints")]
-    draw_objects(
-        visualizer,
-        [_class(x["category_id"], visualizer.metadata) for x in results],
+    predicted = draw_objects(
+        image,
+        metadata,
+        [_class(x["category_id"], metadata) for x in results],
         [x["score"] for x in results],
-        boxes=BoxMode.convert(np.array([x["bbox"] for x in results]), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS),
+        boxes=[BoxMode.convert(x["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for x in results],
         masks=[x["segmentation"] for x in results] if all(x.get("segmentation") for x in results) else None,
-        keypoints=np.reshape(keypoints, (len(results), -1, 3)) if len(keypoints) == len(results) else None,
+        keypoints=np.reshape(keypoints, (len(results), -1, 3)) if results and len(keypoints) == len(results) else None,
     )
+    return np.concatenate((predicted, annotated), axis=1)
 
 
 def _class(category_id: int, metadata: Metadata) -> int:

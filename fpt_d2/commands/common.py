@@ -16,7 +16,6 @@ from ..errors import DatasetError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
-    from detectron2.utils.visualizer import Visualizer
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -83,15 +82,6 @@ def save_pictures(
             Image.fromarray(picture).save(path / f"{name}.jpg")
         count += 1
     logger.info("Wrote %d pictures to %s", count, folder)
-
-
-def draw_objects(visualizer: Visualizer, classes: Sequence[int], scores: Sequence[float] = (), **objects: Any) -> None:
-    """Draw objects (arguments of Detectron2's ``overlay_instances``) with the names of their classes, or numbers."""
-    names = visualizer.metadata.get("thing_classes") or []
-    labels = [names[c] if c < len(names) else str(c) for c in classes]
-    if scores:
-        labels = [f"{label} {score:.0%}" for label, score in zip(labels, scores)]
-    visualizer.overlay_instances(labels=labels, **objects)
 
 
 @exit_on_user_errors()

@@ -5,7 +5,7 @@ from .comparison import Run, plot_comparison
 from .curves import plot_learning_curves, read_metrics
 from .exploration import draw_exploration
 from .grid import Example, draw_predictions_grid
-from .predictions import draw_ground_truth, draw_predictions
+from .predictions import draw_ground_truth, draw_objects, draw_predictions
 
 __all__ = [
     "Example",
@@ -14,6 +14,7 @@ __all__ = [
     "Run",
     "draw_exploration",
     "draw_ground_truth",
+    "draw_objects",
     "draw_predictions",
     "draw_predictions_grid",
     "explore",

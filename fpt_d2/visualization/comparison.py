@@ -78,7 +78,7 @@ def _draw_mean_and_band(axes: Axes, curves: Sequence[Curve], color: str, marker:
 
 def _draw_ends(axes: Axes, runs: Sequence[Run], metric: str, cost: str) -> None:
     """A dot for every seed, a larger one at their mean; side by side unless the cost of all is known."""
-    style_axes(axes, f"{metric} in the end", show_legend=False)
+    style_axes(axes, f"{metric} in the end", show_legend=False, over_iterations=False)
     axes.set_ylim(auto=True)
     known = [run.cost for run in runs if run.cost is not None]
     is_known = len(known) == len(runs)

@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 logger = logging.getLogger(__name__)
 
@@ -147,10 +148,12 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     figure.savefig(path)
 
 
-def style_axes(axes: Axes, title: str, *, show_legend: bool) -> None:
-    """What the plots over iterations have in common."""
+def style_axes(axes: Axes, title: str, *, show_legend: bool, over_iterations: bool = True) -> None:
+    """What the plots have in common; those over iterations are marked at whole ones."""
     axes.set_title(title, fontsize=13, fontweight="bold", loc="left")
-    axes.set_xlabel("iteration", fontsize=11)
+    if over_iterations:
+        axes.set_xlabel("iteration", fontsize=11)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.tick_params(labelsize=10)
     axes.grid(True, color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)

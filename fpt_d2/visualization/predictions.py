@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from detectron2.data import Metadata
-from detectron2.structures import BoxMode
+from detectron2.structures import BitMasks, BoxMode
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import GenericMask, Visualizer
+from matplotlib.colors import to_rgb
 from PIL import Image
+
+from .labels import Label, can_write_labels, write_labels
 
 _TINT = 0.6  # how much of a class's color is over the picture
 
 
 class _Canvas(Visualizer):
-    """A Visualizer that enlarges smoothly and writes every label in one legible size, whatever the image's size."""
+    """A Visualizer that enlarges smoothly, colors by class, and writes all labels at the end, beside each other."""
 
-    _LABEL_POINTS = 9
     _ALPHA = 0.4
 
     def __init__(self, image: np.ndarray, metadata: Metadata, scale: float, *, class_names: bool = True) -> None:
@@ -28,19 +31,18 @@ class _Canvas(Visualizer):
         self._enlarged = np.asarray(Image.fromarray(self.img).resize(size, Image.Resampling.BICUBIC))
         self.output.reset_image(self._enlarged)
         self._class_names = class_names
+        self._labels: list[Label] = []
 
-    def draw_text(self, text: str, position: Sequence[float], *, font_size: Any = None, **kwargs: Any) -> Any:
-        # output.scale multiplies font sizes; heights of objects shall not.
-        super().draw_text(text, position, font_size=self._LABEL_POINTS / self.output.scale, **kwargs)
-        label = self.output.ax.texts[-1]
-        box = label.get_window_extent(self.output.canvas.get_renderer())
-        # Into the picture, beyond whose edges Detectron2 places some. The y axis points down.
-        width, height = self.output.width * self.output.scale, self.output.height * self.output.scale
-        left = max(0, box.x1 - width) - max(0, -box.x0)
-        up = max(0, -box.y0) - max(0, box.y1 - height)
-        x, y = label.get_position()
-        label.set_position((x - left / self.output.scale, y - up / self.output.scale))
+    def draw_text(self, text: str, position: Sequence[float], *, color: Any = "g", **kwargs: Any) -> Any:
+        """Keep the name of a class, which Detectron2 places in the middle of its mask."""
+        if not can_write_labels():
+            return super().draw_text(text, position, color=color, **kwargs)
+        self._add_label(text, position, color, centered=True)
         return self.output
+
+    def _add_label(self, text: str, position: Sequence[float], color: Any, *, centered: bool = False) -> None:
+        x, y = (self.output.scale * side for side in position)
+        self._labels.append(Label(text, x, y, tuple(round(255 * c) for c in to_rgb(color)), centered))
 
     def draw_sem_seg(self, sem_seg: Any, area_threshold: Any = None, alpha: float = 0.5) -> Any:
         """Tint every class in its color, whose borders Detectron2 would draw as polygons, and write its name."""
@@ -52,37 +54,73 @@ class _Canvas(Visualizer):
                 self._draw_text_in_mask((labels == label).astype(np.uint8), name, tuple(colors[label] / 255))
         return self.output
 
-    def draw_objects(
-        self,
-        boxes: Any,
-        masks: Sequence[Any],
-        classes: Sequence[int],
-        suffixes: Sequence[str],
-        keypoints: np.ndarray | None = None,
-    ) -> None:
-        """Draw N instances in the colors of their categories, so that two pictures can be compared.
+    def draw_panoptic_seg(self, panoptic_seg: Any, segments_info: Any, *args: Any, **kwargs: Any) -> Any:
+        """Things in the colors of their classes, too, where Detectron2 takes colors at random."""
+        if segments_info is None:
+            return super().draw_panoptic_seg(panoptic_seg, segments_info, *args, **kwargs)
+        segments, things = torch.as_tensor(panoptic_seg), [info for info in segments_info if info["isthing"]]
+        stuff = [info for info in segments_info if not info["isthing"]]
+        super().draw_panoptic_seg(segments, stuff, *args, **kwargs)
+        if things:
+            masks = torch.stack([segments == info["id"] for info in things])
+            suffixes = [f" {info['score']:.0%}" if "score" in info else "" for info in things]
+            classes = [info["category_id"] for info in things]
+            self.draw_objects(classes, suffixes, BitMasks(masks).get_bounding_boxes(), masks)
+        return self.output
 
-        Args:
-            boxes, keypoints: as :meth:`overlay_instances` takes them.
-            masks: N polygons, RLEs or (H, W) bitmaps, or nothing.
-            suffixes: N texts to follow the category's name.
-        """
+    def draw_objects(
+        self, classes: Sequence[int], suffixes: Sequence[str], boxes: Any, masks: Any = None, keypoints: Any = None
+    ) -> None:
+        """Draw N instances as :func:`draw_objects` does, with N texts that follow the names of their classes."""
         names = self.metadata.get("thing_classes") or {}
         palette = self.metadata.get("thing_colors") or colormap(rgb=True)
         colors = [tuple(np.asarray(palette[c % len(palette)]) / 255) for c in classes]
-        for mask, color in zip(masks, colors):
-            generic = GenericMask(mask, self.output.height, self.output.width)
+        for mask, color in zip(() if masks is None else masks, colors):
+            generic = GenericMask(np.asarray(mask) if torch.is_tensor(mask) else mask, *self.img.shape[:2])
             if generic.has_holes:  # as polygons its holes would be filled
                 self.draw_binary_mask(generic.mask, color, alpha=self._ALPHA)
             else:
                 for polygon in generic.polygons:
                     self.draw_polygon(polygon.reshape(-1, 2), color, alpha=self._ALPHA)
         labels = [f"{names[c] if c < len(names) else c}{suffix}" for c, suffix in zip(classes, suffixes)]
-        self.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors, keypoints=keypoints)
+        placed = None if can_write_labels() else labels
+        self.overlay_instances(boxes=boxes, labels=placed, assigned_colors=colors, keypoints=keypoints)
+        if placed is None:
+            boxes = self._convert_boxes(boxes)
+            corners = boxes[:, :2] - boxes[:, 2:4] / 2 if boxes.shape[1] == 5 else boxes[:, :2]  # 5: rotated
+            for label, corner, color in zip(labels, corners, colors):
+                self._add_label(label, corner, color)
 
     def get_image(self) -> np.ndarray:
-        image: np.ndarray = self.output.get_image()
-        return image
+        return write_labels(self.output.get_image(), self._labels)
+
+
+def draw_objects(
+    image: np.ndarray,
+    metadata: Metadata,
+    classes: Sequence[int],
+    scores: Sequence[float] = (),
+    *,
+    boxes: Any,
+    masks: Any = None,
+    keypoints: Any = None,
+    sem_seg: Any = None,
+) -> np.ndarray:
+    """Draw N objects in the colors of their classes, with the names of these, or their numbers.
+
+    Args:
+        scores: N, or none.
+        boxes, keypoints: of N objects, as Detectron2's ``overlay_instances`` takes them.
+        masks: N polygons, RLEs or (H, W) bitmaps.
+        sem_seg: (H, W) semantic classes, which are drawn below.
+    """
+    canvas = _Canvas(image, metadata, 1.0)
+    if sem_seg is not None:
+        canvas.draw_sem_seg(sem_seg)
+    if len(classes):
+        suffixes = [f" {score:.0%}" for score in scores] or [""] * len(classes)
+        canvas.draw_objects(classes, suffixes, boxes, masks, keypoints)
+    return canvas.get_image()
 
 
 def draw_predictions(
@@ -115,7 +153,7 @@ def draw_predictions(
         masks = list(instances.pred_masks.numpy()) if instances.has("pred_masks") else []
         scores = [f" {score:.0%}" for score in instances.scores.tolist()]
         keypoints = instances.pred_keypoints.numpy() if instances.has("pred_keypoints") else None
-        canvas.draw_objects(instances.pred_boxes, masks, instances.pred_classes.tolist(), scores, keypoints)
+        canvas.draw_objects(instances.pred_classes.tolist(), scores, instances.pred_boxes, masks, keypoints)
     return canvas.get_image()
 
 
@@ -136,7 +174,7 @@ def draw_ground_truth(
         crowd = [" (crowd)" if a.get("iscrowd") else "" for a in annotations]
         has_keypoints = all("keypoints" in a for a in annotations)
         keypoints = np.reshape([a["keypoints"] for a in annotations], (len(boxes), -1, 3)) if has_keypoints else None
-        canvas.draw_objects(boxes, masks, [a["category_id"] for a in annotations], crowd, keypoints)
+        canvas.draw_objects([a["category_id"] for a in annotations], crowd, boxes, masks, keypoints)
     # Semantic and panoptic annotations.
     canvas.draw_dataset_dict({key: value for key, value in dataset_dict.items() if key != "annotations"})
     return canvas.get_image()

@@ -1,6 +1,7 @@
 """What the demo draws of each kind of output, on images and in videos, and which weights it refuses."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,8 @@ import torch
 from detectron2.data import Metadata
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.video_visualizer import VideoVisualizer
-from detectron2.utils.visualizer import Visualizer
 
+from fpt_d2.commands.drawing.predictor import VisualizationDemo
 from fpt_d2.config_file import read_config
 from fpt_d2.engine.inference import build_predictor, get_inference_config
 
@@ -38,21 +38,28 @@ def _panoptic_seg():
     return {"panoptic_seg": (segments, infos)}
 
 
-@pytest.mark.parametrize("outputs", [_instances, _sem_seg, _panoptic_seg])
-@pytest.mark.parametrize("is_video", [False, True])
-def test_every_kind_of_output_is_drawn(demo, outputs, is_video):
-    from fpt_d2.commands.drawing import predictor
+class _Model(VisualizationDemo):
+    """One whose output is known."""
 
-    visualizer, frame = (VideoVisualizer(METADATA), [IMAGE]) if is_video else (Visualizer(IMAGE, METADATA), [])
-    picture = predictor._draw(outputs(), visualizer, *frame).get_image()
+    def __init__(self, outputs):
+        self.metadata, self.predictor = METADATA, lambda image: outputs
+
+
+@pytest.mark.parametrize("outputs", [_instances, _sem_seg, _panoptic_seg])
+def test_every_kind_of_output_is_drawn(outputs):
+    _, picture = _Model(outputs()).run_on_image(IMAGE)
     assert picture.shape == IMAGE.shape and (picture != IMAGE).any()
 
 
-def test_an_output_that_cannot_be_drawn_is_named(demo):
-    from fpt_d2.commands.drawing import predictor
+def test_objects_of_a_class_have_a_color_in_all_frames():
+    frames = iter([(True, IMAGE), (True, IMAGE), (False, None)])
+    pictures = list(_Model(_instances()).run_on_video(SimpleNamespace(read=lambda: next(frames))))
+    assert len(pictures) == 2 and (pictures[0] == pictures[1]).all() and (pictures[0] != IMAGE).any()
 
+
+def test_an_output_that_cannot_be_drawn_is_named():
     with pytest.raises(ValueError, match="proposals"):
-        predictor._draw({"proposals": None}, Visualizer(IMAGE, METADATA))
+        _Model({"proposals": None}).run_on_image(IMAGE)
 
 
 def _weights(folder, config_file, *opts, keep=""):

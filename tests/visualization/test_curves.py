@@ -80,6 +80,12 @@ def test_every_kind_of_curve_is_drawn(tmp_path, drawn):
     assert picture.shape[1] >= 1200 and picture.std() > 10
 
 
+def test_a_short_training_has_whole_iterations_on_its_axis(tmp_path, drawn):
+    plot_learning_curves(_write(tmp_path / "metrics.json", _training(0, 3, period=1)), tmp_path / "curves.png")
+    for axes in drawn[0].axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
 def test_only_panels_with_curves_are_drawn(tmp_path, drawn):
     plot_learning_curves(_write(tmp_path / "metrics.json", _training(19, 100)[:1]), tmp_path / "curves.png")
     assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["Total loss", "Losses", "Learning rate"]

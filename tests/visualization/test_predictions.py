@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.colormap import colormap
 from PIL import Image
 
 from fpt_d2.visualization import (
@@ -13,6 +14,7 @@ from fpt_d2.visualization import (
     draw_predictions,
     draw_predictions_grid,
     grid,
+    labels,
     predictions,
 )
 
@@ -52,8 +54,9 @@ def _changed(picture, scale=1):
 def test_a_prediction_is_drawn_where_it_is(scale, with_masks):
     picture = draw_predictions(_image(), _outputs(0.9, with_masks=with_masks), METADATA, scale=scale)
     assert picture.shape == (80 * scale, 100 * scale, 3) and picture.dtype == np.uint8
-    x0, y0, x1, _ = _changed(picture, scale)
-    assert abs(x0 - 20) <= 2 and abs(y0 - 10) <= 2 and abs(x1 - 60) <= 30  # the label may stand out to the right
+    x0, y0, x1, y1 = _changed(picture, scale)
+    assert abs(x0 - 20) <= 2 and abs(y1 - 40) <= 2
+    assert 0 <= y0 <= 12 and abs(x1 - 60) <= 30  # the label stands above, and may stand out to the right
     inside = picture[int(25 * scale), int(40 * scale)]
     assert (inside != 128).any() == with_masks
 
@@ -87,13 +90,39 @@ def test_a_ring_keeps_its_hole():
     assert (picture[50, 85] == 128).all() and (picture[30, 60] != 128).any()
 
 
-@pytest.mark.parametrize("box", [[88, 30, 100, 80], [70, 60, 100, 79]])
+def _label_pixels(picture, color=None):
+    """How many pixels a label has taken: those in the plain color of a class, here of the first."""
+    color = np.round(colormap(rgb=True)[0]) if color is None else color
+    return int((picture == color).all(axis=2).sum())
+
+
+def _boxes(*boxes):
+    outputs = _outputs(*[0.9] * len(boxes), with_masks=False)
+    outputs["instances"].pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
+    return outputs
+
+
+@pytest.mark.parametrize("box", [[88, 30, 100, 80], [70, 60, 100, 79], [0, 0, 10, 10]])
 def test_a_label_at_the_border_is_moved_into_the_picture(box):
-    outputs = _outputs(0.9, with_masks=False)
-    outputs["instances"].pred_boxes = Boxes(torch.tensor([box], dtype=torch.float32))
-    picture = draw_predictions(_image(), outputs, METADATA, scale=3)
-    # Its background is nearly black, and larger than what two letters take.
-    assert (picture.max(axis=2) < 60).sum() > 300
+    picture, whole = (draw_predictions(_image(), _boxes(b), METADATA, scale=3) for b in (box, [10, 40, 60, 70]))
+    assert _label_pixels(whole) > 300
+    assert _label_pixels(picture) == pytest.approx(_label_pixels(whole), rel=0.1)
+
+
+@pytest.mark.parametrize("box", [[30, 40, 60, 70], [60, 0, 100, 40], [90, 1, 100, 10]])
+def test_labels_do_not_lie_over_each_other(box):
+    pictures = [draw_predictions(_image(), _boxes(*[box] * number), METADATA, scale=3) for number in (1, 3)]
+    one, three = map(_label_pixels, pictures)
+    assert three == pytest.approx(3 * one, rel=0.1)
+
+
+def test_without_supervision_labels_are_where_detectron2_places_them(monkeypatch, caplog):
+    monkeypatch.setattr(labels.importlib.util, "find_spec", lambda name: None)
+    labels.can_write_labels.cache_clear()
+    picture = draw_predictions(_image(), _boxes(BOX), METADATA, scale=3)
+    labels.can_write_labels.cache_clear()
+    assert "pip install supervision" in caplog.text
+    assert (picture.max(axis=2) < 60).sum() > 300  # its background there is nearly black
 
 
 def test_categories_without_names_are_numbered():
@@ -110,9 +139,8 @@ def test_the_name_of_a_class_at_an_edge_is_moved_into_the_picture(edge):
     middle = torch.ones(2, 60, 90)
     middle[1][27:33] = 2
     whole = draw_predictions(_image(60, 90), {"sem_seg": middle}, names, scale=2)
-    # The nearly black background of the name is all there.
-    dark, expected = ((p.max(axis=2) < 60).sum() for p in (picture, whole))
-    assert dark == pytest.approx(expected, rel=0.1)
+    found, expected = (_label_pixels(p, (200, 200, 0)) for p in (picture, whole))
+    assert expected > 300 and found == pytest.approx(expected, rel=0.1)
 
 
 def test_keypoints_that_can_be_seen_are_drawn():
@@ -139,6 +167,7 @@ def test_semantic_and_panoptic_outputs_are_drawn():
     infos = [{"id": 1, "isthing": False, "category_id": 0}, {"id": 2, "isthing": True, "category_id": 1, "score": 0.9}]
     picture = draw_predictions(_image(), {"panoptic_seg": (segments, infos)}, METADATA)
     assert (picture[5, 5] != 128).any() and (picture[75, 5] != 128).any()
+    assert _label_pixels(picture, np.round(colormap(rgb=True)[1])) > 50  # "star 90%", in the color of its class
 
 
 def test_classes_are_tinted_in_their_colors():

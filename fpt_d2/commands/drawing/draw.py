@@ -95,10 +95,9 @@ def _read(path: Path, demo: VisualizationDemo) -> np.ndarray:
 
 def _draw(demo: VisualizationDemo, image: np.ndarray, path: Path) -> np.ndarray:
     start = time.perf_counter()
-    outputs, drawn = demo.run_on_image(image)
+    outputs, picture = demo.run_on_image(image)
     found = f"{len(outputs['instances'])} instances" if "instances" in outputs else "done"
     logger.info("%s: %s in %.2f s", path, found, time.perf_counter() - start)
-    picture: np.ndarray = drawn.get_image()
     return picture
 
 

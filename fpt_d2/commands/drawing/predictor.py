@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.utils.video_visualizer import VideoVisualizer
-from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
 from ...engine.inference import build_predictor, class_metadata
 from ...errors import UserError
+from ...visualization import draw_predictions
+
+_DRAWN = {"instances", "sem_seg", "panoptic_seg"}
 
 
 class VisualizationDemo:
@@ -24,11 +25,9 @@ class VisualizationDemo:
 
     Args:
         cfg: the config of a trained model.
-        instance_mode: how Detectron2's visualizers color instances.
     """
 
-    def __init__(self, cfg: CfgNode, instance_mode: ColorMode = ColorMode.IMAGE) -> None:
-        self.instance_mode = instance_mode
+    def __init__(self, cfg: CfgNode) -> None:
         self.predictor = build_predictor(cfg)
         self.metadata = class_metadata(cfg, self.predictor.classes)
         # What images go through before the model sees them.
@@ -36,18 +35,23 @@ class VisualizationDemo:
         if cfg.TEST.AUG.ENABLED:
             self.augmentations.append(T.ResizeShortestEdge(min(cfg.TEST.AUG.MIN_SIZES), cfg.TEST.AUG.MAX_SIZE))
 
-    def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], VisImage]:
-        """Predict on one image and draw the result.
+    def run_on_image(self, image: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+        """Predict on one image and draw all that the model puts out.
 
         Args:
             image: (H, W, 3), BGR, uint8.
 
         Returns:
-            The model's output, and the picture.
+            The model's output, and the picture: (H, W, 3), RGB, uint8.
+
+        Raises:
+            UserError: nothing of the output can be drawn.
         """
         outputs = self.predictor(image)
-        visualizer = Visualizer(image[:, :, ::-1], self.metadata, instance_mode=self.instance_mode)
-        return outputs, _draw(outputs, visualizer)
+        if not _DRAWN & outputs.keys():
+            raise UserError(f"The model puts out {sorted(outputs)}: only {', '.join(sorted(_DRAWN))} can be drawn")
+        # The predictor has left out what is below the threshold.
+        return outputs, draw_predictions(image[:, :, ::-1], outputs, self.metadata, min_score=0)
 
     def run_on_video(self, video: cv2.VideoCapture) -> Iterator[np.ndarray]:
         """Predict on each frame of a video file or a webcam and draw the result.
@@ -58,26 +62,9 @@ class VisualizationDemo:
         Yields:
             (H, W, 3), BGR, uint8: the frames with the predictions drawn.
         """
-        # It keeps an object's color from frame to frame.
-        visualizer = VideoVisualizer(self.metadata, self.instance_mode)
         while True:
             success, frame = video.read()
             if not success:
                 return
-            drawn = _draw(self.predictor(frame), visualizer, frame[:, :, ::-1])
-            yield np.ascontiguousarray(drawn.get_image()[:, :, ::-1])
-
-
-def _draw(outputs: dict[str, Any], visualizer: Visualizer | VideoVisualizer, *frame: np.ndarray) -> VisImage:
-    """Draw all that a model put out. A VideoVisualizer takes the frame as first argument, a Visualizer none."""
-    drawn = None
-    if "panoptic_seg" in outputs:
-        segments, infos = outputs["panoptic_seg"]
-        return visualizer.draw_panoptic_seg_predictions(*frame, segments.cpu(), infos)
-    if "sem_seg" in outputs:
-        drawn = visualizer.draw_sem_seg(*frame, outputs["sem_seg"].argmax(dim=0).cpu())
-    if "instances" in outputs:
-        drawn = visualizer.draw_instance_predictions(*frame, outputs["instances"].to("cpu"))
-    if drawn is None:
-        raise UserError(f"The model puts out {sorted(outputs)}: only instances, sem_seg and panoptic_seg can be drawn")
-    return drawn
+            _, picture = self.run_on_image(frame)
+            yield np.ascontiguousarray(picture[:, :, ::-1])

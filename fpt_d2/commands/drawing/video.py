@@ -1,10 +1,11 @@
-"""Reading and writing videos with OpenCV, which reports neither a file that is cut short nor a full disk."""
+"""Reading and writing videos. OpenCV reports neither a file that is cut short nor a full disk."""
 
 from __future__ import annotations
 
 import math
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 
 from ...errors import UserError
 from .files import looks_like_a_file, make_folder
+from .h264 import H264Writer, can_write
 
 _SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 # Tried in this order. Which of them OpenCV can write depends on how it was built: x264, say, seldom.
@@ -45,7 +47,7 @@ def is_cut_short(announced: int | None, read: int) -> bool:
 
 
 class VideoWriter:
-    """Writes BGR frames to a video file with the first codec that opens.
+    """Writes BGR frames to a video file: as H.264 where that is possible, else with OpenCV's first codec that opens.
 
     Args:
         output: a video file, or a folder in which the file is named after the input.
@@ -66,7 +68,7 @@ class VideoWriter:
         make_folder(self.path.parent)
         self.num_frames = 0
         self._fps = fps
-        self._writer: cv2.VideoWriter | None = None
+        self._writer: H264Writer | cv2.VideoWriter | None = None
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame; the first one settles the size, which may differ from what the input's header says.
@@ -76,18 +78,23 @@ class VideoWriter:
         """
         if shutil.disk_usage(self.path.parent).free < frame.nbytes:
             raise UserError(f"The video {self.path} is not whole: its disk is full after {self.num_frames} frames")
-        if self._writer is None:
-            self._writer = self._open(frame.shape[1], frame.shape[0])
-        self._writer.write(frame)
+        try:
+            if self._writer is None:
+                self._writer = self._open(frame.shape[1], frame.shape[0])
+            self._writer.write(frame)
+        except OSError as error:  # of H.264: OpenCV is silent
+            why = f"{error.strerror or error} after {self.num_frames} frames"
+            raise UserError(f"The video {self.path} is not whole: {why}") from error
         self.num_frames += 1
 
     def close(self) -> None:
-        """Finish the file, without which it cannot be played."""
+        """Finish the file, without which it cannot be played. :meth:`check` tells of a full disk."""
         if self._writer is not None:
-            self._writer.release()
+            with suppress(OSError):
+                self._writer.release()
 
     def check(self) -> None:
-        """Raises UserError if the closed file does not hold all frames: OpenCV does not say what it cannot write."""
+        """Raises UserError if the closed file does not hold all frames."""
         video, held = cv2.VideoCapture(str(self.path)), 0
         while video.grab():
             held += 1
@@ -97,7 +104,9 @@ class VideoWriter:
                 f"The video {self.path} is not whole: it holds {held} of {self.num_frames} frames; is its disk full?"
             )
 
-    def _open(self, width: int, height: int) -> cv2.VideoWriter:
+    def _open(self, width: int, height: int) -> H264Writer | cv2.VideoWriter:
+        if can_write(self.path):
+            return H264Writer(self.path, self._fps, width, height)
         for codec in _CODECS:
             fourcc = cv2.VideoWriter.fourcc(*codec)
             writer = cv2.VideoWriter(str(self.path), fourcc, self._fps, (width, height))
