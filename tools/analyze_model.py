@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = read_configs(args.config_file, args.opts)
     for path in filter(None, (args.json, args.png)):
         make_folder(path.parent)
-    costs = [measure(name, cfg, *args.size) for name, cfg in tqdm(models.items(), unit="model")]
+    costs = [measure(name, cfg, *args.size) for name, cfg in tqdm(models.items(), unit="model", disable=None)]
     device = device_of(next(iter(models.values())))
     title = f"GFLOPs (multiply-adds) of one {args.size[0]} x {args.size[1]} image, attention as on {device}"
     print(f"{title}\n\n{to_markdown(costs)}")

@@ -1,12 +1,14 @@
 #!/usr/bin/env python
-"""Bring the tables of MODEL_ZOO.md up to date: a row for every config, with parameters and GFLOPs counted anew.
+"""Bring the tables of MODEL_ZOO.md up to date: a row for every config, with its costs counted and measured anew.
 
-What stands in the columns "paper" and "here", and around the tables, is written by hand and stays.
+What stands in the columns "paper" and "trained here", and around the tables, is written by hand and stays.
 
 Example:
-    python tools/model_zoo_table.py                # some minutes; nothing is computed but shapes
-    python tools/model_zoo_table.py --only         # new configs alone
-    python tools/model_zoo_table.py --only paper   # these too
+    python tools/model_zoo_table.py                       # some minutes: parameters and GFLOPs, from shapes alone
+    python tools/model_zoo_table.py --only                # new configs alone
+    python tools/model_zoo_table.py --only paper          # these too
+    python tools/model_zoo_table.py --measure-steps       # ten minutes: a training step, on the CPU in one thread
+    python tools/model_zoo_table.py --measure-steps --only paper   # minutes each: what the line above leaves out
 """
 
 from __future__ import annotations
@@ -29,9 +31,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "MODEL_ZOO.md"
 # What cannot be built here, for lack of a package or of Detectron2's compiled operators, has its parameters from there.
 PARAMETERS = ROOT / "tests" / "modeling" / "parameters.json"
-HEADERS = ["config", "image", "params (M)", "GFLOPs", "paper", "here"]
-NEW = ["", "", "", "", "not trained here"]
+COUNTED, MEASURED, BY_HAND = ("params (M)", "GFLOPs"), ("step (s)", "memory (GiB)"), ("trained here", "paper")
+COLUMNS = (*COUNTED, *MEASURED, *BY_HAND)
+# What a step is measured on: height and width of an image, and how many. Two, for batch norms over pooled maps.
+STEP_SIZE, STEP_IMAGES = (128, 192), 2
+UNKNOWN = "–"
+# Configs a step of which takes minutes on a CPU, in their RoI heads above all.
+SLOW = ("_paper.yaml", "_authors.yaml")
 TABLE, LINK = re.compile(r"\| config .*\n(\|.*\n)*"), re.compile(r"\]\(configs/(.+?)\)")
+
+Row = dict[str, str]  # by column
 
 
 def config_files() -> list[list[str]]:
@@ -45,30 +54,38 @@ def config_files() -> list[list[str]]:
     return list(found.values())
 
 
-def read_rows(page: str) -> dict[str, list[str]]:
-    """The cells behind the first one, by the first file of each row."""
-    lines = [line for table in TABLE.finditer(page) for line in table[0].splitlines()[2:]]
-    return {LINK.search(line)[1]: [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+def read_rows(page: str) -> dict[str, Row]:
+    """The cells of each row by column, by the row's first file; columns that its table leaves out are empty."""
+    rows = {}
+    for table in TABLE.finditer(page):
+        (_, *columns), _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].splitlines())
+        for name, *cells in lines:
+            rows[LINK.search(name)[1]] = dict.fromkeys(COLUMNS, "") | dict(zip(columns, cells))
+    return rows
 
 
-def write_rows(page: str, rows: Mapping[str, Sequence[str]]) -> str:
-    """The page with these cells behind the first one, each in the table of its folder."""
-    from tabulate import tabulate
+def write_rows(page: str, rows: Mapping[str, Row]) -> str:
+    """The page with these rows, each in the table of its folder, without the columns that are empty there."""
 
     def table(match: re.Match[str]) -> str:
         folder = LINK.search(match[0])[1].partition("/")[0]
-        own = [[_name(files), *rows[files[0]]] for files in config_files() if files[0].startswith(f"{folder}/")]
-        return tabulate(own, HEADERS, tablefmt="github", disable_numparse=True) + "\n"
+        own = [files for files in config_files() if files[0].startswith(f"{folder}/")]
+        columns = [c for c in COLUMNS if c not in BY_HAND or any(rows[files[0]][c] for files in own)]
+        lines = [["config", *columns], ["---", *["---"] * len(columns)]]
+        lines += [[_name(files), *(rows[files[0]][column] for column in columns)] for files in own]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     return TABLE.sub(table, page)
 
 
 def _name(files: Sequence[str]) -> str:
-    return " ".join((f"`{Path(files[0]).stem}`", *(f"[{Path(file).suffix[1:]}](configs/{file})" for file in files)))
+    """The config's name, which links to its first file, and a link to the second."""
+    second = "".join(f" [{Path(file).suffix[1:]}](configs/{file})" for file in files[1:])
+    return f"[{Path(files[0]).stem}](configs/{files[0]}){second}"
 
 
-def measure(file: str) -> list[str]:
-    """The image's size, parameters and GFLOPs of a config, as they stand in the table."""
+def count(file: str) -> Row:
+    """Parameters and GFLOPs of a config, as they stand in the table."""
     from omegaconf import DictConfig
 
     from fpt_d2 import model_zoo
@@ -79,14 +96,31 @@ def measure(file: str) -> list[str]:
         cfg.train.device = "cpu"
     else:
         cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.TRUNK.PRETRAINED", False])
-    size = image_size(cfg)
     try:
-        cost = model_costs.measure(file, cfg, *size)
+        cost = model_costs.measure(file, cfg, *image_size(cfg))
         parameters, gflops = cost.parameters, f"{cost.total / 1e9:.1f}"
     except model_costs.UncountableError as error:
         print(f"{file}: {error}", file=sys.stderr)
-        parameters, gflops = json.loads(PARAMETERS.read_text())[file]["total"], "–"
-    return [f"{size[0]} × {size[1]}", f"{parameters / 1e6:.1f}", gflops]
+        parameters, gflops = json.loads(PARAMETERS.read_text())[file]["total"], UNKNOWN
+    return dict(zip(COUNTED, (f"{parameters / 1e6:.1f}", gflops)))
+
+
+def measure_step(file: str) -> Row:
+    """Seconds and memory of a training step, in a process of its own; the faster of two steps."""
+    from benchmarks.measure import start_runner
+    from benchmarks.workload import TRAIN, Setting
+    from benchmarks.zoo import entry
+
+    runner = start_runner(entry(file), Setting(*STEP_SIZE, batch=STEP_IMAGES), threads=1)
+    try:
+        watched, second = runner.step(TRAIN, watched=True), runner.step(TRAIN)
+    except RuntimeError as error:  # an operator or a package is missing here; the process has said which
+        print(f"{file}: {error}", file=sys.stderr)
+        return dict.fromkeys(MEASURED, UNKNOWN)
+    finally:
+        runner.close()
+    seconds, peak = min(watched.seconds, second.seconds), watched.peak_bytes
+    return dict(zip(MEASURED, (f"{seconds:.2g}", f"{peak / 2**30:.2f}" if peak is not None else UNKNOWN)))
 
 
 def image_size(cfg: CfgNode | DictConfig) -> tuple[int, int]:
@@ -110,16 +144,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = tool_parser(__doc__)
     only_help = "measure new configs and those with one of these in their name"
     parser.add_argument("--only", nargs="*", metavar="TEXT", help=only_help)
+    steps_help = "measure training steps, and leave the counts as they are"
+    parser.add_argument("--measure-steps", action="store_true", help=steps_help)
     args = parser.parse_args(argv)
     from tqdm import tqdm
 
     page = PAGE.read_text(encoding="utf-8")
-    rows = read_rows(page)
+    rows, steps = read_rows(page), {}
     for file, *_ in tqdm(config_files(), unit="config", disable=None):
-        if args.only is None or file not in rows or any(text in file for text in args.only):
-            rows[file] = [*measure(file), *rows.get(file, NEW)[3:]]
+        if args.only is not None and file in rows and not any(text in file for text in args.only):
+            continue
+        row = rows.setdefault(file, dict.fromkeys(COLUMNS, ""))
+        if not (args.measure_steps and row["params (M)"]):
+            row |= count(file)
+        if args.measure_steps and args.only is None and file.endswith(SLOW):
+            row |= {column: row[column] or UNKNOWN for column in MEASURED}
+        elif args.measure_steps:
+            model = _model_keys(file)
+            steps[model] = steps.get(model) or measure_step(file)
+            row |= steps[model]
     PAGE.write_text(write_rows(page, rows), encoding="utf-8")
     return 0
+
+
+def _model_keys(file: str) -> str:
+    """What two configs with the same model have in common; 1x and 3x, say, differ in the schedule alone."""
+    from fpt_d2 import model_zoo
+
+    if not file.endswith(".yaml"):
+        return file
+    model = model_zoo.get_config(file).MODEL.clone()
+    model.defrost()
+    model.WEIGHTS = ""
+    return model.dump()
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     records = DatasetCatalog.get(names[0])[: args.num_images]
     predictor = build_predictor(cfg)
     examples = []
-    for record in tqdm(records, unit="image"):
+    for record in tqdm(records, unit="image", disable=None):
         image = read_image(record["file_name"], "BGR")
         check_scaling(record["file_name"], image, [predictor.aug])
         examples.append(Example(image[:, :, ::-1], record, predictor(image)))

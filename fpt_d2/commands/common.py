@@ -77,7 +77,7 @@ def save_pictures(
     for image in {Path(file).parent for file in images}:
         if image.is_dir() and path.samefile(image):
             raise UserError(f"--output {folder} holds images of the data set, which could be replaced: give another")
-    for name, picture in tqdm(pictures, total=total, unit="image"):
+    for name, picture in tqdm(pictures, total=total, unit="image", disable=None):
         with users_files():
             Image.fromarray(picture).save(path / f"{name}.jpg")
         count += 1

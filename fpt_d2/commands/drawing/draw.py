@@ -60,7 +60,7 @@ def _draw_images(args: argparse.Namespace) -> int:
     demo = _load(args)
     skipped = []
     with logging_redirect_tqdm([logging.getLogger("fpt_d2")]):
-        for index, path in enumerate(tqdm(images, unit="image")):
+        for index, path in enumerate(tqdm(images, unit="image", disable=None)):
             try:
                 picture = _draw(demo, _read(path, demo), path)
             except DatasetError as error:
@@ -136,7 +136,7 @@ def _draw_frames(demo: VisualizationDemo, video: cv2.VideoCapture, writer: Video
     """
     drawn, stopped = 0, False
     try:
-        for frame in tqdm(demo.run_on_video(video), total=announced_frames(video), unit="frame"):
+        for frame in tqdm(demo.run_on_video(video), total=announced_frames(video), unit="frame", disable=None):
             drawn += 1
             if writer:
                 writer.write(frame)
