@@ -10,7 +10,7 @@ COMMANDS = ("train", "demo", "prepare", "explore", "export", "ablate", "web_demo
 
 EXTRAS = {
     # Detectron2 has OpenCV in none of its requirements either: it comes in several packages that overwrite each other.
-    # Ask for this where there is no cv2. supervision keeps labels apart and PyAV writes H.264: the demo does without, too.
+    # Ask for this where there is no cv2. supervision keeps labels apart, PyAV writes H.264; both can be missing.
     "demo": ["opencv-python-headless", "supervision>=0.31", "av"],
     # For fpt-prepare yolo and labelme.
     "convert": ["supervision>=0.31"],
