@@ -120,7 +120,7 @@ def measure_step(file: str) -> Row:
     finally:
         runner.close()
     seconds, peak = min(watched.seconds, second.seconds), watched.peak_bytes
-    return dict(zip(MEASURED, (f"{seconds:.2g}", f"{peak / 2**30:.2f}" if peak is not None else UNKNOWN)))
+    return dict(zip(MEASURED, (f"{seconds:.2f}", f"{peak / 2**30:.2f}" if peak is not None else UNKNOWN)))
 
 
 def image_size(cfg: CfgNode | DictConfig) -> tuple[int, int]:
