@@ -14,18 +14,20 @@ def fused_mixture(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, key_mask: Tensor | None, scale: float
 ) -> Tensor:
     """The mixture as N heads of torch's fused attention and their sum: attention is linear in its parts."""
-    num_parts, width = gate.shape[1], v.shape[2]
+    # int: a traced -(-width // 8) is rounded towards 0 in ONNX.
+    num_parts, width = gate.shape[1], int(v.shape[2])
     if bias is not None:
         q, k = _with_bias_channels(q, k, bias, v.dtype)
     else:
-        q, k = (t.unflatten(2, (num_parts, -1)).transpose(1, 2) for t in (q, k))  # (B, N, Q or K, D)
+        q, k = (_parts(t, num_parts) for t in (q, k))
     mask = None
     if key_mask is not None:  # float, and left for torch to broadcast: a bool one would be written out for every query
-        mask = q.new_zeros(q.shape[0], 1, 1, k.shape[2]).masked_fill(~key_mask[:, None, None, :], float("-inf"))
+        padding = ~key_mask[:, None, None, :]
+        mask = torch.zeros_like(padding, dtype=q.dtype).masked_fill(padding, float("-inf"))
     values = v.to(q.dtype).unsqueeze(1).expand(-1, num_parts, -1, -1)
     # Fused kernels want q, k and v of one width on the CPU, of multiples of 8 on CUDA; without one of them torch would
     # store the whole matrix, and not say so.
-    key_width, value_width = -(-q.shape[3] // 8) * 8, -(-width // 8) * 8
+    key_width, value_width = (-(-n // 8) * 8 for n in (int(q.shape[3]), width))
     if q.device.type == "cpu":
         key_width = value_width = max(key_width, value_width)
     q, k, values = _widen(q, key_width), _widen(k, key_width), _widen(values, value_width)
@@ -40,7 +42,7 @@ def _with_bias_channels(q: Tensor, k: Tensor, bias: Tensor, dtype: torch.dtype) 
     As channels and not as a mask, because a mask's gradient would be a Q x K matrix; as a rounded value and the rest,
     else bfloat16 would lose it; in a unit that grows with it, else float16 would overflow.
     """
-    q, k = (t.unflatten(2, (bias.shape[1], -1)).transpose(1, 2).to(dtype) for t in (q, k))
+    q, k = (_parts(t, bias.shape[1]).to(dtype) for t in (q, k))
     bias = bias.unsqueeze(3)
     unit = torch.ones_like(bias[:, :, :1])
     if dtype not in (torch.float32, torch.float64):
@@ -50,6 +52,11 @@ def _with_bias_channels(q: Tensor, k: Tensor, bias: Tensor, dtype: torch.dtype) 
     low = (bias - high.to(bias.dtype)).to(dtype)
     units = unit.to(dtype).expand(*q.shape[:3], 1)
     return torch.cat((q, units, units), -1), torch.cat((k, high, low), -1)
+
+
+def _parts(t: Tensor, num_parts: int) -> Tensor:
+    """(B, Q or K, C) -> (B, N, Q or K, D); by unflatten an ONNX graph would keep the number of queries."""
+    return t.reshape(t.shape[0], t.shape[1], num_parts, -1).transpose(1, 2)
 
 
 def _widen(t: Tensor, width: int) -> Tensor:

@@ -81,10 +81,10 @@ class ValidSizes:
         """The sizes on maps of another size: a position is valid where its first pixel is, so that one always is."""
         (full_height, full_width), (height, width) = self.full, size
         heights, widths = self.tensor.unbind(1)
-        tensor = torch.stack((-(-heights * height // full_height), -(-widths * width // full_width)), dim=1)
+        tensor = torch.stack((_ceil(heights * height, full_height), _ceil(widths * width, full_width)), dim=1)
         if self.numbers is None:
             return ValidSizes((height, width), tensor, None)
-        numbers = [(-(-h * height // full_height), -(-w * width // full_width)) for h, w in self.numbers]
+        numbers = [(_ceil(h * height, full_height), _ceil(w * width, full_width)) for h, w in self.numbers]
         return ValidSizes((height, width), tensor, numbers)
 
     def mask(self) -> Tensor:
@@ -190,8 +190,13 @@ class Level:
         share = F.avg_pool2d(self.mask.to(x.dtype), ratio, ceil_mode=True, count_include_pad=False)
         x = x / share.clamp(min=torch.finfo(x.dtype).tiny)
         numbers = self.valid.numbers
-        cells = None if numbers is None else [(-(-h // ratio), -(-w // ratio)) for h, w in numbers]
-        return Level(x, ValidSizes((x.shape[2], x.shape[3]), -(-self.valid.tensor // ratio), cells), stride=stride)
+        cells = None if numbers is None else [(_ceil(h, ratio), _ceil(w, ratio)) for h, w in numbers]
+        return Level(x, ValidSizes((x.shape[2], x.shape[3]), _ceil(self.valid.tensor, ratio), cells), stride=stride)
+
+
+def _ceil(a: Any, b: Any) -> Any:
+    """``a / b`` rounded up, of numbers or tensors; ``-(-a // b)`` is another number in ONNX, which rounds towards 0."""
+    return (a + b - 1) // b
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -269,7 +274,7 @@ def _cell_means(x: Tensor, dim: int, length: Tensor, cells: Tensor) -> Tensor:
     """
     length, cells = length.unsqueeze(1), cells.unsqueeze(1)
     cell = torch.minimum(torch.arange(x.shape[dim], device=x.device), cells - 1)  # (B, H or W)
-    start, end = cell * length // cells, -(-(cell + 1) * length // cells)
+    start, end = cell * length // cells, _ceil((cell + 1) * length, cells)
     sums = F.pad(x.cumsum(dim), (0, 0, 1, 0) if dim == 2 else (1, 0))
     low, high, count = (t.view(t.shape[0], 1, *((-1, 1) if dim == 2 else (1, -1))) for t in (start, end, end - start))
     return (sums.gather(dim, high.expand_as(x)) - sums.gather(dim, low.expand_as(x))) / count
