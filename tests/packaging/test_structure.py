@@ -25,12 +25,14 @@ ARROWS = {
     "checkpoint": {"core"},
     "visualization": {"core", "data"},
     "engine": {"core", "modeling", "data", "evaluation", "checkpoint", "visualization"},
+    # A trained model as a file: it takes a model and a predictor, and leaves building and loading to others.
+    "export": set(),
     # The command lines, which nothing imports but the scripts outside the package.
-    "commands": {"core", "modeling", "data", "evaluation", "checkpoint", "visualization", "engine"},
+    "commands": {"core", "modeling", "data", "evaluation", "checkpoint", "visualization", "engine", "export"},
 }
 # Files beside the rooms, which any may import.
 ENTRANCE = {"config", "config_file", "config_path", "config_types", "config_values", "config_yaml", "errors", "paths"}
-ENTRANCE |= {"model_zoo", "cli", "quiet", "signals", ""}
+ENTRANCE |= {"model_zoo", "cli", "quiet", "signals", "", "__version__"}
 
 
 def walk_forward(*opts: object) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOT_COMMANDS = {"common.py", "exporters.py"}
+NOT_COMMANDS = {"common.py"}
 COMMANDS = [
     *(path for path in sorted((ROOT / "tools").glob("*.py")) if path.name not in NOT_COMMANDS),
     ROOT / "train_net.py",
