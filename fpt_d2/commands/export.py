@@ -10,7 +10,7 @@ backbone of any model (backbone.ts, backbone.pt2, backbone.onnx). A file that di
 the status is 1. The weights are those of MODEL.WEIGHTS, else the last checkpoint in OUTPUT_DIR.
 
 Example:
-    python tools/export_model.py --config-file configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml \\
+    fpt-export --config-file configs/quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml \\
         --format onnx --output exported --images photo1.jpg photo2.jpg
 """
 
@@ -56,16 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export_whole(cfg: Any, args: Namespace, folder: Path) -> int:
+    from ..config import SEMANTIC_SEGMENTATION
     from ..data import read_image
     from ..engine.inference import build_predictor, class_metadata
     from ..export.whole import export_whole, of_several_sizes
 
     images = of_several_sizes([read_image(path, "BGR") for path in args.images], 3)
-    names = class_metadata(cfg)
-    is_semantic = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
+    predictor = build_predictor(cfg)
+    names = class_metadata(cfg, predictor.classes)
+    is_semantic = cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
     classes = names.get("stuff_classes" if is_semantic else "thing_classes") or []
     with users_files():
-        found = export_whole(cfg, build_predictor(cfg), args.format, folder, images=images, classes=classes)
+        found = export_whole(cfg, predictor, args.format, folder, images=images, classes=classes)
     if not found.is_small():
         logger.error("What was exported differs too much, %s: the file is not kept", found)
         return 1
