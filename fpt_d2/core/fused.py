@@ -56,7 +56,7 @@ def _with_bias_channels(q: Tensor, k: Tensor, bias: Tensor, dtype: torch.dtype) 
 
 def _parts(t: Tensor, num_parts: int) -> Tensor:
     """(B, Q or K, C) -> (B, N, Q or K, D); by unflatten an ONNX graph would keep the number of queries."""
-    return t.reshape(t.shape[0], t.shape[1], num_parts, -1).transpose(1, 2)
+    return t.reshape(t.shape[0], t.shape[1], num_parts, int(t.shape[2]) // int(num_parts)).transpose(1, 2)
 
 
 def _widen(t: Tensor, width: int) -> Tensor:

@@ -388,7 +388,9 @@ class RenderingTransformer(Branch):
 def _unit_rms(x: Tensor, num_parts: int = 1, factor: Tensor | None = None) -> Tensor:
     """``x`` (..., C), each of its parts over its root mean square, times a factor (N) of each part; in x's dtype."""
     with torch.autocast(x.device.type, enabled=False):
-        parts = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(*x.shape[:-1], num_parts, -1)
+        parts = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(
+            *x.shape[:-1], num_parts, int(x.shape[-1]) // num_parts
+        )
         inverse = (parts.square().mean(-1, keepdim=True) + UNIT_EPS).rsqrt()
         if factor is not None:
             inverse = inverse * factor.to(inverse.dtype).unsqueeze(-1)
