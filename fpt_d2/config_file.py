@@ -163,3 +163,15 @@ def _named(origin: str) -> Iterator[None]:
         if said.startswith("Type mismatch"):  # with all that is there, of a section
             said = f"{said.rpartition(' ')[2]} has a value of another type than its default"
         raise ConfigError(f"{origin} is wrong: {said}") from error
+
+
+def without_paths(cfg: CfgNode, weights: str = "") -> CfgNode:
+    """A copy for others: with these weights, and without what names data, folders and results of its machine."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, "output"
+    cfg.TEST.EXPECTED_RESULTS = []
+    for key, value in cfg.DATASETS.items():
+        if isinstance(value, (list, tuple)):
+            cfg.DATASETS[key] = type(value)()
+    return cfg

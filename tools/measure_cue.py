@@ -12,9 +12,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from common import logger, tool_parser
-
 from fpt_d2.cli import add_num_images, add_opts, exit_on_user_errors
+from fpt_d2.commands.common import logger, tool_parser
 from fpt_d2.errors import ConfigError, UserError
 
 

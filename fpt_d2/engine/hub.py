@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..config import SEMANTIC_SEGMENTATION
-from ..config_file import read_config
+from ..config_file import read_config, without_paths
 from ..errors import UserError, disk_sentence, printable
 from ..paths import read_file, why
 
@@ -83,7 +83,7 @@ def save(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(_without_paths(cfg).dump(), encoding="utf-8")
+        (folder / CONFIG).write_text(without_paths(cfg, WEIGHTS).dump(), encoding="utf-8")
         (folder / NAMES).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / CARD).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -140,7 +140,7 @@ def read_config_of(folder: Path) -> CfgNode:
         raise UserError(f"{file} cannot be read: {why(error)}") from error
     if re.search(r"_BASE_[\"']?\s*:", text):
         raise UserError(f"{file} is based on another file by _BASE_, which that of a model may not be: save it anew")
-    cfg = _without_paths(read_config(str(file)))
+    cfg = without_paths(read_config(str(file)), WEIGHTS)
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
     return cfg
 
@@ -159,18 +159,6 @@ def read_names(folder: Path) -> dict[str, list[str]]:
         if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
             raise UserError(f'{file} lacks the names of classes: give "class_names" as {{"thing": ["cat", "dog"]}}')
     return {kind: [printable(name) for name in own] for kind, own in found.items()}
-
-
-def _without_paths(cfg: CfgNode) -> CfgNode:
-    """A copy that says nothing of the machine that it was written on."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = WEIGHTS, "output"
-    cfg.TEST.EXPECTED_RESULTS = []
-    for key, value in cfg.DATASETS.items():
-        if isinstance(value, (list, tuple)):
-            cfg.DATASETS[key] = type(value)()
-    return cfg
 
 
 def _card(

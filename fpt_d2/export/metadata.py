@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 
 from detectron2.config import CfgNode
 
+from ..config_file import without_paths
+
 # Of the text in TorchScript's and torch.export's files; ONNX has properties.
 FILE_NAME = "fpt_d2.json"
 
@@ -21,7 +23,7 @@ class ExportInfo:
         threshold: lowest score of a detection; None for semantic segmentation.
         short_side, long_side: pixels that the file scales an image to; 0 for a short side that is left as it is.
         fpt_d2: version that exported.
-        config: the model's, in YAML.
+        config: the model's, in YAML, without paths of the machine.
     """
 
     outputs: tuple[str, ...]
@@ -53,7 +55,7 @@ class ExportInfo:
             short_side=cfg.INPUT.MIN_SIZE_TEST,
             long_side=cfg.INPUT.MAX_SIZE_TEST,
             fpt_d2=__version__,
-            config=cfg.dump(),
+            config=without_paths(cfg).dump(),
         )
 
     def as_json(self) -> str:

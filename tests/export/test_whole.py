@@ -72,7 +72,8 @@ def test_torchscript(name: str, tmp_path: Path) -> None:
     info = json.loads(files["fpt_d2.json"])
     assert info["classes"] == CLASSES and info["pixel_order"] == "BGR" and info["threshold"] == 0.0
     assert info["outputs"] == ["boxes", "scores", "classes", *(["masks"] if name == MASK_RCNN else [])]
-    assert CfgNode.load_cfg(info["config"]).MODEL.FPT.MAX_KV_TOKENS == 48
+    config = CfgNode.load_cfg(info["config"])
+    assert config.MODEL.FPT.MAX_KV_TOKENS == 48 and config.MODEL.WEIGHTS == "" and "/" not in config.OUTPUT_DIR
     assert [info["short_side"], info["long_side"]] == [128, 200]
     for image in (photo(77, 200), photo(260, 180)):  # of other sizes still
         expected = predict(model, image)

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOT_COMMANDS = {"common.py"}
 COMMANDS = [
-    *(path for path in sorted((ROOT / "tools").glob("*.py")) if path.name not in NOT_COMMANDS),
+    *sorted((ROOT / "tools").glob("*.py")),
     ROOT / "train_net.py",
     ROOT / "demo" / "demo.py",
 ]
