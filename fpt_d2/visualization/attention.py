@@ -106,7 +106,7 @@ def explore(predictor: Any, image: np.ndarray, box: Sequence[float], *, level: s
     level = level or _pooled_level(model, transform, scaled)
     if level not in transform.levels:
         raise UserError(f"There is no level {level!r}; FPT's levels are {', '.join(transform.levels)}")
-    if level not in (written := written_levels(transform)):
+    if level not in (written := _written_by(transform)):
         raise UserError(
             f"No branch of FPT writes to {level}; those of MODEL.FPT.BRANCHES write to {', '.join(written)}"
         )
@@ -131,21 +131,31 @@ def _without_wrappers(model: nn.Module) -> nn.Module:
     return model
 
 
+def written_levels(model: nn.Module) -> list[str]:
+    """The levels that :func:`explore` can be asked about, finest first; none of a model without branches."""
+    transform = _find_transform(model)
+    return _written_by(transform) if transform else []
+
+
 def _transform(model: nn.Module) -> PyramidTransform:
-    for module in model.modules():
-        if isinstance(module, PyramidTransform) and module.ends:
-            return module
+    if transform := _find_transform(model):
+        return transform
     raise UserError("The model has no branches to explore: MODEL.FPT.BRANCHES is empty, or the backbone is not FPT")
 
 
-def written_levels(transform: PyramidTransform) -> list[str]:
-    """The levels that a branch writes to."""
+def _find_transform(model: nn.Module) -> PyramidTransform | None:
+    """The first one with branches."""
+    transforms = (module for module in model.modules() if isinstance(module, PyramidTransform))
+    return next((transform for transform in transforms if transform.ends), None)
+
+
+def _written_by(transform: PyramidTransform) -> list[str]:
     targets = {target for _, _, target, _ in transform.ends}
     return [level for level in transform.levels if level in targets]
 
 
 def _pooled_level(model: nn.Module, transform: PyramidTransform, box: Sequence[float]) -> str:
-    levels = written_levels(transform)
+    levels = _written_by(transform)
     pooler = getattr(getattr(model, "roi_heads", None), "box_pooler", None)
     if isinstance(pooler, ROIPooler) and box[2] > box[0] and box[3] > box[1]:
         of_box = assign_boxes_to_levels(

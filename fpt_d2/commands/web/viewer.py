@@ -23,7 +23,6 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from ...core import PyramidTransform
 from ...core.switch import branches_off
 from ...data import read_image, register_from_config
 from ...data.images import UNDECODABLE, check_scaling, open_image, reason
@@ -79,12 +78,14 @@ class Viewer:
         Raises:
             UserError: weights that cannot be read or lack part of the model.
         """
+        from ...visualization.attention import written_levels
+
         self._predictor = build_predictor(cfg)
         self.metadata = class_metadata(cfg, self._predictor.classes)
         self._samples = _sample_files(cfg)
         self._results: OrderedDict[tuple[str, bool], dict[str, Any]] = OrderedDict()
         self._lock = threading.Lock()
-        self.levels = _written_levels(self._predictor.model)
+        self.levels = written_levels(self._predictor.model)
 
     @property
     def num_samples(self) -> int:
@@ -226,13 +227,3 @@ def _sample_files(cfg: CfgNode) -> list[str]:
     except (OSError, ValueError):
         return []
     return [file for record in records[:100] if os.path.exists(file := record["file_name"])]
-
-
-def _written_levels(model: Any) -> list[str]:
-    """The levels that can be asked about, finest first; none without branches."""
-    from ...visualization.attention import written_levels
-
-    for module in model.modules():
-        if isinstance(module, PyramidTransform) and module.ends:
-            return written_levels(module)
-    return []
