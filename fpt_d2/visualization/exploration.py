@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
 from .attention import Exploration, Gathered
+from .curves import COLORS, save_figure
 
 # Width of the image in a picture, in pixels.
 _PANEL = 420
@@ -30,12 +34,12 @@ def draw_exploration(
     Args:
         image: (H, W, 3) uint8 RGB.
         box: x1, y1, x2, y2, what was asked about.
-        path: a file, whose folder is made if needed, or where to write a PNG.
+        path: a file, whose folder is made if needed, or a buffer to write a PNG to.
         title: of what was asked about, e.g. the object's class.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
+    Raises:
+        OSError: the file cannot be written.
+    """
     image, box = _small(image, box)
     height, width = image.shape[:2]
     panels = len(exploration.gathered) + 2
@@ -46,7 +50,6 @@ def draw_exploration(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[panels:]:
         axis.set_axis_off()
-    x1, y1, x2, y2 = box
     for axis, gathered in zip(axes, [None, *exploration.gathered]):
         axis.set_axis_off()
         if gathered is None:
@@ -56,16 +59,23 @@ def draw_exploration(
             axis.imshow(_heated(image, gathered.map, exploration.size[gathered.source]))
             heading = _heading(gathered)
         axis.set_title(heading, fontsize=9, loc="left")
-        if x2 > x1 and y2 > y1:
-            axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="white", linewidth=2.5))
-            axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="#d55e00", linewidth=1.2))
-        else:
-            axis.plot([x1], [y1], marker="+", color="white", markersize=13, markeredgewidth=4)
-            axis.plot([x1], [y1], marker="+", color="#d55e00", markersize=12, markeredgewidth=2)
+        _mark(axis, box)
     _draw_shares(axes[panels - 1], exploration)
-    if not isinstance(path, io.IOBase):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    if isinstance(path, io.BytesIO):
+        figure.savefig(path)
+    else:
+        save_figure(figure, path)
+
+
+def _mark(axis: Axes, box: Sequence[float]) -> None:
+    """The box, or a cross at a point, with a white rim that shows on any picture."""
+    x1, y1, x2, y2 = box
+    if x2 > x1 and y2 > y1:
+        for color, width in (("white", 2.5), (COLORS[1], 1.2)):
+            axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=width))
+    else:
+        for color, size, width in (("white", 13, 4), (COLORS[1], 12, 2)):
+            axis.plot([x1], [y1], marker="+", color=color, markersize=size, markeredgewidth=width)
 
 
 def _heading(gathered: Gathered) -> str:
@@ -87,8 +97,6 @@ def _small(image: np.ndarray, box: Sequence[float]) -> tuple[np.ndarray, list[fl
 
 def _heated(image: np.ndarray, weights: Tensor, size: tuple[float, float]) -> np.ndarray:
     """The image in grey, under the weights of a map (h, w), of which the image fills ``size``."""
-    import matplotlib
-
     height, width = image.shape[:2]
     values = weights.double().numpy()
     box = (0.0, 0.0, min(size[1], values.shape[1]), min(size[0], values.shape[0]))
@@ -101,15 +109,14 @@ def _heated(image: np.ndarray, weights: Tensor, size: tuple[float, float]) -> np
     return heated
 
 
-def _draw_shares(axis: Any, exploration: Exploration) -> None:
+def _draw_shares(axis: Axes, exploration: Exploration) -> None:
     names = [f"{exploration.level} itself", *(gathered.name for gathered in exploration.gathered)]
     shares = [exploration.own_share, *(gathered.share for gathered in exploration.gathered)]
     places = range(len(names))
-    axis.barh(places, shares, color=["#999999", *["#0072b2"] * len(exploration.gathered)])
+    axis.barh(places, shares, color=["#999999", *[COLORS[0]] * len(exploration.gathered)])
     axis.set_yticks(places, names, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(0, 1)
     axis.set_title("shares of the output", fontsize=9, loc="left")
     axis.tick_params(axis="x", labelsize=8)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    axis.spines[["top", "right"]].set_visible(False)
