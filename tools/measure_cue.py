@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from fpt_d2.cli import add_num_images, add_opts, exit_on_user_errors
-from fpt_d2.commands.common import logger, tool_parser
-from fpt_d2.errors import ConfigError, UserError
+from fpt_d2.commands.common import logger, read_test_set, tool_parser
+from fpt_d2.errors import UserError
 
 
 @exit_on_user_errors()
@@ -27,22 +27,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_opts(parser)
     args = parser.parse_args(argv)
 
-    from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.utils.logger import setup_logger
     from tqdm import tqdm
 
-    from fpt_d2.data import read_image, register_from_config
+    from fpt_d2.data import read_image
     from fpt_d2.engine.inference import build_predictor, get_inference_config
     from fpt_d2.visualization.cue import cue_classes, mean_on_cue, measure_on_cue
 
     setup_logger(name="fpt_d2")
     setup_logger(name="fvcore")
     cfg = get_inference_config(args.config_file, args.opts)
-    register_from_config(cfg)
-    names = tuple(cfg.DATASETS.TEST)
-    if not names or names[0] not in DatasetCatalog:
-        raise ConfigError(f"DATASETS.TEST is {names}: its first data set must be a registered one")
-    records, metadata = DatasetCatalog.get(names[0])[: args.num_images], MetadataCatalog.get(names[0])
+    records, metadata = read_test_set(cfg, args.num_images)
     cue_classes(metadata)
     predictor = build_predictor(cfg)
     measured = (
@@ -51,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     scenes = [scene for scene in measured if scene is not None]
     if not scenes:
-        raise UserError(f"None of {len(records)} images of {names[0]} has a cue and an object that it decides")
+        raise UserError(f"None of {len(records)} images of {metadata.name} has a cue and an object that it decides")
     mean = mean_on_cue(scenes)
     logger.info("Scenes whose most attended place is on a cue: %.1f%% of %d", 100 * mean.peak, len(scenes))
     logger.info("Attention on the cues: %.1f%%, which are %.1f%% of the image", 100 * mean.mass, 100 * mean.area)

@@ -12,8 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors, picture_path
-from fpt_d2.commands.common import logger, tool_parser, users_files
-from fpt_d2.errors import ConfigError
+from fpt_d2.commands.common import logger, read_test_set, tool_parser, users_files
 
 
 @exit_on_user_errors()
@@ -27,11 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_opts(parser)
     args = parser.parse_args(argv)
 
-    from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.utils.logger import setup_logger
     from tqdm import tqdm
 
-    from fpt_d2.data import read_image, register_from_config
+    from fpt_d2.data import read_image
     from fpt_d2.data.images import check_scaling
     from fpt_d2.engine.inference import build_predictor, get_inference_config
     from fpt_d2.visualization import Example, draw_predictions_grid
@@ -39,18 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logger(name="fpt_d2")
     setup_logger(name="fvcore")
     cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
-    register_from_config(cfg)
-    names = tuple(cfg.DATASETS.TEST)
-    if not names or names[0] not in DatasetCatalog:
-        raise ConfigError(f"DATASETS.TEST is {names}: its first data set must be a registered one")
-    records = DatasetCatalog.get(names[0])[: args.num_images]
+    records, metadata = read_test_set(cfg, args.num_images)
     predictor = build_predictor(cfg)
     examples = []
     for record in tqdm(records, unit="image", disable=None):
         image = read_image(record["file_name"], "BGR")
         check_scaling(record["file_name"], image, [predictor.aug])
         examples.append(Example(image[:, :, ::-1], record, predictor(image)))
-    metadata = MetadataCatalog.get(names[0])
     with users_files():
         draw_predictions_grid(examples, args.output, metadata, min_score=args.confidence_threshold)
     logger.info("Wrote the predictions on %d images to %s", len(examples), args.output)

@@ -1,4 +1,4 @@
-"""What the tools share besides :mod:`fpt_d2.cli`. Like that, it imports nothing that takes long before it is needed."""
+"""What the commands share besides :mod:`fpt_d2.cli`. Like it, this imports nothing that takes long before it is needed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli import SCRIPTS, exit_on_user_errors, spelled
-from ..errors import DatasetError, UserError
+from ..errors import ConfigError, DatasetError, UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from detectron2.config import CfgNode
+    from detectron2.data import Metadata
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -49,11 +51,28 @@ def reading(file: str) -> Iterator[None]:
         raise DatasetError(f"{file} or its annotation cannot be read: {error}") from error
 
 
+def read_test_set(cfg: CfgNode, num_images: int) -> tuple[list[dict[str, Any]], Metadata]:
+    """The first images of a config's first test set, in Detectron2's dataset format, and its metadata.
+
+    Raises:
+        ConfigError: there is no such set.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from ..data import register_from_config
+
+    register_from_config(cfg)
+    names = tuple(cfg.DATASETS.TEST)
+    if not names or names[0] not in DatasetCatalog:
+        raise ConfigError(f"DATASETS.TEST is {names}: its first data set must be a registered one")
+    return DatasetCatalog.get(names[0])[:num_images], MetadataCatalog.get(names[0])
+
+
 def make_folder(path: str | Path) -> Path:
     """Make a folder that the user has named, unless it is there.
 
     Raises:
-        UserError: it cannot be made, or not be written to.
+        UserError: it cannot be made or written to.
     """
     with users_files():
         Path(path).mkdir(parents=True, exist_ok=True)
