@@ -21,7 +21,7 @@ EXTRAS = {
     "export": ["onnx", "onnxruntime", "onnxscript"],
     # Predictor.save_pretrained, from_pretrained and push_to_hub.
     "hub": ["huggingface_hub", "safetensors"],
-    # tools/web_demo.py
+    # fpt-web-demo
     "web": ["gradio>=6"],
 }
 ALL = [package for packages in EXTRAS.values() for package in packages]

@@ -30,6 +30,7 @@ SCRIPTS = {
     "fpt-explore": "tools/explore_attention.py",
     "fpt-export": "tools/export_model.py",
     "fpt-ablate": "tools/ablate.py",
+    "fpt-web-demo": "tools/web_demo.py",
 }
 # What an installation of fpt_d2 leaves to the user.
 _PACKAGES = {

@@ -2,8 +2,8 @@
 looked at on each level, move the threshold, compare with the branches off, which is FPN.
 
 Examples:
-    python tools/web_demo.py                    # the model of `make quickstart`
-    python tools/web_demo.py --config-file my_config.yaml --opts MODEL.WEIGHTS output/model_final.pth
+    fpt-web-demo                    # the model of `make quickstart`
+    fpt-web-demo --config-file my_config.yaml --opts MODEL.WEIGHTS output/model_final.pth
 
 The page is for this machine alone, and nothing leaves it: --host 0.0.0.0 opens it to everyone who reaches the machine.
 """
@@ -11,7 +11,6 @@ The page is for this machine alone, and nothing leaves it: --host 0.0.0.0 opens 
 from __future__ import annotations
 
 import importlib.util
-import sys
 import threading
 from collections.abc import Sequence
 
@@ -62,7 +61,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _title(weights: str) -> str:
     """Whose detections the page shows: the last two names of a path."""
     return "/".join(weights.split("/")[-2:])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
