@@ -26,6 +26,8 @@ from .resumption import last_checkpoint
 
 logger = logging.getLogger(__name__)
 
+# Of classes: objects and pixels.
+KINDS = ("thing", "stuff")
 # In the addresses of weights that are a trunk alone.
 _TRUNK_WEIGHTS = ("ImageNetPretrained", "DeepLab/R-", "package://")
 
@@ -103,14 +105,14 @@ def build_predictor(cfg: CfgNode) -> DefaultPredictor:
 def names_of_classes(datasets: Sequence[str]) -> dict[str, list[str]]:
     """Those of the first data set, as far as they are known: of objects, "thing", and of pixels, "stuff"."""
     metadata = MetadataCatalog.get(datasets[0]).as_dict() if datasets else {}
-    known = {kind: metadata.get(f"{kind}_classes") for kind in ("thing", "stuff")}
+    known = {kind: metadata.get(f"{kind}_classes") for kind in KINDS}
     return {kind: [*map(str, names)] for kind, names in known.items() if names}
 
 
 def _saved_classes(extras: Mapping[str, Any]) -> dict[str, list[str]]:
     """What a training has saved of :func:`names_of_classes`; a file of weights may hold anything under that name."""
     saved = extras.get("classes")
-    known = {kind: saved.get(kind) for kind in ("thing", "stuff")} if isinstance(saved, dict) else {}
+    known = {kind: saved.get(kind) for kind in KINDS} if isinstance(saved, dict) else {}
     return {
         kind: [*map(printable, names)]
         for kind, names in known.items()
