@@ -148,7 +148,7 @@ def _convert(
     from detectron2.data import DatasetCatalog
 
     if not is_registered and any(name.startswith(f"{args.name}_") for name in DatasetCatalog.list()):
-        raise DatasetError(f"The name {args.name!r} is that of a data set which is registered: choose another --name")
+        raise DatasetError(f"A data set called {args.name!r} is already registered: choose another --name")
     root, options = datasets / args.name, {"val_share": args.val_share, "seed": args.seed}
     counts = prepare(args.folder, root, classes=classes, overwrite=args.overwrite, **options)
     _report(root, {f"{args.name}_{split}": numbers for split, numbers in counts.items()})

@@ -22,9 +22,9 @@ from ..config import SEMANTIC_SEGMENTATION
 from ..config_file import read_config, without_paths
 from ..errors import UserError, disk_sentence, printable
 from ..paths import read_file, why
+from .inference import KINDS
 
 CONFIG, NAMES, WEIGHTS, CARD = "config.yaml", "config.json", "model.safetensors", "README.md"
-KINDS = ("thing", "stuff")
 _MOST_NAMED = 20  # on a card
 _CARD = """---
 {data}
@@ -69,10 +69,13 @@ def save(
         model: of the config.
         names: those of "thing" and of "stuff", as far as the model has such classes.
         card: arguments of ``ModelCardData``.
-        repo_id: by which the card's example loads it.
+        repo_id: by which the card's example loads it; default: the folder's name.
+
+    Returns:
+        The folder.
 
     Raises:
-        UserError: a package is missing, or the folder cannot be written to.
+        UserError: a package is missing, the card is wrong, or the folder cannot be written to.
     """
     hub, safetensors = _package("huggingface_hub"), _package("safetensors.torch")
     # Copies: of tensors that share their memory safetensors would refuse to write any.
@@ -120,7 +123,7 @@ def find(
     folder, is_here = Path(name), os.path.isdir(name)
     if not is_here:
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-            raise UserError(f"There is no folder {name}, and a model on the Hub is called user/name: give one of both")
+            raise UserError(f"There is no folder {name}, and a model on the Hub is called user/name: give either")
         hub = _package("huggingface_hub")
         options = {"revision": revision, "token": token, "cache_dir": cache_dir}
         with _hub_errors(f"{name} is not a folder here, and cannot be fetched from the Hub"):
@@ -132,7 +135,7 @@ def find(
 
 
 def read_config_of(folder: Path) -> CfgNode:
-    """The config of a model, checked; it names no data, and no file but the weights. Raises UserError."""
+    """The config of a model, checked; of the files that it names only the weights are left. Raises UserError."""
     file = folder / CONFIG
     try:
         text = read_file(file).decode("utf-8")

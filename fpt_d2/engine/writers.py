@@ -80,20 +80,20 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class _Plain(logging.Formatter):
-    """Another formatter's lines without colours, which a config that Detectron2 logs has wherever it goes."""
+    """Another formatter's lines without colors, which a config that Detectron2 logs has wherever it goes."""
 
-    def __init__(self, colourful: logging.Formatter) -> None:
+    def __init__(self, colored: logging.Formatter) -> None:
         super().__init__()
-        self._colourful = colourful
+        self._colored = colored
 
     def format(self, record: logging.LogRecord) -> str:
-        return _ESCAPES.sub("", self._colourful.format(record))
+        return _ESCAPES.sub("", self._colored.format(record))
 
 
 def start_logging(folder: str, *, verbose: bool = False) -> None:
     """Set up the loggers of Detectron2, fvcore and this project, as Detectron2 does and then finds them.
 
-    Colours go to a terminal alone. A log file that cannot be written says so once, in place of a traceback for every
+    Colors go to a terminal alone. A log file that cannot be written says so once, in place of a traceback for every
     line.
 
     Args:

@@ -49,7 +49,7 @@ def attention_of_pixels(
         branches: some of those of the exploration; default: all that have softmaxes.
 
     Raises:
-        UserError: none of them has softmaxes, or puts out anything.
+        UserError: none of them has softmaxes and puts out anything.
     """
     total = torch.zeros(size)
     for gathered in exploration.gathered if branches is None else branches:
@@ -102,7 +102,7 @@ def measure_on_cue(predictor: Any, image: np.ndarray, record: dict[str, Any], me
 
 
 def mean_on_cue(scenes: Sequence[OnCue]) -> OnCue:
-    """The mean of one or more scenes; of a branch over those where it is asked."""
+    """The mean of one or more scenes; for each branch, of the scenes that have it."""
     names = dict.fromkeys(name for scene in scenes for name in scene.mass_from)
     masses = {name: fmean(s.mass_from[name] for s in scenes if name in s.mass_from) for name in names}
     return OnCue(
@@ -117,7 +117,7 @@ def cue_classes(metadata: Metadata) -> list[str]:
     """The classes of what decides in a data set.
 
     Raises:
-        UserError: it is none with ``context_classes`` and ``cue_classes``.
+        UserError: its metadata lack ``context_classes`` or ``cue_classes``.
     """
     names = metadata.get("cue_classes")
     if not names or not metadata.get("context_classes"):

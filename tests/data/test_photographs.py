@@ -466,7 +466,7 @@ def test_the_command_writes_what_is_registered(camvid: Path, nuclei: Path, voc: 
     done_well = [["camvid", str(camvid)], ["nuclei", str(nuclei)], ["voc", str(voc), "--name", "bccd"]]
     refused = {
         "camvid holds a data set already": ["camvid", str(camvid)],
-        "The name 'coco' is that of a data set which is registered": ["voc", str(voc), "--name", "coco"],
+        "A data set called 'coco' is already registered": ["voc", str(voc), "--name", "coco"],
         "bccd is registered with the classes Platelets, RBC, WBC": [*done_well[2], "--classes", "WBC"],
         "'../x' is not a name of letters": ["voc", str(voc), "--name", "../x"],
         "it looks like a data set for `python tools/prepare.py voc`": ["yolo", str(voc), "--name", "x"],

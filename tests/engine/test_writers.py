@@ -42,7 +42,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_colours_go_to_a_terminal_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_go_to_a_terminal_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", terminal := _Terminal())
     start_logging(str(tmp_path))
     logging.getLogger("fpt_d2").info("\x1b[31mred\x1b[0m")

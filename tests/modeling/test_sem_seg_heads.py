@@ -47,7 +47,7 @@ def tiny_config(name: str) -> CfgNode:
 
 
 def batch(*sizes: tuple[int, int], num_classes: int = 5) -> list[dict[str, Any]]:
-    """Images in which blocks of one colour are one class; a corner of each is not labelled."""
+    """Images in which blocks of one color are one class; a corner of each is not labelled."""
     random = torch.Generator().manual_seed(0)
     inputs = []
     for height, width in sizes:
