@@ -1,4 +1,4 @@
-"""What the commands share besides :mod:`fpt_d2.cli`. Like it, this imports nothing that takes long before it is needed."""
+"""What the commands share besides :mod:`fpt_d2.cli`. Nothing that takes long is imported before it is needed."""
 
 from __future__ import annotations
 

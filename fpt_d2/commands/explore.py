@@ -27,9 +27,7 @@ def point(text: str) -> tuple[float, float]:
     return x, y
 
 
-@exit_on_user_errors()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``, that of the process by default; the exit status."""
+def get_parser() -> argparse.ArgumentParser:
     parser = tool_parser(__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the trained model")
     parser.add_argument("--input", required=True, metavar="IMAGE", help="the image")
@@ -37,14 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--point", type=point, metavar="X,Y", help="ask about this pixel")
     what.add_argument("--object", type=int, metavar="N", help="ask about the N-th detected object; the surest is 1")
-    parser.add_argument(
-        "--level",
-        help="the level that is asked; default: the one that the object is pooled from, or the finest",
-    )
+    help = "the level that is asked; default: the one that the object is pooled from, or the finest"
+    parser.add_argument("--level", help=help)
     add_confidence_threshold(parser)
     add_opts(parser)
-    args = parser.parse_args(argv)
+    return parser
 
+
+@exit_on_user_errors()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``, that of the process by default; the exit status."""
+    args = get_parser().parse_args(argv)
     from detectron2.utils.logger import setup_logger
 
     from ..data import read_image

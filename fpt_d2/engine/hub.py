@@ -69,13 +69,10 @@ def save(
         model: of the config.
         names: those of "thing" and of "stuff", as far as the model has such classes.
         card: arguments of ``ModelCardData``.
-        repo_id: by which the card's example loads it; default: the folder's name.
-
-    Returns:
-        The folder.
+        repo_id: by which the card's example loads it.
 
     Raises:
-        UserError: a package is missing, the card is wrong, or the folder cannot be written to.
+        UserError: a package is missing, or the folder cannot be written to.
     """
     hub, safetensors = _package("huggingface_hub"), _package("safetensors.torch")
     # Copies: of tensors that share their memory safetensors would refuse to write any.
@@ -135,7 +132,7 @@ def find(
 
 
 def read_config_of(folder: Path) -> CfgNode:
-    """The config of a model, checked; of the files that it names only the weights are left. Raises UserError."""
+    """The config of a model, checked; it names no data, and no file but the weights. Raises UserError."""
     file = folder / CONFIG
     try:
         text = read_file(file).decode("utf-8")

@@ -68,7 +68,8 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Exploration:
-    """
+    """What the positions of a level gather, by branch.
+
     Attributes:
         level: whose positions were asked about.
         own_share: the level's own part in its output.

@@ -54,7 +54,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Recipe:
-    """
+    """What is compared.
+
     Attributes:
         steps, rounds: training steps that the cost of a variant is measured by, and how often; no steps: it is not.
     """
