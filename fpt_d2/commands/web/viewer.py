@@ -12,6 +12,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +20,18 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from ...core.switch import branches_off
-from ...data import read_image, register_from_config
+from ...data import read_image
 from ...data.images import UNDECODABLE, check_scaling, open_image, reason
 from ...engine.inference import build_predictor, class_metadata, get_inference_config
 from ...errors import DatasetError
 from ...paths import open_file
+from ...visualization import draw_exploration, draw_predictions, explore
+from ...visualization.attention import written_levels
+from ..common import read_test_set
 
 MAX_BYTES = 32 * 2**20
 # What a camera has; the same again, decoded, for each of the few that are in the queue.
@@ -39,6 +42,7 @@ _SHOWN_PIXELS = 1_500_000
 MIN_SCORE = 0.05
 # Results, with branches and without, which the page asks for again when only the threshold has moved.
 _KEPT = 2
+_MOST_SAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,6 @@ class Viewer:
         Raises:
             UserError: weights that cannot be read or lack part of the model.
         """
-        from ...visualization.attention import written_levels
-
         self._predictor = build_predictor(cfg)
         self.metadata = class_metadata(cfg, self._predictor.classes)
         self._samples = _sample_files(cfg)
@@ -130,11 +132,8 @@ class Viewer:
         key = hashlib.sha256(image.tobytes()).hexdigest(), branches
         with self._lock:
             if key not in self._results:
-                if branches:
+                with nullcontext() if branches else branches_off(self._predictor.model):
                     outputs = self._predictor(image[:, :, ::-1])
-                else:
-                    with branches_off(self._predictor.model):
-                        outputs = self._predictor(image[:, :, ::-1])
                 self._results[key] = {name: _on_cpu(value) for name, value in outputs.items()}
                 if len(self._results) > _KEPT:
                     self._results.popitem(last=False)
@@ -143,14 +142,12 @@ class Viewer:
 
     def draw(self, image: np.ndarray, min_score: float, *, branches: bool = True) -> np.ndarray:
         """What the model detects, drawn; small images enlarged."""
-        from ...visualization import draw_predictions
-
         outputs = self.detect(image, branches=branches)
         return draw_predictions(image, outputs, self.metadata, scale=scale_of(image), min_score=min_score)
 
-    def objects(self, image: np.ndarray, min_score: float, *, branches: bool = True) -> list[tuple[str, float]]:
+    def objects(self, image: np.ndarray, min_score: float) -> list[tuple[str, float]]:
         """Names and scores of the detections, the surest first."""
-        found = self._found(image, min_score, branches=branches)
+        found = self._found(image, min_score)
         return [(self._name(label), score) for label, score in zip(found.pred_classes.tolist(), found.scores.tolist())]
 
     def nth(self, image: np.ndarray, min_score: float, number: int) -> Place:
@@ -175,18 +172,16 @@ class Viewer:
         """The picture of what a place looked at.
 
         Raises:
-            UserError: the model has no branches.
+            UserError: see :func:`fpt_d2.visualization.explore`.
         """
-        from ...visualization import draw_exploration, explore
-
         with self._lock:
             exploration = explore(self._predictor, image[:, :, ::-1], place.box, level=level)
         file = io.BytesIO()
         draw_exploration(image, place.box, exploration, file, title=place.title)
         return Image.open(file)
 
-    def _found(self, image: np.ndarray, min_score: float, *, branches: bool = True) -> Instances:
-        outputs = self.detect(image, branches=branches)
+    def _found(self, image: np.ndarray, min_score: float) -> Instances:
+        outputs = self.detect(image)
         if "instances" not in outputs:  # semantic segmentation
             return Instances(image.shape[:2], pred_boxes=Boxes([]), scores=torch.zeros(0), pred_classes=torch.zeros(0))
         found = outputs["instances"]
@@ -221,9 +216,7 @@ def _on_cpu(value: Any) -> Any:
 def _sample_files(cfg: CfgNode) -> list[str]:
     """Images of the first test set, none where it is not at hand."""
     try:
-        register_from_config(cfg)
-        names = tuple(cfg.DATASETS.TEST)
-        records = DatasetCatalog.get(names[0]) if names and names[0] in DatasetCatalog else []
+        records, _ = read_test_set(cfg, _MOST_SAMPLES)
     except (OSError, ValueError):
         return []
-    return [file for record in records[:100] if os.path.exists(file := record["file_name"])]
+    return [file for record in records if os.path.exists(file := record["file_name"])]
