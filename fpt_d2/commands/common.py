@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from detectron2.config import CfgNode
     from detectron2.data import Metadata
+    from detectron2.structures import Instances
 
 logger = logging.getLogger("fpt_d2.tools")
 
@@ -66,6 +67,18 @@ def read_test_set(cfg: CfgNode, num_images: int) -> tuple[list[dict[str, Any]], 
     if not names or names[0] not in DatasetCatalog:
         raise ConfigError(f"DATASETS.TEST is {names}: its first data set must be a registered one")
     return DatasetCatalog.get(names[0])[:num_images], MetadataCatalog.get(names[0])
+
+
+def class_name(metadata: Metadata, label: int) -> str:
+    """That of a class of objects; its number where it has none."""
+    names: Sequence[str] = metadata.get("thing_classes") or []
+    return names[label] if label < len(names) else f"class {label}"
+
+
+def box_and_title(instances: Instances, index: int, metadata: Metadata) -> tuple[tuple[float, ...], str]:
+    """Of a detection on the CPU: x1, y1, x2, y2, and a title such as "star 98%"."""
+    name, score = class_name(metadata, int(instances.pred_classes[index])), float(instances.scores[index])
+    return tuple(instances.pred_boxes.tensor[index].tolist()), f"{name} {score:.0%}"
 
 
 def make_folder(path: str | Path) -> Path:

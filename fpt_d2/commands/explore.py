@@ -15,7 +15,7 @@ from typing import Any
 
 from ..cli import add_confidence_threshold, add_opts, exit_on_user_errors, picture_path
 from ..errors import UserError
-from .common import logger, tool_parser, users_files
+from .common import box_and_title, logger, tool_parser, users_files
 
 
 def point(text: str) -> tuple[float, float]:
@@ -85,8 +85,4 @@ def _object(outputs: dict[str, Any], number: int, metadata: Any) -> tuple[tuple[
     if not 1 <= number <= len(order):
         remedy = "lower --confidence-threshold, or ask about a pixel, --point X,Y"
         raise UserError(f"There is no object {number}: the model detected {len(order)} in this image; {remedy}")
-    index = int(order[number - 1])
-    label, score = int(instances.pred_classes[index]), float(instances.scores[index])
-    names = metadata.get("thing_classes") or []
-    name = names[label] if label < len(names) else f"class {label}"
-    return tuple(instances.pred_boxes.tensor[index].tolist()), f"{name} {score:.0%}"
+    return box_and_title(instances, int(order[number - 1]), metadata)

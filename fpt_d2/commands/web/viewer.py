@@ -31,7 +31,7 @@ from ...errors import DatasetError
 from ...paths import open_file
 from ...visualization import draw_exploration, draw_predictions, explore
 from ...visualization.attention import written_levels
-from ..common import read_test_set
+from ..common import box_and_title, class_name, read_test_set
 
 MAX_BYTES = 32 * 2**20
 # What a camera has; the same again, decoded, for each of the few that are in the queue.
@@ -54,7 +54,7 @@ class Place:
         title: such as "star 98%" or "pixel 12, 30".
     """
 
-    box: tuple[float, float, float, float]
+    box: tuple[float, ...]
     title: str
 
 
@@ -148,14 +148,12 @@ class Viewer:
     def objects(self, image: np.ndarray, min_score: float) -> list[tuple[str, float]]:
         """Names and scores of the detections, the surest first."""
         found = self._found(image, min_score)
-        return [(self._name(label), score) for label, score in zip(found.pred_classes.tolist(), found.scores.tolist())]
+        labels, scores = found.pred_classes.tolist(), found.scores.tolist()
+        return [(class_name(self.metadata, label), score) for label, score in zip(labels, scores)]
 
     def nth(self, image: np.ndarray, min_score: float, number: int) -> Place:
         """The detection ``number`` of :meth:`objects`, from 0."""
-        found = self._found(image, min_score)
-        x1, y1, x2, y2 = found.pred_boxes.tensor[number].tolist()
-        label, score = int(found.pred_classes[number]), float(found.scores[number])
-        return Place((x1, y1, x2, y2), f"{self._name(label)} {score:.0%}")
+        return Place(*box_and_title(self._found(image, min_score), number, self.metadata))
 
     def place_at(self, image: np.ndarray, min_score: float, x: float, y: float, *, objects: bool = True) -> Place:
         """The smallest detection at a pixel; the pixel itself where there is none, or not ``objects``."""
@@ -187,10 +185,6 @@ class Viewer:
         found = outputs["instances"]
         found = found[found.scores >= min_score]
         return found[found.scores.argsort(descending=True)]
-
-    def _name(self, label: int) -> str:
-        names: Sequence[str] = self.metadata.get("thing_classes") or []
-        return names[label] if label < len(names) else f"class {label}"
 
 
 def scale_of(image: np.ndarray) -> float:
