@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from fpt_d2.cli import add_num_images, add_opts, exit_on_user_errors
-from fpt_d2.commands.common import logger, read_test_set, tool_parser
+from fpt_d2.commands.common import log_to_terminal, logger, read_test_set, tool_parser
 from fpt_d2.errors import UserError
 
 
@@ -27,15 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_opts(parser)
     args = parser.parse_args(argv)
 
-    from detectron2.utils.logger import setup_logger
     from tqdm import tqdm
 
     from fpt_d2.data import read_image
     from fpt_d2.engine.inference import build_predictor, get_inference_config
     from fpt_d2.visualization.cue import cue_classes, mean_on_cue, measure_on_cue
 
-    setup_logger(name="fpt_d2")
-    setup_logger(name="fvcore")
+    log_to_terminal()
     cfg = get_inference_config(args.config_file, args.opts)
     records, metadata = read_test_set(cfg, args.num_images)
     cue_classes(metadata)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from fpt_d2.cli import add_confidence_threshold, add_num_images, add_opts, exit_on_user_errors, picture_path
-from fpt_d2.commands.common import logger, read_test_set, tool_parser, users_files
+from fpt_d2.commands.common import log_to_terminal, logger, read_test_set, tool_parser, users_files
 
 
 @exit_on_user_errors()
@@ -26,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_opts(parser)
     args = parser.parse_args(argv)
 
-    from detectron2.utils.logger import setup_logger
     from tqdm import tqdm
 
     from fpt_d2.data import read_image
@@ -34,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from fpt_d2.engine.inference import build_predictor, get_inference_config
     from fpt_d2.visualization import Example, draw_predictions_grid
 
-    setup_logger(name="fpt_d2")
-    setup_logger(name="fvcore")
+    log_to_terminal()
     cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
     records, metadata = read_test_set(cfg, args.num_images)
     predictor = build_predictor(cfg)

@@ -69,6 +69,14 @@ def read_test_set(cfg: CfgNode, num_images: int) -> tuple[list[dict[str, Any]], 
     return DatasetCatalog.get(names[0])[:num_images], MetadataCatalog.get(names[0])
 
 
+def log_to_terminal() -> None:
+    """Show what this project logs and what fvcore does, which loads the weights."""
+    from detectron2.utils.logger import setup_logger
+
+    for name in ("fpt_d2", "fvcore"):
+        setup_logger(name=name)
+
+
 def class_name(metadata: Metadata, label: int) -> str:
     """That of a class of objects; its number where it has none."""
     names: Sequence[str] = metadata.get("thing_classes") or []

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..cli import add_confidence_threshold, add_opts, exit_on_user_errors, picture_path
 from ..errors import UserError
-from .common import box_and_title, logger, tool_parser, users_files
+from .common import box_and_title, log_to_terminal, logger, tool_parser, users_files
 
 
 def point(text: str) -> tuple[float, float]:
@@ -46,15 +46,12 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``, that of the process by default; the exit status."""
     args = get_parser().parse_args(argv)
-    from detectron2.utils.logger import setup_logger
-
     from ..data import read_image
     from ..data.images import check_scaling
     from ..engine.inference import build_predictor, class_metadata, get_inference_config
     from ..visualization import draw_exploration, explore
 
-    setup_logger(name="fpt_d2")
-    setup_logger(name="fvcore")
+    log_to_terminal()
     cfg = get_inference_config(args.config_file, args.opts, min_score=args.confidence_threshold)
     image = read_image(args.input, "BGR")
     (height, width), (x, y) = image.shape[:2], args.point or (0, 0)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from ..cli import add_opts, exit_on_user_errors, positive_int
 from ..errors import UserError, WeightsError
 from ..model_zoo import get_config_file
-from .common import logger, tool_parser
+from .common import log_to_terminal, logger, tool_parser
 
 QUICKSTART = "quick_schedules/mask_rcnn_R_18_FPT_quickstart.yaml"
 
@@ -37,12 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("The page needs Gradio: pip install gradio, or fpt_d2's extra: pip install -e '.[web]'")
 
-    from detectron2.utils.logger import setup_logger
-
     from .web.viewer import Viewer, viewer_config
 
-    setup_logger(name="fpt_d2")
-    setup_logger(name="fvcore")
+    log_to_terminal()
     try:
         cfg = viewer_config(args.config_file or get_config_file(QUICKSTART), args.opts)
     except WeightsError as error:

@@ -12,13 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...data.images import check_scaling, read_image
 from ...engine.inference import get_inference_config
 from ...errors import DatasetError, UserError
+from ..common import log_to_terminal
 from .files import check_display, collect_images, plan_outputs, save
 from .predictor import VisualizationDemo
 from .video import VideoWriter, announced_frames, frames_per_second, is_cut_short, open_video
@@ -42,8 +42,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: something that the user can mend.
     """
-    setup_logger(name="fpt_d2")
-    setup_logger(name="fvcore")
+    log_to_terminal()
     return _draw_images(args) if args.input else _draw_video(args)
 
 
