@@ -1,3 +1,4 @@
+# make install      the environment in .venv alone, which all but `make docs` set up where it is missing
 # make quickstart   train, evaluate and draw a small FPT on the CPU, from nothing
 # make demo         a page in the browser to play with the quickstart's model; its first run installs Gradio
 # make web          install what that and its tests need, Chromium and its driver apart; without them the tests skip themselves
@@ -27,7 +28,9 @@ DATA := $${DETECTRON2_DATASETS:-datasets}/fpt_shapes
 JOBS ?= 2
 PYTEST := $(PY) -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: quickstart demo web check test abuse lint docs clean
+.PHONY: install quickstart demo web check test abuse lint docs clean
+
+install: $(READY)
 
 quickstart: $(READY)
 	@test -e $(DATA)/annotations/instances_val.json || $(PY) tools/generate_shapes.py

@@ -26,7 +26,7 @@ EXTRAS = {
 }
 ALL = [package for packages in EXTRAS.values() for package in packages]
 DEV = [package for name in ("lite0", "fast-eval", "convert", "export", "hub") for package in EXTRAS[name]]
-DEV += ["av", "mypy", "pytest", "pytest-xdist", "ruff", 'triton; platform_system == "Linux"']
+DEV += ["av", "mypy", "nbformat", "pytest", "pytest-xdist", "ruff", 'triton; platform_system == "Linux"']
 
 
 def version() -> str:

@@ -8,6 +8,7 @@ Examples:
     fpt-prepare nuclei downloads/kaggle-dsbowl-2018-dataset-fixes
     fpt-prepare voc downloads/BCCD_Dataset --name bccd
     fpt-prepare voc my_photographs --name cells --val-share 0.25
+    fpt-prepare voc my_photographs --name cells --config-file Misc/faster_rcnn_lite0_FPT_finetune.yaml
     fpt-prepare yolo my_photographs --name cells        # data.yaml or classes.txt, boxes or polygons
     fpt-prepare labelme my_photographs --name cells     # JSON files, one for each image
 """
@@ -23,7 +24,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cli import exit_on_user_errors
+import yaml
+
+from ..cli import exit_on_user_errors, spelled
 from ..errors import DatasetError
 from .common import logger, tool_parser, users_files
 
@@ -52,6 +55,8 @@ def get_parser() -> argparse.ArgumentParser:
         )
         own = "the data set's own splits, or 0.2 where it has none"
         command.add_argument("--val-share", type=float, metavar="X", help=f"{share} (default: {own})")
+        help = "a config to train with: NAME.yaml, which is this config with the data set, is written beside"
+        command.add_argument("--config-file", metavar="FILE", help=help)
     for command in (nuclei, voc, yolo, labelme):
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of the split (default %(default)s)")
     return parser
@@ -149,12 +154,48 @@ def _convert(
 
     if not is_registered and any(name.startswith(f"{args.name}_") for name in DatasetCatalog.list()):
         raise DatasetError(f"A data set called {args.name!r} is already registered: choose another --name")
+    own_config = _own_config(args)
     root, options = datasets / args.name, {"val_share": args.val_share, "seed": args.seed}
     counts = prepare(args.folder, root, classes=classes, overwrite=args.overwrite, **options)
     _report(root, {f"{args.name}_{split}": numbers for split, numbers in counts.items()})
     info = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
     logger.info("Classes: %s", ", ".join(info["classes"]))
-    logger.info("To train with it, add to the command: %s", _config_words(args.name, root, info, is_registered))
+    words = _config_words(args.name, root, info, is_registered)
+    if own_config is None:
+        logger.info("To train with it, add to the command: %s", words)
+        return
+    _write_config(own_config, args.config_file, [*shlex.split(words), "OUTPUT_DIR", f"output/{args.name}"])
+    logger.info("To train with it: %s --config-file %s", spelled("fpt-train"), own_config)
+
+
+def _own_config(args: argparse.Namespace) -> Path | None:
+    """The file to write where a config is given, once that can be read and there is room for this one."""
+    from ..config_file import read_config
+
+    if not args.config_file:
+        return None
+    read_config(args.config_file)
+    path = Path(f"{args.name}.yaml")
+    if path.exists() and not args.overwrite:
+        raise DatasetError(f"{path} is there already: add --overwrite to replace it, or choose another --name")
+    return path
+
+
+def _write_config(path: Path, base: str, words: Sequence[str]) -> None:
+    """Write a config of these ``KEY VALUE`` pairs over ``base``."""
+    from ..config_file import read_config
+    from ..config_path import find_config_file
+
+    cfg = read_config(base, words)
+    content: dict[str, Any] = {"_BASE_": os.path.abspath(find_config_file(base))}
+    for key in words[::2]:
+        *sections, name = key.split(".")
+        place, values = content, cfg
+        for section in sections:
+            place, values = place.setdefault(section, {}), values[section]
+        place[name] = values[name]
+    path.write_text(yaml.safe_dump(content | {"VERSION": 2}, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    logger.info("Wrote %s: %s with this data set", path, base)
 
 
 def _config_words(name: str, root: Path, info: dict[str, Any], is_registered: bool) -> str:

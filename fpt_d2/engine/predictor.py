@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
+from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from PIL import Image
 from torch import Tensor, nn
@@ -83,6 +84,11 @@ class Predictor:
         """The model, in evaluation mode, on its device."""
         model: nn.Module = self._predictor.model
         return model
+
+    @property
+    def default_predictor(self) -> DefaultPredictor:
+        """Detectron2's predictor inside, as :func:`fpt_d2.visualization.explore` takes it."""
+        return self._predictor
 
     @property
     def class_names(self) -> list[str]:

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 
 from ..config_file import read_config
+from ..config_path import find_config_file
 from ..data import register_from_config
 from .checks import check_config
 from .cluster import is_checked
@@ -55,6 +56,7 @@ def checked_config(args: argparse.Namespace, trainer: type[Trainer] | None = Non
 
 
 def _registered_config(args: argparse.Namespace) -> CfgNode:
+    args.config_file = find_config_file(args.config_file)  # which Detectron2 reads again, for the log
     cfg = read_config(args.config_file, args.opts)
     register_from_config(cfg)
     return cfg

@@ -17,6 +17,8 @@ import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
 
+from fpt_d2.commands.prepare import main as fpt_prepare
+from fpt_d2.config_file import read_config
 from fpt_d2.data.checks.coco import check_image_files
 from fpt_d2.data.coco import read_coco
 from fpt_d2.data.photographs.labelme import prepare_labelme
@@ -630,3 +632,23 @@ def test_a_sixth_number_beside_a_box_is_said(yolo: Path, caplog: pytest.LogCaptu
     (yolo / "labels" / "a.txt").write_text("0 .5 .5 .5 .5 .9")
     assert len(converted("yolo", yolo)) == 4
     assert "sixth number beside a box, taken for the score of a prediction (1): " in caplog.text
+
+
+def test_a_config_with_the_data_set_is_written(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fpt_d2.data.datasets.sem_seg.DATASETS_ROOT", tmp_path / "data sets")
+    words = ["voc", str(voc), "--name", "cells", "--config-file"]
+    with pytest.raises(SystemExit, match="There is no config file Misc/nothing.yaml"):
+        fpt_prepare([*words, "Misc/nothing.yaml"])
+    assert not (tmp_path / "data sets").exists()
+    base = "Misc/faster_rcnn_lite0_FPT_finetune.yaml"
+    assert fpt_prepare([*words, base]) == 0
+    assert "train_net.py --config-file cells.yaml" in capsys.readouterr().out
+    cfg, expected = read_config("cells.yaml"), read_config(base)
+    assert cfg.DATASETS.TRAIN == ("cells_train",) and cfg.MODEL.ROI_HEADS.NUM_CLASSES == 1
+    assert Path(cfg.DATASETS.REGISTER_COCO[0][1]).is_file() and cfg.OUTPUT_DIR == "output/cells"
+    assert cfg.MODEL.TRUNK == expected.MODEL.TRUNK and cfg.SOLVER == expected.SOLVER
+    with pytest.raises(SystemExit, match="cells.yaml is there already: add --overwrite"):
+        fpt_prepare([*words, base])

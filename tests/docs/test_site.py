@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
 
 import pytest
 from detectron2.model_zoo import get_checkpoint_url
@@ -59,6 +61,18 @@ def test_a_warning_ends_make_docs() -> None:
     """--quiet would keep MkDocs from counting its warnings."""
     (build,) = re.findall(r"mkdocs build (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert build == "--strict"
+
+
+def test_the_site_builds_without_a_warning(tmp_path) -> None:
+    """What `make docs` runs, in its environment."""
+    python = ROOT / ".venv-docs" / "bin" / "python"
+    if not python.with_name("mkdocs").exists():
+        pytest.skip("MkDocs is missing: `make docs` installs it in .venv-docs")
+    words = [python, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert not done.returncode, done.stderr[-2000:]
+    assert (tmp_path / "site" / "notebooks" / "quick_look.ipynb").exists()
 
 
 def test_the_reference_of_config_keys_is_up_to_date(capsys) -> None:
