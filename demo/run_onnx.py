@@ -43,9 +43,11 @@ def main() -> None:
     for (x0, y0, x1, y1), score, number in zip(boxes.tolist(), scores.tolist(), classes.tolist()):
         if score >= args.confidence_threshold:
             print(f"{names[number]:12} {score:6.1%}  x {x0:.1f} to {x1:.1f}, y {y0:.1f} to {y1:.1f}")
-            color = tuple(round(255 * c) for c in colorsys.hsv_to_rgb(number * 0.382 % 1, 0.9, 0.85))
+            color = tuple(round(255 * c) for c in colorsys.hsv_to_rgb(number * 0.382 % 1, 0.9, 0.6))
             draw.rectangle([x0, y0, x1, y1], outline=color, width=3)
-            draw.text((x0 + 5, y0 + 3), f"{names[number]} {score:.0%}", fill=color)
+            label = f"{names[number]} {score:.0%}"
+            draw.rectangle(draw.textbbox((x0, y0), label, font_size=14), fill=color)
+            draw.text((x0, y0), label, fill="white", font_size=14)
     if args.output:
         photo.save(args.output)
         print("Wrote", args.output)
