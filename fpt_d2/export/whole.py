@@ -81,7 +81,7 @@ def refusal(export_format: str, error: Exception, remedy: str) -> UserError:
 def _as_input(image: np.ndarray, cfg: CfgNode) -> torch.Tensor:
     """As the file takes it."""
     image = image[:, :, ::-1] if cfg.INPUT.FORMAT == "RGB" else image
-    return torch.from_numpy(np.ascontiguousarray(image))
+    return torch.from_numpy(np.array(image, order="C"))  # a copy: a JPEG's array cannot be written to
 
 
 def _compare_all(cfg: CfgNode, predictor: DefaultPredictor, run: Runner, images: Sequence[np.ndarray]) -> Difference:
