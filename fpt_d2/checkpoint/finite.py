@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 
 def not_finite(model: nn.Module) -> list[str]:
-    """The names of parameters and running statistics that hold NaN or infinity. Other buffers may, such as masks."""
-    running = {name: b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
-    return _not_finite({**dict(model.named_parameters()), **running})
+    """The names of parameters and of what normalization has in buffers, where these hold NaN or infinity.
+
+    A frozen one has its weight and bias there, too. Other buffers may hold infinity, such as masks.
+    """
+    of_norm = ("running_mean", "running_var", ".weight", ".bias")
+    buffers = {name: b for name, b in model.named_buffers() if name.endswith(of_norm)}
+    return _not_finite({**dict(model.named_parameters()), **buffers})
 
 
 def state_not_finite(optimizer_state: Mapping[str, Any]) -> list[str]:

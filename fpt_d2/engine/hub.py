@@ -11,15 +11,18 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode
+from fvcore.common.config import BASE_KEY
 from torch import nn
 
 from ..config import SEMANTIC_SEGMENTATION
 from ..config_file import read_config, without_paths
+from ..config_yaml import CheckedYaml
 from ..errors import UserError, disk_sentence, printable
 from ..paths import read_file, why
 from .inference import KINDS
@@ -53,6 +56,14 @@ def inner(model: nn.Module) -> nn.Module:
     return model
 
 
+def check_free(folder: Path) -> None:
+    """Raises UserError if writing a model would replace a file, such as the config of a training or a card."""
+    if there := [name for name in (CONFIG, NAMES, WEIGHTS, CARD) if os.path.lexists(folder / name)]:
+        raise UserError(
+            f"{folder} holds {', '.join(there)}, which would be replaced: give another folder, or overwrite=True"
+        )
+
+
 def save(
     folder: Path,
     cfg: CfgNode,
@@ -74,7 +85,8 @@ def save(
     Raises:
         UserError: a package is missing, or the folder cannot be written to.
     """
-    hub, safetensors = _package("huggingface_hub"), _package("safetensors.torch")
+    hub, safetensors = _package("huggingface_hub"), _package("safetensors")
+    write = _package("safetensors.torch").save_file
     # Copies: of tensors that share their memory safetensors would refuse to write any.
     weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in model.state_dict().items()}
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -82,12 +94,14 @@ def save(
     content = {"library_name": "fpt_d2", "architecture": cfg.MODEL.META_ARCHITECTURE, "class_names": dict(names)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        safetensors.save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        write(weights, folder / WEIGHTS, metadata={"format": "pt"})
         (folder / CONFIG).write_text(without_paths(cfg, WEIGHTS).dump(), encoding="utf-8")
         (folder / NAMES).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / CARD).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(disk_sentence(error)) from error
+    except safetensors.SafetensorError as error:  # a full disk, too
+        raise UserError(f"{folder / WEIGHTS} cannot be written: {error}") from error
     return folder
 
 
@@ -134,12 +148,10 @@ def find(
 def read_config_of(folder: Path) -> CfgNode:
     """The config of a model, checked; it names no data, and no file but the weights. Raises UserError."""
     file = folder / CONFIG
-    try:
-        text = read_file(file).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {why(error)}") from error
-    if re.search(r"_BASE_[\"']?\s*:", text):
-        raise UserError(f"{file} is based on another file by _BASE_, which that of a model may not be: save it anew")
+    with suppress(yaml.YAMLError, RecursionError):  # read_config tells of these
+        # Parsed, as YAML has many ways to write a key.
+        if BASE_KEY in yaml.safe_load(CheckedYaml._open_cfg(str(file))):
+            raise UserError(f"{file} is based on another file by _BASE_, which a model's may not be: save it anew")
     cfg = without_paths(read_config(str(file)), WEIGHTS)
     cfg.MODEL.WEIGHTS_ALLOW_PICKLE = False
     return cfg
@@ -172,13 +184,14 @@ def _card(
         "tags": ["detectron2", "feature-pyramid-transformer"],
     }
     try:
-        data = hub.ModelCardData(**(own | dict(card)))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"The model card cannot be written: {error}") from error
+        data = hub.ModelCardData(**(own | dict(card))).to_yaml()
+        yaml.safe_load(data)  # which plain values alone pass
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"The model card cannot be written: {' '.join(str(error).split())}") from error
     classes = [name for kind in KINDS for name in names.get(kind, ())]
     listed = ", ".join(classes[:_MOST_NAMED]) + f" and {len(classes) - _MOST_NAMED} more" * (len(classes) > _MOST_NAMED)
     text = _CARD.format(
-        data=data.to_yaml(),
+        data=data,
         title=repo.rpartition("/")[2],
         repo=repo,
         architecture=cfg.MODEL.META_ARCHITECTURE,

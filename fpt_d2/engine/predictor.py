@@ -60,13 +60,15 @@ class Predictor:
         *,
         opts: Sequence[object] = (),
         threshold: float | None = 0.5,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        if threshold is not None and not 0 <= threshold <= 1:
+        if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold <= 1):
             raise UserError(f"threshold is {threshold!r}; allowed: a score, 0 to 1, or None for the config's")
+        if isinstance(opts, (str, Mapping)) or len(opts) % 2:
+            raise UserError(f"opts is {opts!r}; allowed: keys and values in turn, such as ['MODEL.DEVICE', 'cpu']")
         words = [*map(str, opts)]
-        words += ["MODEL.DEVICE", device] if device else []
+        words += [] if device is None else ["MODEL.DEVICE", str(device)]
         words += ["MODEL.WEIGHTS", os.fspath(weights)] if weights else []
         is_file = isinstance(config, (str, os.PathLike))
         cfg = _read(config, words)
@@ -74,10 +76,9 @@ class Predictor:
             cfg.MODEL.WEIGHTS = last_checkpoint(cfg.OUTPUT_DIR) or cfg.MODEL.WEIGHTS
         self._as_read = cfg.clone()
         self.cfg = ready_to_predict(cfg, os.fspath(config) if is_file else "", min_score=threshold)
+        own = None if class_names is None else self._metadata({_kinds(self.cfg)[0]: class_names})
         self._predictor = build_predictor(self.cfg)
-        self.metadata = class_metadata(self.cfg, self._predictor.classes)
-        if class_names is not None:
-            self._rename({_kinds(self.cfg)[0]: class_names})
+        self.metadata = own or class_metadata(self.cfg, self._predictor.classes)
 
     @property
     def model(self) -> nn.Module:
@@ -130,14 +131,17 @@ class Predictor:
         outputs: dict[str, Any] = self._predictor(pixels)
         return outputs
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, repo_id: str = "", **card: Any) -> Path:
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, repo_id: str = "", overwrite: bool = False, **card: Any
+    ) -> Path:
         """Write the model as a folder for the Hugging Face Hub: weights, config, names of classes and a model card.
 
-        The paths of your data and of your checkpoint are left out. Files of these names in the folder are replaced.
+        The paths of your data and of your checkpoint are left out.
 
         Args:
             folder: made where it does not exist.
             repo_id: the name on the Hub by which the card's example loads it; by default the folder's.
+            overwrite: replace files of these names in the folder. Others in it are always left as they are.
             card: what the card says besides, such as ``license="mit"`` or ``datasets=["..."]``: arguments of
                 ``huggingface_hub.ModelCardData``.
 
@@ -145,8 +149,11 @@ class Predictor:
             The folder.
 
         Raises:
-            UserError: huggingface_hub or safetensors is not installed, or the folder cannot be written to.
+            UserError: huggingface_hub or safetensors is not installed, the folder holds such files, or it cannot be
+                written to.
         """
+        if not overwrite:
+            hub.check_free(Path(folder))
         names = {kind: self._names(kind) for kind in _kinds(self.cfg)}
         return hub.save(Path(folder), self._as_read, hub.inner(self.model), names, card, repo_id)
 
@@ -184,7 +191,7 @@ class Predictor:
         *,
         opts: Sequence[object] = (),
         threshold: float | None = 0.5,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         revision: str | None = None,
         token: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -207,7 +214,7 @@ class Predictor:
         folder = hub.find(folder_or_repo_id, revision=revision, token=token, cache_dir=cache_dir)
         cfg, names = hub.read_config_of(folder), hub.read_names(folder)
         predictor = cls(cfg, folder / hub.WEIGHTS, opts=opts, threshold=threshold, device=device)
-        predictor._rename({kind: names[kind] for kind in _kinds(cfg)})
+        predictor.metadata = predictor._metadata({kind: names[kind] for kind in _kinds(cfg)})
         return predictor
 
     def _names(self, kind: str) -> list[str]:
@@ -215,16 +222,16 @@ class Predictor:
         known = self.metadata.get(f"{kind}_classes") or []
         return [known[i] if i < len(known) else str(i) for i in range(_number_of_classes(self.cfg, kind))]
 
-    def _rename(self, names: Mapping[str, Sequence[str]]) -> None:
-        """Raises UserError unless there is one name for each class."""
+    def _metadata(self, names: Mapping[str, Sequence[str]]) -> Metadata:
+        """With these names by kind. Raises UserError unless there is one for each class."""
         for kind, own in names.items():
             number = _number_of_classes(self.cfg, kind)
-            if isinstance(own, str):
-                raise UserError(f"The names of classes are the text {own!r}; allowed: a list of names")
+            if isinstance(own, (str, bytes)) or not isinstance(own, Sequence):
+                raise UserError(f"The names of classes are {own!r}; allowed: a list of names")
             if len(own) != number:
                 raise UserError(f"There are {len(own)} names of classes, and the model has {number}: give one for each")
         classes = {f"{kind}_classes": [*map(str, own)] for kind, own in names.items()}
-        self.metadata = Metadata(name="__unused", **classes)
+        return Metadata(name="__unused", **classes)
 
 
 class NamesOfObjects(list[str]):

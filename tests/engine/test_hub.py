@@ -139,8 +139,16 @@ CASES = {
     "torch's zip": (lambda f: torch.save({"model": {}}, f / "model.safetensors"), "begins as a .pth does"),
     "a tag": (lambda f: write(f, "config.yaml", "A: !!python/object/apply:os.getcwd []"), "and tags can run code"),
     "a base": (lambda f: write(f, "config.yaml", "_BASE_: /etc/passwd"), "is based on another file by _BASE_"),
+    "a base spelled otherwise": (
+        lambda f: write(f, "config.yaml", '"\\x5fBASE_": /etc/passwd'),
+        "is based on another file by _BASE_",
+    ),
+    "a base of a merged key": (
+        lambda f: write(f, "config.yaml", "<<: {? _BASE_ : /etc/passwd}"),
+        "is based on another file by _BASE_",
+    ),
     "a wrong value": (lambda f: write(f, "config.yaml", "MODEL: {FPT: {NUM_PARTS: -1}}"), "NUM_PARTS"),
-    "bytes": (lambda f: (f / "config.yaml").write_bytes(b"\xff\xfe"), "config.yaml cannot be read"),
+    "bytes": (lambda f: (f / "config.yaml").write_bytes(b"\xff\xfe"), "config.yaml is not text in UTF-8"),
     "broken JSON": (lambda f: write(f, "config.json", "{"), "config.json cannot be read"),
     "names of another type": (lambda f: write(f, "config.json", '{"class_names": {"thing": [1]}}'), "lacks the names"),
     "a list": (lambda f: write(f, "config.json", "[]"), "config.json lacks the names of classes"),
@@ -202,3 +210,22 @@ def test_a_folder_that_cannot_be_written_and_a_wrong_card_are_one_sentence(predi
         predictor.save_pretrained(tmp_path / "file")
     with pytest.raises(UserError, match="The model card cannot be written: .*eval_results"):
         predictor.save_pretrained(tmp_path / "out", eval_results=[1])
+    with pytest.raises(UserError, match="The model card cannot be written: .*object") as error:
+        predictor.save_pretrained(tmp_path / "out", anything=object())
+    assert "\n" not in str(error.value)
+    (tmp_path / "weights" / "model.safetensors").mkdir(parents=True)
+    with pytest.raises(UserError, match="model.safetensors cannot be written: .*directory"):
+        predictor.save_pretrained(tmp_path / "weights", overwrite=True)
+
+
+def test_files_in_the_folder_are_kept_unless_told_otherwise(predictor, saved, tmp_path) -> None:
+    for name in ("config.yaml", "README.md", "notes.txt"):
+        write(tmp_path, name, "mine")
+    with pytest.raises(UserError, match=r"holds config.yaml, README.md, which would be replaced: .*overwrite=True"):
+        predictor.save_pretrained(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("config.yaml", "README.md", "notes.txt"), "mine"
+    )
+    predictor.save_pretrained(tmp_path, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "config.yaml").read_text() == (saved / "config.yaml").read_text()

@@ -136,9 +136,26 @@ def test_a_wrong_image_is_one_sentence(image: Any, sentence: str, predictor) -> 
         ({"threshold": 50}, "threshold is 50; allowed: a score, 0 to 1"),
         ({"device": "gpu"}, "MODEL.DEVICE"),
         ({"class_names": ["a"]}, "There are 1 names of classes, and the model has 6: give one for each"),
-        ({"class_names": "abcdef"}, "are the text 'abcdef'; allowed: a list"),
+        ({"threshold": "0.5"}, "threshold is '0.5'; allowed: a score, 0 to 1"),
+        ({"opts": "MODEL.DEVICE cpu"}, "opts is 'MODEL.DEVICE cpu'; allowed: keys and values in turn"),
+        ({"opts": {"MODEL.DEVICE": "cpu"}}, "opts is .* allowed: keys and values in turn"),
+        ({"opts": ["MODEL.DEVICE"], "weights": "none.pth"}, "opts is .* allowed: keys and values in turn"),
+        ({"device": 0}, "MODEL.DEVICE is '?0"),
+        ({"class_names": "abcdef"}, "are 'abcdef'; allowed: a list"),
+        ({"class_names": 6}, "are 6; allowed: a list"),
+        ({"class_names": dict(enumerate(NAMES))}, "are {0: 'circle', .*; allowed: a list"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(arguments: dict[str, Any], sentence: str, config_file: str) -> None:
     with pytest.raises(UserError, match=sentence):
         Predictor(**{"config": config_file} | arguments)
+
+
+def test_wrong_names_are_told_before_the_weights_are_read(config_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fpt_d2.engine.predictor.build_predictor", lambda cfg: pytest.fail("the weights were read"))
+    with pytest.raises(UserError, match="There are 1 names"):
+        Predictor(config_file, class_names=["a"])
+
+
+def test_a_device_of_torch(config_file: str) -> None:
+    assert Predictor(config_file, device=torch.device("cpu")).cfg.MODEL.DEVICE == "cpu"

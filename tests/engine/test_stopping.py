@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from fpt_d2.checkpoint import FPTCheckpointer
@@ -95,6 +96,14 @@ def test_a_checkpoint_that_is_not_finite_is_neither_written_nor_read(tmp_path: P
     torch.save({"model": model.state_dict()}, tmp_path / "wrong.pth")
     with pytest.raises(WeightsError, match="holds weights that are not finite"):
         FPTCheckpointer(nn.Linear(2, 2)).load(str(tmp_path / "wrong.pth"))
+
+
+def test_a_frozen_normalization_is_finite_too(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), FrozenBatchNorm2d(2))
+    model[1].bias[0] = float("nan")
+    torch.save({"model": model.state_dict()}, tmp_path / "wrong.pth")
+    with pytest.raises(WeightsError, match=r"not finite \(1 tensors, the first 1.bias\)"):
+        FPTCheckpointer(model).load(str(tmp_path / "wrong.pth"))
 
 
 def test_the_state_of_an_optimizer_is_finite_too(tmp_path: Path) -> None:
