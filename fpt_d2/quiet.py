@@ -35,5 +35,13 @@ def silence() -> None:
         logging.getLogger(name).addFilter(_says_something)
 
 
+def message_of(record: logging.LogRecord) -> str:
+    """The message, or its pattern where the arguments do not fit: a handler tells of that, and nothing ends."""
+    try:
+        return record.getMessage()
+    except (KeyError, TypeError, ValueError):
+        return str(record.msg)
+
+
 def _says_something(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_LOGGED[record.name])
+    return not message_of(record).startswith(_LOGGED[record.name])

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
+from ..quiet import message_of
 from .failures import writing
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,12 @@ class FirstProgress(HookBase):
             self._told = now
 
 
-# Messages of Detectron2 that are for log.txt alone, by how they begin.
+# Messages of Detectron2 and fvcore that are for log.txt alone, by how they begin. Results are never among them: for
+# some evaluators, such as PASCAL VOC's, the lines to copy and paste are all that there is.
 _FOR_THE_FILE = re.compile(
     r"Rank of current process|Environment info|Command line arguments|Contents of args\.config_file|"
-    r"Running with full config|Model:\n|Serializ|Making batched data loader|Using training sampler|copypaste|"
-    r"Evaluation results for \S+ in csv format|\[DetectionCheckpointer\] Loading from  \.\.\."
+    r"Running with full config|Model:\n|Serializing (the dataset|\d+ elements)|Serialized dataset takes|"
+    r"Making batched data loader|Using training sampler|\[DetectionCheckpointer\] Loading from  \.\.\."
 )
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -102,18 +104,20 @@ def start_logging(folder: str, *, verbose: bool = False) -> None:
     """
     for options in ({"name": "fpt_d2"}, {"name": "fvcore"}, {}):
         for handler in setup_logger(folder, distributed_rank=comm.get_rank(), **options).handlers:
-            if not isinstance(handler, logging.StreamHandler):
+            if not isinstance(handler, logging.StreamHandler) or handler.stream is None:  # neither stdout nor stderr
                 continue
             if not handler.stream.isatty() and not isinstance(handler.formatter, _Plain):
                 handler.setFormatter(_Plain(handler.formatter or logging.Formatter()))
             if handler.stream not in (sys.stdout, sys.stderr):
                 setattr(handler, "handleError", partial(_give_up, handler))  # noqa: B010
-            elif not verbose:
-                handler.addFilter(_is_for_the_terminal)
+            else:
+                change = handler.removeFilter if verbose else handler.addFilter
+                change(_is_for_the_terminal)
 
 
 def _is_for_the_terminal(record: logging.LogRecord) -> bool:
-    return record.levelno > logging.INFO or not _FOR_THE_FILE.match(record.getMessage())
+    is_theirs = record.name.partition(".")[0] in ("detectron2", "fvcore")
+    return not is_theirs or record.levelno > logging.INFO or not _FOR_THE_FILE.match(message_of(record))
 
 
 def _give_up(handler: logging.StreamHandler[Any], record: logging.LogRecord) -> None:
