@@ -60,6 +60,7 @@ def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
     Args:
         interrupted: the answer to a signal that says no more itself.
     """
+    _open_streams()
     with raised() as requests:
         try:
             yield
@@ -78,6 +79,14 @@ def exit_on_user_errors(interrupted: str = "Interrupted") -> Iterator[None]:
             if not isinstance(error, OSError) or not is_of_disk(error):
                 raise
             _exit(2, disk_sentence(error))
+
+
+def _open_streams() -> None:
+    """Python has None for a stream that was closed before its start, as a daemon's are; tqdm and others write to it."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdout is None:  # logging, too, writes to stderr instead
+        sys.stdout = sys.stderr
 
 
 def _sentence(error: UserError) -> str:

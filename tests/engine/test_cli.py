@@ -34,6 +34,18 @@ def test_what_a_user_can_mend_is_one_sentence(error, status, message, monkeypatc
     assert end.value.code == status and capsys.readouterr().err == message == f"{end.value}\n"
 
 
+@pytest.mark.parametrize("closed", [("stdout",), ("stderr",), ("stdout", "stderr")])
+def test_a_command_whose_streams_are_closed_ends_as_any(closed, monkeypatch, capsys):
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as end, cli.exit_on_user_errors():
+        print("progress", file=sys.stderr)
+        sys.stdout.write("and results")
+        raise UserError("no file")
+    assert end.value.code == 2
+    assert ("no file" in capsys.readouterr().err) == ("stderr" not in closed)
+
+
 @pytest.mark.parametrize(
     "error",
     [
