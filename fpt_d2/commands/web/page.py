@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,16 +105,12 @@ class Page:
 
     def upload(self, path: str | None, min_score: float, compares: bool) -> Update:
         """A file has been dropped, or taken away."""
-        try:
-            image = None if path is None else self._viewer.read(path)
-        except UserError as error:
-            return self._begin(None) | self.show(None, min_score, compares) | self._say(error)
-        return self._begin(image) | self.show(image, min_score, compares)
+        return self._open(lambda: None if path is None else self._viewer.read(path), min_score, compares)
 
     def next_sample(self, number: int, min_score: float, compares: bool) -> Update:
         """Another image of the test set."""
-        image = self._viewer.sample(number)
-        return self._begin(image) | {self._samples: number + 1} | self.show(image, min_score, compares)
+        opened = self._open(lambda: self._viewer.sample(number), min_score, compares)
+        return opened | {self._samples: number + 1}
 
     def look(self, image: np.ndarray | None, place: Place | None, level: str) -> Update:
         """What the place looked at."""
@@ -140,6 +136,14 @@ class Page:
             return {self._status: ""}
         place = self._viewer.nth(image, min_score, event.index[0])
         return {self._place: place} | self.look(image, place, level)
+
+    def _open(self, read: Callable[[], np.ndarray | None], min_score: float, compares: bool) -> Update:
+        """Another image, or in a sentence why it cannot be read."""
+        try:
+            image = read()
+        except UserError as error:
+            return self._begin(None) | self.show(None, min_score, compares) | self._say(error)
+        return self._begin(image) | self.show(image, min_score, compares)
 
     def _begin(self, image: np.ndarray | None) -> Update:
         """Another image: what was asked about the one before is gone."""
