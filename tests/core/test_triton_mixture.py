@@ -157,13 +157,13 @@ def test_what_is_padding_is_not_read_and_has_no_gradient(small_blocks):
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero encountered in log2")
-def test_without_keys_or_queries_there_are_zeros(small_blocks):
+def test_without_valid_keys_or_without_queries_there_are_zeros(small_blocks):
     q, k, v, gate, _ = inputs_of(11)
     mask = torch.zeros(2, 18, dtype=torch.bool, device=DEVICE)
     mask[1] = True
     out, *gradients = gradients_of(partial(mixture_attention, key_mask=mask, impl="triton"), (q, k, v, gate))
     assert all((t[0] == 0).all() and t[1].abs().max() > 1e-3 for t in (out, *gradients))
-    for images, queries, keys in ((2, 0, 5), (2, 5, 0), (0, 5, 5)):
+    for images, queries, keys in ((2, 0, 5), (0, 5, 5)):
         inputs = (q[:images, :queries], k[:images, :keys], v[:images, :keys], gate[:images])
         for t, like in zip(
             gradients_of(partial(mixture_attention, impl="triton"), inputs), (q[:images, :queries, :5], *inputs)
