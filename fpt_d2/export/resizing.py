@@ -1,17 +1,19 @@
 """What Detectron2's predictor does to an image before the model, as operators that a recorded graph can have.
 
 ``ResizeShortestEdge`` scales by Pillow, whose bilinear filter computes with whole numbers: weights of 22 bits, and
-pixels that are rounded after the columns and after the rows. Here these are two products of matrices, of whole numbers
-too, in float64, which holds them exactly: the result is Pillow's, bit for bit.
+pixels that are rounded after the columns and after the rows, or the other way round. Here these are two products of
+matrices, of whole numbers too, in float64, which holds them exactly: the result is Pillow's, bit for bit.
 
 Shape legend: H x W image, h x w scaled image.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 # A number of pixels: () int64, or torch.export's name of a number.
@@ -76,9 +78,28 @@ def resize(image: Tensor, height: Tensor, width: Tensor, rows: Length, columns: 
     Returns:
         (3, rows, columns) float64, whole numbers from 0 to 255.
     """
-    in_height, in_width = image_size(image)
-    x = _rounded(image.double() @ filter_weights(in_width, width, columns).t())
-    return _rounded(filter_weights(in_height, height, rows) @ x)
+    (in_height, in_width), x = image_size(image), image.double()
+    down, across = filter_weights(in_height, height, rows), filter_weights(in_width, width, columns).t()
+    if not pillow_chooses_order():
+        return _rounded(down @ _rounded(x @ across))
+    rows_first = (height < in_height) & (in_height - height > 2 * (in_width - width))
+    # Of the order that is not taken one line is computed; by torch.export, which knows no such slices, all.
+    line = slice(None), slice(None)
+    if not torch.compiler.is_compiling():
+        line = slice(torch.where(rows_first, 1, in_height)), slice(torch.where(rows_first, in_width, 1))
+    columns_then_rows = _rounded(down[:, line[0]] @ _rounded(x[:, line[0]] @ across))
+    rows_then_columns = _rounded(_rounded(down @ x[:, :, line[1]]) @ across[line[1]])
+    return torch.where(rows_first, rows_then_columns, columns_then_rows)
+
+
+@cache
+def pillow_chooses_order() -> bool:
+    """Whether the Pillow that is installed, which the predictor scales with, begins with the rows where that removes
+    more of the image, as version 13 does: where the height loses more than twice as many pixels as the width. Others
+    always begin with the columns."""
+    image = Image.frombytes("L", (16, 128), bytes(i * i % 251 for i in range(16 * 128)))
+    columns_first = image.resize((8, 128), Image.Resampling.BILINEAR).resize((8, 64), Image.Resampling.BILINEAR)
+    return image.resize((8, 64), Image.Resampling.BILINEAR).tobytes() != columns_first.tobytes()
 
 
 def image_size(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,10 @@ from fpt_d2.export.nms import nms_by_class
 from fpt_d2.export.resizing import image_size, resize, scaled_size
 
 
-@pytest.mark.parametrize("size", [(48, 64), (97, 61), (150, 200), (96, 160), (333, 250), (40, 230)])
+SIZES = [(48, 64), (97, 61), (150, 200), (96, 160), (333, 250), (40, 230), (230, 40), (203, 101), (500, 190)]
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("short_side", "max_size"), [(96, 160), (64, 64), (151, 1333), (0, 0)])
 def test_scaling_is_that_of_the_predictor_bit_for_bit(size: tuple[int, int], short_side: int, max_size: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

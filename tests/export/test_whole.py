@@ -14,6 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from PIL import Image
+from PIL.ExifTags import Base
 
 from fpt_d2.errors import UserError
 from fpt_d2.export import whole
@@ -23,7 +24,7 @@ from tests.docs.pages import blocks, code_lines
 
 from .models import MASK_RCNN, RETINANET, photo, predictor, semantic_config, small_config, two_levels
 
-SIZES = [(120, 160), (131, 99), (90, 170)]
+SIZES = [(120, 160), (131, 99), (90, 170), (260, 110)]  # Pillow 13 scales the last by rows first
 CLASSES = ["ring", "cell", "Zelle (groß)"]
 
 
@@ -50,7 +51,10 @@ def check_example(heading: str, model: DefaultPredictor, folder: Path, use: str 
         lines = [f"model = {line.partition('# ')[2]}" if f"# {use}" in line else line for line in lines]
     alone = "import sys\nsys.modules.update(dict.fromkeys(['detectron2', 'LabGym', 'fpt_d2', 'cv2']))\n"
     (folder / "example.py").write_text(alone + "\n".join(lines), encoding="utf-8")
-    Image.fromarray(photo(144, 200)).save(folder / "photo.png")  # under the page's name, but without a JPEG's loss
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6  # stored on its side, as phones do
+    on_its_side = Image.fromarray(np.rot90(photo(144, 200)).copy())
+    on_its_side.save(folder / "photo.png", exif=exif)  # under the page's name, but without a JPEG's loss
     (folder / "photo.png").rename(folder / "photo.jpg")
     command = [sys.executable, "-X", "utf8", "-P", "example.py"]
     shown = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", timeout=300)
