@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import colorsys
 import json
+import os
 
 
 def main() -> None:
@@ -32,6 +33,10 @@ def main() -> None:
     except Exception as error:  # onnxruntime has exceptions of its own for a file that it cannot read
         parser.error(str(error))
 
+    if "boxes" not in [output.name for output in session.get_outputs()]:
+        parser.error(f"{args.model} is not a whole detector: give a model.onnx that fpt-export has written of one")
+    if args.output and os.path.realpath(args.output) == os.path.realpath(args.image):
+        parser.error(f"--output {args.output} is the photo, which would be replaced: give another name")
     info = session.get_modelmeta().custom_metadata_map
     names = json.loads(info["classes"])
     pixels = np.asarray(photo)  # (height, width, 3) uint8, of any size
@@ -49,7 +54,10 @@ def main() -> None:
             draw.rectangle(draw.textbbox((x0, y0), label, font_size=14), fill=color)
             draw.text((x0, y0), label, fill="white", font_size=14)
     if args.output:
-        photo.save(args.output)
+        try:
+            photo.save(args.output)
+        except (OSError, ValueError) as error:
+            parser.error(f"{args.output} cannot be written: {error}")
         print("Wrote", args.output)
 
 

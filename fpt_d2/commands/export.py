@@ -65,7 +65,10 @@ def _export_whole(cfg: Any, args: Namespace, folder: Path) -> int:
     predictor = build_predictor(cfg)
     names = class_metadata(cfg, predictor.classes)
     is_semantic = cfg.MODEL.META_ARCHITECTURE == SEMANTIC_SEGMENTATION
-    classes = names.get("stuff_classes" if is_semantic else "thing_classes") or []
+    known = names.get("stuff_classes" if is_semantic else "thing_classes") or []
+    heads = {"RetinaNet": cfg.MODEL.RETINANET, SEMANTIC_SEGMENTATION: cfg.MODEL.SEM_SEG_HEAD}
+    number = heads.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS).NUM_CLASSES
+    classes = [*known[:number], *map(str, range(len(known), number))]  # a name for each number that the file returns
     with users_files():
         found = export_whole(cfg, predictor, args.format, folder, images=images, classes=classes)
     if not found.is_small():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from fpt_d2.commands import export
@@ -75,3 +77,11 @@ def test_onnx_says_which_packages_it_needs(config_file: str, tmp_path: Path, mon
 def test_compile_is_of_the_backbone(config_file: str, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="takes the backbone alone"):
         export.main(arguments(config_file, "compile", tmp_path, "--part", "whole"))
+
+
+def test_each_class_has_a_name(config_file: str, tmp_path: Path) -> None:
+    opts = ["--opts", "MODEL.RETINANET.NUM_CLASSES", "80"]  # of a head that this model lacks
+    assert export.main(arguments(config_file, "torchscript", tmp_path, *opts)) == 0
+    files = {"fpt_d2.json": ""}
+    torch.jit.load(str(tmp_path / "model.ts"), _extra_files=files)
+    assert json.loads(files["fpt_d2.json"])["classes"] == ["0", "1", "2"]
