@@ -14,8 +14,7 @@ def fused_mixture(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, bias: Tensor | None, key_mask: Tensor | None, scale: float
 ) -> Tensor:
     """The mixture as N heads of torch's fused attention and their sum: attention is linear in its parts."""
-    # int: a traced -(-width // 8) is rounded towards 0 in ONNX.
-    num_parts, width = gate.shape[1], int(v.shape[2])
+    num_parts, width = gate.shape[1], v.shape[2]
     if bias is not None:
         q, k = _with_bias_channels(q, k, bias, v.dtype)
     else:
@@ -26,8 +25,8 @@ def fused_mixture(
         mask = torch.zeros_like(padding, dtype=q.dtype).masked_fill(padding, float("-inf"))
     values = v.to(q.dtype).unsqueeze(1).expand(-1, num_parts, -1, -1)
     # Fused kernels want q, k and v of one width on the CPU, of multiples of 8 on CUDA; without one of them torch would
-    # store the whole matrix, and not say so.
-    key_width, value_width = (-(-n // 8) * 8 for n in (int(q.shape[3]), width))
+    # store the whole matrix, and not say so. Not by -(-n // 8): ONNX rounds a negative quotient towards 0.
+    key_width, value_width = ((n + 7) // 8 * 8 for n in (q.shape[3], width))
     if q.device.type == "cpu":
         key_width = value_width = max(key_width, value_width)
     q, k, values = _widen(q, key_width), _widen(k, key_width), _widen(values, value_width)
@@ -56,7 +55,7 @@ def _with_bias_channels(q: Tensor, k: Tensor, bias: Tensor, dtype: torch.dtype) 
 
 def _parts(t: Tensor, num_parts: int) -> Tensor:
     """(B, Q or K, C) -> (B, N, Q or K, D); by unflatten an ONNX graph would keep the number of queries."""
-    return t.reshape(t.shape[0], t.shape[1], num_parts, int(t.shape[2]) // int(num_parts)).transpose(1, 2)
+    return t.reshape(t.shape[0], t.shape[1], num_parts, t.shape[2] // num_parts).transpose(1, 2)
 
 
 def _widen(t: Tensor, width: int) -> Tensor:
