@@ -104,7 +104,8 @@ def start_logging(folder: str, *, verbose: bool = False) -> None:
     """
     for options in ({"name": "fpt_d2"}, {"name": "fvcore"}, {}):
         for handler in setup_logger(folder, distributed_rank=comm.get_rank(), **options).handlers:
-            if not isinstance(handler, logging.StreamHandler) or handler.stream is None:  # neither stdout nor stderr
+            # There may be neither stdout nor stderr, or no longer the one that a handler was made for.
+            if not isinstance(handler, logging.StreamHandler) or handler.stream is None or handler.stream.closed:
                 continue
             if not handler.stream.isatty() and not isinstance(handler.formatter, _Plain):
                 handler.setFormatter(_Plain(handler.formatter or logging.Formatter()))

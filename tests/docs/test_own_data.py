@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from tests.data.label_formats import write_voc
-from tests.loggers import forget_loggers
+from tests.in_process import running_commands
 
 from .commands import blocks_of
 from .pages import ROOT
@@ -44,19 +42,10 @@ def test_from_photos_with_voc_labels_to_a_model(tmp_path: Path, monkeypatch: pyt
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with running_commands("cells_train", "cells_val"):
         run("tools/generate_shapes.py", "--output", "shapes", "--num-train", "12", "--num-val", "4")
         write_voc(Path("shapes"), Path("my_photos"))
         run(*prepare)
         run(*train, *("" if word == "NONE" else word for word in SMALL))
-    finally:
-        torch.set_num_threads(threads)
-        for name in ("cells_train", "cells_val"):
-            if name in DatasetCatalog:
-                DatasetCatalog.remove(name)
-                MetadataCatalog.remove(name)
-        forget_loggers()
     assert Path("output/cells/model_final.pth").exists()
     assert re.search(r'"bbox/AP"', Path("output/cells/metrics.json").read_text())

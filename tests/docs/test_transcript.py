@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fpt_d2.data.synthetic.write_shapes import write_shapes
 from tests.data.label_formats import write_voc
-from tests.loggers import forget_loggers
+from tests.in_process import running_commands
 
 from .commands import blocks_of
 from .pages import ROOT
@@ -53,19 +51,10 @@ def test_they_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree("my_photos/ImageSets")  # a labelling program writes none
     shutil.copy("shapes/val/000001.jpg", "new_photo.jpg")
     has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with running_commands("cells_train", "cells_val"):
         for words in (words for block in blocks_of("transcript.md") if not block.needs for words in block.commands):
             if has_onnx or not any("onnx" in word for word in words):
                 run(words)
-    finally:
-        torch.set_num_threads(threads)
-        for name in ("cells_train", "cells_val"):
-            if name in DatasetCatalog:
-                DatasetCatalog.remove(name)
-                MetadataCatalog.remove(name)
-        forget_loggers()
     assert Path("output/cells/model_final.pth").exists() and Path("detected.jpg").stat().st_size > 1000
     if not has_onnx:
         pytest.skip("onnx, onnxruntime or onnxscript is missing: its two commands were left out")

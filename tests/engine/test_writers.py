@@ -106,6 +106,13 @@ def test_a_process_without_a_terminal(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "written" in (tmp_path / "new" / "log.txt").read_text(encoding="utf-8")
 
 
+def test_a_terminal_that_was_closed_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal := _Terminal())
+    start_logging(str(tmp_path))
+    terminal.close()
+    start_logging(str(tmp_path))
+
+
 def test_long_iterations_are_told_of_once_a_minute(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     clock, hook = SimpleNamespace(now=0.0), FirstProgress(period=20)
     monkeypatch.setattr("fpt_d2.engine.writers.time.perf_counter", lambda: clock.now)

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from tests.loggers import forget_loggers
+from tests.in_process import running_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "finetune.md").read_text(encoding="utf-8")
@@ -41,15 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("configs", "tools", "train_net.py"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
-    for name in ("my_train", "my_val"):
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-    forget_loggers()
+    with running_commands("my_train", "my_val"):
+        yield tmp_path
     shutil.rmtree(tmp_path / "output", ignore_errors=True)
 
 
